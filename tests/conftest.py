@@ -1,0 +1,15 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real slides and pairs, named by WSI_STAIN_DATA; without it the test is skipped."""
+    folder = os.environ.get("WSI_STAIN_DATA")
+    if not folder:
+        pytest.skip("WSI_STAIN_DATA is not set: no real slides on this machine")
+    return Path(folder)

@@ -1,0 +1,668 @@
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsi_stain import engine, ometiff, plan, room, stain
+from wsi_stain.blend import window
+from wsi_stain.bundle import IdentityGenerator
+from wsi_stain.config import ConvertConfig, load
+from wsi_stain.engine import ConvertRequest, convert
+from wsi_stain.errors import ConfigError, DeviceError, OutputError, SlideError, UnreadableRegion
+from wsi_stain.geometry import Box, Size
+from wsi_stain.grid import TileGrid
+from wsi_stain.slide import View
+
+settings.register_profile("wsi_stain", deadline=None)
+settings.load_profile("wsi_stain")
+
+
+def noise(h, w, seed=0):
+    """Smooth noise: compresses a little, and no two places are alike."""
+    small = np.random.default_rng(seed).integers(0, 256, (h // 4 + 1, w // 4 + 1, 3), dtype=np.uint8)
+    return np.ascontiguousarray(cv2.resize(small, (w, h), interpolation=cv2.INTER_CUBIC).reshape(h, w, 3))
+
+
+def write_slide(path, image):
+    resolution = {"resolution": (20000, 20000), "resolutionunit": "centimeter"}
+    tifffile.imwrite(path, image, tile=(256, 256), photometric="rgb", compression="zlib", **resolution)
+    return path
+
+
+def request_of(slide, output, *keys, **fields):
+    config = load(ConvertConfig, None, ["grid.block=512", "output.compression=deflate", *keys])
+    return ConvertRequest(
+        slide, output, **{"model": "identity", "mask": "none", "workers": 0, "config": config, **fields}
+    )
+
+
+def pixels_of(output, level=0):
+    if output.name.endswith(".zarr"):
+        array = zarr.open_group(output, mode="r")[str(level)]
+        return np.moveaxis(array[:], 0, -1)
+    with tifffile.TiffFile(output) as file:
+        return file.series[0].levels[level].asarray()
+
+
+def digest(output):
+    """One hash over a file, or over all names and files of a folder."""
+    files = sorted(p for p in output.rglob("*") if p.is_file()) if output.is_dir() else [output]
+    total = hashlib.sha256()
+    for path in files:
+        total.update(str(path.relative_to(output)).encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+@dataclasses.dataclass
+class FakeBundle:
+    """A model made of a function."""
+
+    make: object
+    tile: int = 128
+    overlap: int = 32
+    mpp: float | None = None
+    glass: tuple = (240, 241, 242)
+    name, version, stain, stain_slug, sha256 = "fake", "1", "Fake", "fake", "f"
+
+    def generator(self, device, *, precision):
+        return self.make()
+
+
+@pytest.fixture
+def use(monkeypatch):
+    """Make `Bundle.open` give a bundle of this generator."""
+
+    def put(make, **fields):
+        bundle = FakeBundle(make, **fields)
+        for module in (plan, stain):
+            monkeypatch.setattr(module, "Bundle", type("Found", (), {"open": staticmethod(lambda _: bundle)}))
+        return bundle
+
+    return put
+
+
+class InvertAndBlur(IdentityGenerator):
+    """Not the identity, and it looks 2 px around."""
+
+    reach = 2
+
+    def __call__(self, tiles):
+        return np.stack([cv2.blur(255 - tile, (5, 5), borderType=cv2.BORDER_REPLICATE) for tile in tiles])
+
+
+# Identity ------------------------------------------------------------------------------------------------------------
+
+edges = st.one_of(st.integers(1, 1400), st.sampled_from([1, 511, 512, 513, 1024, 1025]))
+
+
+@settings(max_examples=15)
+@given(st.data())
+def test_identity_gives_the_slides_pixels_bit_for_bit(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("identity")
+    h, w = data.draw(edges), data.draw(edges)
+    overlap = data.draw(st.integers(0, 100))
+    tile = 2 * overlap + data.draw(st.integers(60, 600))
+    block, workers = data.draw(st.sampled_from([512, 1024])), data.draw(st.sampled_from([0, 2]))
+    ending = data.draw(st.sampled_from(["ome.zarr", "ome.tiff"]))
+    image = noise(h, w)
+    keys = f"grid.tile={tile}", f"grid.overlap={overlap}", f"grid.block={block}"
+    made = convert(request_of(write_slide(folder / "s.tif", image), folder / f"x.{ending}", *keys, workers=workers))
+    assert np.array_equal(pixels_of(made.output), image)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (1, 5000), (5000, 1), (1, 1), (512, 512)])
+@pytest.mark.parametrize("ending", ["ome.zarr", "ome.tiff"])
+def test_identity_of_odd_shapes(tmp_path, size, ending):
+    image = noise(*size)
+    made = convert(request_of(write_slide(tmp_path / "s.tif", image), tmp_path / f"x.{ending}"))
+    assert np.array_equal(pixels_of(made.output), image)
+
+
+def test_an_ome_tiff_follows_every_rule_and_says_what_it_is(tmp_path):
+    made = convert(request_of(write_slide(tmp_path / "s.tif", noise(1300, 1700)), tmp_path / "x.ome.tiff"))
+    assert ometiff.problems(made.output) == []
+    told = json.dumps(ometiff.describe(made.output), default=str)
+    assert made.record["fingerprint"]["source_sha256"] in told
+    assert {p.name for p in tmp_path.iterdir()} == {"s.tif", "x.ome.tiff", "x.ome.tiff.run.json"}
+    assert str(tmp_path) not in (tmp_path / "x.ome.tiff").read_bytes().decode("latin-1")
+
+
+def test_default_output_is_named_for_slide_and_stain_in_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    slide = write_slide(tmp_path / "in" / "case 1.tif", noise(60, 60))
+    made = convert(request_of(slide, None))
+    assert made.output == Path("case 1.identity.ome.tiff")
+    assert made.output.is_file()
+
+
+# A generator that is not the identity --------------------------------------------------------------------------------
+
+
+def naive_stain(image, tile, overlap, generator):
+    """All tiles of the whole image, float64 sums: no block, no cache, no trick."""
+    h, w = image.shape[:2]
+    weights = np.outer(*[window(tile, overlap).astype(float)] * 2)[..., None]
+    total, divisor = np.zeros((h + tile, w + tile, 3)), np.zeros((h + tile, w + tile, 1))
+    padded = np.pad(image, ((0, tile), (0, tile), (0, 0)), mode="edge")
+    for box in TileGrid(Size(h, w), tile, overlap).tiles(Box(0, 0, h, w)):
+        total[box.slices()] += weights * generator(padded[box.slices()][None])[0]
+        divisor[box.slices()] += weights
+    return total[:h, :w] / divisor[:h, :w]
+
+
+@pytest.mark.parametrize(("block", "batch"), [(512, 4), (1024, 1)])
+def test_a_blur_equals_the_naive_twin_and_shows_no_seam(tmp_path, use, block, batch):
+    use(InvertAndBlur)
+    image = noise(1100, 901)
+    request = request_of(
+        write_slide(tmp_path / "s.tif", image), tmp_path / "x.ome.zarr", f"grid.block={block}", f"batch={batch}"
+    )
+    got = pixels_of(convert(request).output)
+    assert np.abs(got - naive_stain(image, 128, 32, InvertAndBlur())).max() <= 0.5 + 1e-3
+    whole = cv2.blur(255 - image, (5, 5), borderType=cv2.BORDER_REPLICATE)
+    assert np.abs(got.astype(int) - whole).max() <= 1  # tiles are wrong in their outer 2 px, which count 1 %
+
+
+def test_workers_and_blocks_and_batches_do_not_change_the_pixels(tmp_path, use):
+    use(InvertAndBlur)
+    slide = write_slide(tmp_path / "s.tif", noise(1500, 1300))
+    settings_of = [(0, 512, 4), (1, 512, 1), (2, 512, 3), (4, 512, 4), (2, 1024, 2)]
+    digests, pixels = set(), []
+    for i, (workers, block, batch) in enumerate(settings_of):
+        (tmp_path / str(i)).mkdir()
+        keys = f"grid.block={block}", f"batch={batch}"
+        for ending in ("ome.tiff", "ome.zarr"):
+            made = convert(request_of(slide, tmp_path / str(i) / f"x.{ending}", *keys, workers=workers))
+            pixels.append(pixels_of(made.output))
+            if block == 512:
+                digests.add(digest(made.output))
+    assert all(np.array_equal(pixels[0], other) for other in pixels)
+    assert len(digests) == 2  # one TIFF, one Zarr
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_no_tile_is_generated_twice(tmp_path, use, workers):
+    use(InvertAndBlur)
+    slide = write_slide(tmp_path / "s.tif", noise(1500, 1300))
+    made = convert(request_of(slide, tmp_path / "x.ome.zarr", workers=workers))
+    tiles = made.record["tiles"]
+    assert tiles["generated_in_this_run"] == tiles["tissue"] == tiles["all"] == 16 * 14
+
+
+def test_without_a_cache_the_pixels_are_the_same(tmp_path, use):
+    use(InvertAndBlur)
+    slide = write_slide(tmp_path / "s.tif", noise(1100, 700))
+    with_cache = convert(request_of(slide, tmp_path / "a.ome.zarr"))
+    without = convert(request_of(slide, tmp_path / "b.ome.zarr", "cache_mb=0"))
+    assert without.record["tiles"]["generated_in_this_run"] > with_cache.record["tiles"]["generated_in_this_run"]
+    assert np.array_equal(pixels_of(with_cache.output), pixels_of(without.output))
+
+
+def test_a_region_is_the_same_part_of_the_whole(tmp_path, use):
+    use(InvertAndBlur)
+    slide = write_slide(tmp_path / "s.tif", noise(1500, 1300))
+    whole = convert(request_of(slide, tmp_path / "a.ome.zarr"))
+    part = convert(request_of(slide, tmp_path / "b.ome.zarr", region=(333, 77, 701, 900)))
+    assert np.array_equal(pixels_of(part.output), pixels_of(whole.output)[77:977, 333:1034])
+
+
+def test_a_full_device_memory_halves_the_batch_and_changes_nothing(tmp_path, use):
+    class Small(InvertAndBlur):
+        def __call__(self, tiles):
+            if len(tiles) > limit:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return super().__call__(tiles)
+
+    slide = write_slide(tmp_path / "s.tif", noise(700, 700))
+    limit = 100
+    use(Small)
+    whole = convert(request_of(slide, tmp_path / "a.ome.zarr", "batch=8"))
+    limit = 1
+    halved = convert(request_of(slide, tmp_path / "b.ome.zarr", "batch=8"))
+    assert np.array_equal(pixels_of(whole.output), pixels_of(halved.output))
+    limit = 0
+    with pytest.raises(DeviceError, match="too small for one tile of 128 px"):
+        convert(request_of(slide, tmp_path / "c.ome.zarr"))
+
+
+# Glass ---------------------------------------------------------------------------------------------------------------
+
+
+def square(folder, x0, y0, x1, y1):
+    ring = [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
+    path = folder / "mask.geojson"
+    path.write_text(
+        json.dumps({"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [ring]}})
+    )
+    return path
+
+
+def test_tiles_without_tissue_are_neither_read_nor_stained(tmp_path, use, monkeypatch):
+    seen, boxes, read = [], [], View.read
+
+    class Counting(InvertAndBlur):
+        def __call__(self, tiles):
+            seen.append(len(tiles))
+            return super().__call__(tiles)
+
+    def recording(self, box):
+        boxes.append(box)
+        return read(self, box)
+
+    monkeypatch.setattr(View, "read", recording)
+    bundle = use(Counting)
+    image = noise(2100, 2100)
+    slide = write_slide(tmp_path / "s.tif", image)
+    mask = square(tmp_path, 600, 1100, 900, 1300)
+    made = convert(request_of(slide, tmp_path / "x.ome.zarr", mask=mask))
+    grid = TileGrid(Size(2100, 2100), 128, 32)
+    tissue = list(grid.tiles(Box(1100, 600, 1300, 900)))
+    around = Box(
+        min(t.y0 for t in tissue), min(t.x0 for t in tissue), max(t.y1 for t in tissue), max(t.x1 for t in tissue)
+    )
+    margin = Box(around.y0 - 128, around.x0 - 128, around.y1 + 128, around.x1 + 128)  # the mask's cells may reach out
+    assert boxes
+    assert all(margin.contains(box) for box in boxes)
+    assert sum(seen) == made.record["tiles"]["tissue"] < made.record["tiles"]["all"] / 10
+    got = pixels_of(made.output)
+    assert (got[:900] == bundle.glass).all()
+    inside = (slice(1150, 1250), slice(700, 850))
+    whole = cv2.blur(255 - image, (5, 5), borderType=cv2.BORDER_REPLICATE)
+    assert np.abs(got[inside].astype(int) - whole[inside]).max() <= 1
+    assert json.loads((tmp_path / "x.tissue.geojson").read_text())
+
+
+# Damage --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def damaged(monkeypatch):
+    """Make every read that touches a box fail."""
+    read = View.read
+
+    def put(bad):
+        def reading(self, box):
+            if (box & bad).area:
+                raise UnreadableRegion(f"{box} cannot be decoded", box, 0)
+            return read(self, box)
+
+        monkeypatch.setattr(View, "read", reading)
+
+    return put
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_tile_becomes_glass_and_is_told(tmp_path, use, damaged, workers):
+    bundle = use(IdentityGenerator, tile=128, overlap=0)
+    damaged(Box(500, 500, 501, 501))  # in the tile of 384…512, which lies in one block
+    image = noise(1500, 1300)
+    slide = write_slide(tmp_path / "s.tif", image)
+    made = convert(request_of(slide, tmp_path / "x.ome.tiff", workers=workers))
+    expected = image.copy()
+    expected[384:512, 384:512] = bundle.glass
+    assert np.array_equal(pixels_of(made.output), expected)
+    assert made.unreadable == (Box(384, 384, 512, 512),)
+    assert made.record["unreadable"] == [[384, 384, 512, 512]]
+    assert b"unreadable in the source" in made.output.read_bytes()
+
+
+def test_an_unreadable_tile_of_several_blocks_is_told_once_and_survives_a_resume(tmp_path, use, damaged):
+    class Failing(IdentityGenerator):
+        def __call__(self, tiles):
+            nonlocal left
+            left -= len(tiles)
+            if left < 0:
+                raise RuntimeError("the device fell off")
+            return tiles
+
+    use(Failing, tile=128, overlap=32)
+    damaged(Box(500, 500, 501, 501))
+    slide = write_slide(tmp_path / "s.tif", noise(1500, 1300))
+    left = 10**9
+    whole = convert(request_of(slide, tmp_path / "x.ome.tiff", "max_unreadable=0.1"))
+    first, count = digest(whole.output), len(whole.unreadable)
+    assert 1 <= count <= 4
+    assert len(set(whole.unreadable)) == count
+    whole.output.unlink()
+    left = 110
+    with pytest.raises(RuntimeError, match="fell off"):
+        convert(request_of(slide, tmp_path / "x.ome.tiff", "max_unreadable=0.1"))
+    left = 10**9
+    resumed = convert(request_of(slide, tmp_path / "x.ome.tiff", "max_unreadable=0.1"))
+    assert resumed.record["blocks"]["painted_in_this_run"] < resumed.record["blocks"]["all"]
+    assert resumed.unreadable == whole.unreadable
+    assert digest(resumed.output) == first
+
+
+def test_too_much_damage_fails_and_keeps_what_was_painted(tmp_path, use, damaged):
+    use(IdentityGenerator)
+    damaged(Box(600, 0, 900, 900))
+    slide = write_slide(tmp_path / "s.tif", noise(1500, 1300))
+    with pytest.raises(OutputError, match=r"\d+ of 224 tiles with tissue .* 1.0% are allowed"):
+        convert(request_of(slide, tmp_path / "x.ome.tiff"))
+    assert list((tmp_path / "x.ome.tiff.spool").glob("b_*.zip"))
+    assert not (tmp_path / "x.ome.tiff").exists()
+
+
+# Interruptions -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_failing_generator_is_heard_and_the_same_call_goes_on(tmp_path, use, workers):
+    class Failing(InvertAndBlur):
+        def __call__(self, tiles):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise ValueError("no luck")
+            return super().__call__(tiles)
+
+    use(Failing)
+    slide = write_slide(tmp_path / "s.tif", noise(1500, 1300))
+    left = -1
+    whole = convert(request_of(slide, tmp_path / "x.ome.tiff"))
+    expected = digest(whole.output)
+    whole.output.unlink()
+    for left in (40, 7):  # noqa: B007 - the generator counts it down
+        with pytest.raises(ValueError, match="no luck"):
+            convert(request_of(slide, tmp_path / "x.ome.tiff", workers=workers))
+    resumed = convert(request_of(slide, tmp_path / "x.ome.tiff", workers=workers))
+    assert 0 < resumed.record["blocks"]["painted_in_this_run"] < 9
+    assert digest(resumed.output) == expected
+    assert not (tmp_path / "x.ome.tiff.spool").exists()
+
+
+CHILD = """
+import sys, time
+import numpy as np
+from pathlib import Path
+from wsi_stain.bundle import IdentityGenerator
+from wsi_stain.config import ConvertConfig, load
+from wsi_stain.engine import ConvertRequest, convert
+
+def slow(self, tiles):
+    time.sleep(0.004)
+    return 255 - tiles
+
+IdentityGenerator.__call__ = slow
+config = load(ConvertConfig, None, ["grid.block=512", "grid.tile=256", "grid.overlap=32"])
+request = ConvertRequest(Path(sys.argv[1]), Path(sys.argv[2]), "identity", mask="none", workers=int(sys.argv[3]), config=config)
+print("ready", flush=True)
+convert(request, lambda event: print(event.stage, flush=True))
+"""
+
+
+def spawn(slide, output, workers):
+    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(slide), str(output), str(workers)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def run_and_kill(slide, output, workers, lines, delay):
+    """Run, and kill it some time after so many events; True if it was still alive."""
+    with spawn(slide, output, workers) as child:
+        for _ in range(lines):
+            if not child.stdout.readline():
+                break
+        time.sleep(delay)
+        alive = child.poll() is None
+        child.kill()
+    return alive
+
+
+@pytest.mark.parametrize(("ending", "workers"), [("ome.tiff", 2), ("ome.zarr", 0)])
+def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path, ending, workers):
+    rng = random.Random(ending)
+    slide = write_slide(tmp_path / "s.tif", noise(2500, 3000))
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "torn").mkdir()
+    whole, torn = tmp_path / "whole" / f"x.{ending}", tmp_path / "torn" / f"x.{ending}"
+    with spawn(slide, whole, 0) as child:
+        assert "done" in child.stdout.read()
+    kills = sum(run_and_kill(slide, torn, workers, rng.randint(2, 12), rng.random() * 0.05) for _ in range(4))
+    assert kills == 4
+    assert not torn.exists()
+    run_and_kill(slide, torn, workers, 60, rng.random() * 0.05)  # while it assembles, most of the time
+    with spawn(slide, torn, workers) as child:
+        child.stdout.read()
+    assert child.returncode == 0
+    assert digest(torn) == digest(whole)
+    assert sorted(p.name for p in torn.parent.iterdir()) == [f"x.{ending}", f"x.{ending}.run.json"]
+
+
+@pytest.mark.parametrize("ending", ["ome.tiff", "ome.zarr"])
+@pytest.mark.parametrize("step", ["finish", "write", "remove"])
+def test_stopped_between_any_two_of_the_last_steps_it_ends_in_the_same_bytes(tmp_path, monkeypatch, ending, step):
+    slide = write_slide(tmp_path / "s.tif", noise(700, 1300))
+    (tmp_path / "whole").mkdir()
+    whole = convert(request_of(slide, tmp_path / "whole" / f"x.{ending}"))
+
+    class Power(BaseException):
+        """Not an Exception: nothing may catch it and tidy up."""
+
+    def cut(*_, **__):
+        raise Power
+
+    kind = stain.CANVASES["zarr" if ending == "ome.zarr" else "tiff"]
+    place = {"finish": (kind, "finish"), "write": (engine.record, "write"), "remove": (engine.shutil, "rmtree")}
+    if step == "remove":
+        monkeypatch.setattr("wsi_stain.canvas.BlockStore.remove", cut)
+    else:
+        monkeypatch.setattr(*place[step], cut)
+    with pytest.raises(Power):
+        convert(request_of(slide, tmp_path / f"x.{ending}"))
+    monkeypatch.undo()
+    made = convert(request_of(slide, tmp_path / f"x.{ending}"))
+    assert made.already_done == (step == "remove")
+    assert digest(made.output) == digest(whole.output)
+    left = {p.name for p in tmp_path.iterdir()} - {"s.tif", "whole"}
+    assert left == {f"x.{ending}", f"x.{ending}.run.json"}
+
+
+# What exists already, what cannot be written --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["ome.tiff", "ome.zarr"])
+def test_a_finished_output_is_left_alone_and_anothers_is_never_overwritten(tmp_path, monkeypatch, ending):
+    slide = write_slide(tmp_path / "s.tif", noise(700, 600))
+    output = tmp_path / f"x.{ending}"
+    made = convert(request_of(slide, output))
+    before = digest(output)
+    again = convert(request_of(slide, output))
+    assert (made.already_done, again.already_done) == (False, True)
+    assert again.record == made.record
+    with pytest.raises(OutputError, match=r"exists and was made otherwise.*--restart"):
+        convert(request_of(slide, output, "grid.tile=100"))
+    assert digest(output) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(IdentityGenerator, "__call__", lambda self, tiles: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            convert(request_of(slide, output, "grid.tile=100", restart=True))
+    assert digest(output) == before  # the old output stays until the new one is complete
+    other = convert(request_of(slide, output, "grid.tile=100"))  # permission was given with --restart
+    assert other.record["fingerprint"]["tile"] == 100
+    assert np.array_equal(pixels_of(output), noise(700, 600))
+    (tmp_path / f"x.{ending}.run.json").unlink()
+    with pytest.raises(OutputError, match="exists and was made otherwise"):
+        convert(request_of(slide, output))
+
+
+@pytest.mark.parametrize("name", ["x.tif", "x.zarr", "x", ".ome.tiff", "x.ome.tiff.gz"])
+def test_an_output_of_another_ending_is_refused_with_the_rule(tmp_path, name):
+    slide = write_slide(tmp_path / "s.tif", noise(60, 60))
+    with pytest.raises(OutputError, match=r"must end in .ome.tiff, .ome.tif or .ome.zarr"):
+        convert(request_of(slide, tmp_path / name))
+
+
+def test_calls_that_cannot_work_are_refused_before_anything_is_written(tmp_path, monkeypatch):
+    slide = write_slide(tmp_path / "s.tif", noise(600, 600))
+    with pytest.raises(OutputError, match=r"the folder .*nowhere does not exist"):
+        convert(request_of(slide, tmp_path / "nowhere" / "x.ome.tiff"))
+    for region in [(0, 0, 601, 10), (-1, 0, 5, 5), (0, 0, 0, 5), (600, 600, 1, 1)]:
+        with pytest.raises(SlideError, match=r"does not lie inside the slide, which is 600 × 600 px"):
+            convert(request_of(slide, tmp_path / "x.ome.tiff", region=region))
+    with pytest.raises(ConfigError, match="between 0 and 50"):
+        convert(request_of(slide, tmp_path / "x.ome.tiff", "grid.tile=100", "grid.overlap=60"))
+    with pytest.raises(ConfigError, match="--workers is -1"):
+        convert(request_of(slide, tmp_path / "x.ome.tiff", workers=-1))
+    usage = type("Usage", (), {"free": 1 << 20})
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OutputError, match=r"needs about \d+\.\d MiB .* 1\.0 MiB free"):
+        convert(request_of(slide, tmp_path / "x.ome.tiff"))
+    monkeypatch.undo()
+    memory = type("Memory", (), {"available": 1 << 20})
+    monkeypatch.setattr(plan.psutil, "virtual_memory", lambda: memory)
+    with pytest.raises(OutputError, match=r"of memory besides the model and 1\.0 MiB are free"):
+        convert(request_of(slide, tmp_path / "x.ome.tiff"))
+    assert [path.name for path in tmp_path.iterdir()] == ["s.tif"]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path):
+    slide = write_slide(tmp_path / "s.tif", noise(60, 60))
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(OutputError, match="cannot be written to"):
+        convert(request_of(slide, tmp_path / "locked" / "x.ome.tiff"))
+
+
+def test_a_disk_that_fills_is_a_sentence_and_what_was_painted_stays(tmp_path, monkeypatch):
+    slide = write_slide(tmp_path / "s.tif", noise(1500, 1300))
+    whole = convert(request_of(slide, tmp_path / "y.ome.tiff"))
+    write, left = Path.write_bytes, 5
+
+    def filling(self, data):
+        nonlocal left
+        left -= self.name.startswith("tmp-")
+        if left < 0:
+            raise OSError(28, "No space left on device", str(self))
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", filling)
+    with pytest.raises(OutputError, match=r"is full: about .* were needed .* free now"):
+        convert(request_of(slide, tmp_path / "x.ome.tiff"))
+    monkeypatch.undo()
+    painted = len(list((tmp_path / "x.ome.tiff.spool").glob("b_*.zip")))
+    assert painted == 4  # and the fingerprint
+    resumed = convert(request_of(slide, tmp_path / "x.ome.tiff"))
+    assert resumed.record["blocks"]["painted_in_this_run"] == 9 - painted
+    assert np.array_equal(pixels_of(resumed.output), pixels_of(whole.output))
+
+
+def test_a_second_run_on_the_same_output_is_kept_out(tmp_path, use):
+    refused = []
+
+    class Meddling(IdentityGenerator):
+        def __call__(self, tiles):
+            if not refused:
+                with pytest.raises(OutputError, match="in use by process"):
+                    convert(request_of(slide, tmp_path / "x.ome.tiff"))
+                refused.append(True)
+            return tiles
+
+    use(Meddling)
+    slide = write_slide(tmp_path / "s.tif", noise(600, 600))
+    made = convert(request_of(slide, tmp_path / "x.ome.tiff"))
+    assert refused
+    assert np.array_equal(pixels_of(made.output), noise(600, 600))
+
+
+# Plan, record, progress ----------------------------------------------------------------------------------------------
+
+
+def test_a_plan_counts_everything_and_writes_nothing(tmp_path, use):
+    use(InvertAndBlur, mpp=1.0)
+    slide = write_slide(tmp_path / "s.tif", noise(3000, 2600))
+    made = engine.plan(request_of(slide, tmp_path / "x.ome.tiff"))
+    assert made.view_size == (1500, 1300)
+    assert (made.tiles, made.tissue_tiles, made.tissue_tiles_todo, len(made.blocks)) == (16 * 14, 16 * 14, 16 * 14, 9)
+    assert made.magnification == 10
+    assert made.todo == made.blocks
+    assert [path.name for path in tmp_path.iterdir()] == ["s.tif"]
+    written = convert(made.request)
+    assert made.disk_bytes > written.output.stat().st_size
+    assert engine.plan(made.request).is_done
+
+
+def test_progress_counts_every_block_and_tile_once(tmp_path, use):
+    use(InvertAndBlur)
+    slide = write_slide(tmp_path / "s.tif", noise(1500, 1300))
+    events = []
+    made = convert(request_of(slide, tmp_path / "x.ome.tiff", workers=2), events.append)
+    painting = [event for event in events if event.stage == "stain"]
+    assert [event.done_blocks for event in painting] == list(range(10))
+    assert painting[-1].done_tiles == painting[-1].tiles == made.record["tiles"]["tissue"]
+    assert list(dict.fromkeys(event.stage for event in events)) == [
+        "plan",
+        "stain",
+        "assemble",
+        "check",
+        "done",
+    ]
+    assert set(painting[-1].busy) == {"read", "generate", "blend", "write"}
+
+
+def test_the_record_tells_how_the_output_was_made(tmp_path):
+    slide = write_slide(tmp_path / "s.tif", noise(700, 600))
+    made = convert(request_of(slide, tmp_path / "x.ome.tiff"))
+    written = json.loads((tmp_path / "x.ome.tiff.run.json").read_text())
+    assert written == made.record
+    assert written["fingerprint"]["source_sha256"] == hashlib.sha256(slide.read_bytes()).hexdigest()
+    assert written["size_px"] == [700, 600]
+    assert written["config"]["grid"]["block"] == 512
+    assert written["notice"] == "VIRTUAL STAIN - NOT A PHYSICAL IHC"
+    assert written["peak_memory_bytes"] > 50 << 20
+    assert math.isclose(sum(written["seconds"]["threads"].values()), written["seconds"]["stain"], rel_tol=0.9)
+
+
+# Memory --------------------------------------------------------------------------------------------------------------
+
+MEASURE = """
+import sys
+from pathlib import Path
+from wsi_stain import record
+from wsi_stain.engine import ConvertRequest, convert
+import distributed, zarr, tifffile, openslide, tiffslide
+start = record.peak_memory_bytes()
+convert(ConvertRequest(Path(sys.argv[1]), Path(sys.argv[2]), "identity", mask="none", workers=2))
+print(record.peak_memory_bytes() - start)
+"""
+
+
+def write_large_slide(path, rows, columns):
+    """A tiled JPEG slide of repeated tiles, in no time."""
+    source = path.with_suffix(".one.tif")
+    options = {"tile": (512, 512), "photometric": "ycbcr", "compression": "jpeg", "subsampling": (2, 2)}
+    tifffile.imwrite(source, noise(512, 512), **options)
+    with tifffile.TiffFile(source) as file:
+        data = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+    tile = source.read_bytes()[data[0] : sum(data)]
+    shape = (512 * rows, 512 * columns, 3)
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        writer.write((tile for _ in range(rows * columns)), shape=shape, dtype="uint8", **options)
+    return path
+
+
+def test_memory_does_not_grow_with_the_slide(tmp_path):
+    peaks = []
+    for side in (20, 62):  # 0.1 and 1 gigapixel
+        slide = write_large_slide(tmp_path / f"{side}.tif", side, side)
+        command = [sys.executable, "-c", MEASURE, str(slide), str(tmp_path / f"{side}.ome.tiff")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout))
+    assert max(peaks) < 1.5 * 2**30
+    assert peaks[1] < 1.25 * peaks[0] + (32 << 20)

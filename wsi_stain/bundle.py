@@ -1,0 +1,309 @@
+"""Bundles: trained models as folders (bundle.yaml, generator.safetensors, card.md), found, verified, packed.
+
+Nothing is unpickled, ever: weights are safetensors, and their SHA-256 is checked before they are opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import yaml
+
+from wsi_stain.config import (
+    BundleConfig,
+    BundleInput,
+    BundleOutput,
+    BundleWeights,
+    GeneratorConfig,
+    TrainConfig,
+    dump,
+    load,
+)
+from wsi_stain.errors import BundleError
+
+DEFAULT = "he2cam52-small"
+"""The bundle that `convert` uses when none is named."""
+SPEC = "bundle.yaml"
+WEIGHTS = "generator.safetensors"
+RESEARCH_ONLY = "RESEARCH USE ONLY"
+
+_PACKAGE = Path(__file__).parent
+_SHIPPED = (_PACKAGE / "bundles", _PACKAGE.parent / "models")  # in a wheel; in a checkout
+
+IDENTITY = BundleConfig(
+    name="identity",
+    version="1.0.0",
+    generator=GeneratorConfig(kind="identity"),
+    input=BundleInput(stain="any", mpp=None, tile=512, overlap=0),
+    output=BundleOutput(stain="identity"),
+    licence="Apache-2.0",
+)
+
+
+class Generator(Protocol):
+    """What stains tiles; device, layout, precision and normalisation are its own business."""
+
+    multiple: int
+    """Tile origins and sides must be multiples of this many px."""
+    reach: int
+    """Radius in px within which an input pixel can change an output pixel."""
+
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        """uint8 (N, H, W, 3) sRGB → uint8 (N, H, W, 3); each tile's result is independent of the others."""
+        ...
+
+
+class IdentityGenerator:
+    """Output = input: the self-test of everything but the network."""
+
+    multiple = 1
+    reach = 0
+
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        """uint8 (N, H, W, 3) → the same."""
+        return tiles
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """One trained model.
+
+    Args:
+        config: its bundle.yaml.
+        folder: where its files are; `None` for the built-in identity.
+
+    Example:
+        >>> Bundle.open("identity").stain
+        'identity'
+    """
+
+    config: BundleConfig
+    folder: Path | None
+
+    @classmethod
+    def open(cls, name: str | Path = DEFAULT) -> Bundle:
+        """The bundle of that name (shipped ones, `identity`) or in that folder, its weights' hash verified.
+
+        Raises:
+            BundleError: no such bundle, a broken bundle.yaml, missing or altered weights.
+        """
+        if str(name) == IDENTITY.name:
+            return cls(IDENTITY, None)
+        folder = _find(name)
+        bundle = cls(load(BundleConfig, folder / SPEC), folder)
+        bundle._verify()
+        return bundle
+
+    @property
+    def name(self) -> str:
+        """Name, as in `--model`."""
+        return self.config.name
+
+    @property
+    def version(self) -> str:
+        """Version; a changed weight file is a new one."""
+        return self.config.version
+
+    @property
+    def stain(self) -> str:
+        """The stain that it makes, for people."""
+        return self.config.output.stain
+
+    @property
+    def stain_slug(self) -> str:
+        """The stain as a part of file names: `CAM5.2` → `cam52`."""
+        return re.sub(r"[^a-z0-9]+", "", self.stain.lower()) or "stain"
+
+    @property
+    def mpp(self) -> float | None:
+        """µm per px at which it works; `None`: the slide's level 0."""
+        return self.config.input.mpp
+
+    @property
+    def tile(self) -> int:
+        """Side of its tiles, px."""
+        return self.config.input.tile
+
+    @property
+    def overlap(self) -> int:
+        """Pixels that neighbouring tiles share."""
+        return self.config.input.overlap
+
+    @property
+    def glass(self) -> tuple[int, int, int]:
+        """Colour (R, G, B) of empty slide in its stain."""
+        return self.config.output.glass
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the weights; empty for identity."""
+        return self.config.weights.sha256 if self.config.weights else ""
+
+    @property
+    def weights_path(self) -> Path:
+        """The weight file."""
+        assert self.folder, "identity has no weights"
+        assert self.config.weights, "identity has no weights"
+        return self.folder / self.config.weights.file
+
+    @property
+    def card_path(self) -> Path | None:
+        """The model card; `None` for identity."""
+        return self.folder / self.config.card if self.folder else None
+
+    def generator(self, device: str = "cpu", *, precision: Literal["fp32", "bf16"] = "fp32") -> Generator:
+        """The generator on a device (`auto`, `cpu`, `cuda`, `cuda:N`); imports torch unless this is `identity`.
+
+        Raises:
+            BundleError: the weights do not fit the network.
+            DeviceError: the device is not there.
+        """
+        if self.config.generator.kind == "identity":
+            return IdentityGenerator()
+        from wsi_stain.nn.inference import TorchGenerator, load_generator, pick_device
+
+        module = load_generator(self.config.generator, self.weights_path)
+        return TorchGenerator(module, pick_device(device), precision)
+
+    def _verify(self) -> None:
+        if self.config.generator.kind == "identity":
+            return
+        if self.config.weights is None:
+            raise BundleError(
+                f"{self.folder}/{SPEC} names no weights: a {self.config.generator.kind} generator needs them"
+            )
+        if Path(self.config.weights.file).name != self.config.weights.file:
+            raise BundleError(f"{self.folder}/{SPEC}: weights.file must lie in the bundle's own folder")
+        if not self.weights_path.is_file():
+            raise BundleError(f"the bundle {self.name} has no {self.weights_path}: install it again")
+        found = sha256_of(self.weights_path)
+        if found != self.sha256:
+            raise BundleError(
+                f"the weights of the bundle {self.name} are not what its hash says ({self.weights_path}: "
+                f"{found[:12]}…, expected {self.sha256[:12]}…): they were altered or truncated; install it again"
+            )
+
+
+def shipped() -> list[str]:
+    """Names of the bundles that came with this installation, and `identity`."""
+    found = {p.parent.name for root in _SHIPPED if root.is_dir() for p in root.glob(f"*/{SPEC}")}
+    return [*sorted(found), IDENTITY.name]
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def pack(run: Path, folder: Path, *, version: str = "1.0.0", licence: str = "Apache-2.0") -> Bundle:
+    """Make a bundle of a training run's averaged generator: half-precision weights, hash, and a card to complete.
+
+    Args:
+        run: folder of `wsi-stain train`.
+        folder: where the bundle goes; its name is the bundle's name. A card that is already there is kept.
+        version: of the bundle.
+        licence: SPDX expression for the weights.
+
+    Raises:
+        BundleError: the run has no weights yet, or the folder holds another bundle.
+    """
+    if not (run / WEIGHTS).is_file() or not (run / "config.yaml").is_file():
+        raise BundleError(f"{run} holds no finished training ({WEIGHTS} and config.yaml): run wsi-stain train first")
+    if (folder / SPEC).exists():
+        raise BundleError(f"{folder} holds a bundle already: choose another folder, or remove it first")
+    from wsi_stain.nn.inference import save_half
+
+    config = load(TrainConfig, run / "config.yaml")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_half(run / WEIGHTS, folder / WEIGHTS)
+    spec = BundleConfig(
+        name=folder.resolve().name,
+        version=version,
+        generator=config.generator,
+        input=config.input,
+        output=config.output,
+        weights=BundleWeights(WEIGHTS, sha256_of(folder / WEIGHTS)),
+        licence=licence,
+    )
+    if not (folder / spec.card).exists():
+        (folder / spec.card).write_text(_card(spec, config), encoding="utf-8")
+    (folder / SPEC).write_text(yaml.safe_dump(dump(spec), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return Bundle.open(folder)
+
+
+def check(folder: Path | str) -> list[str]:
+    """What is wrong with a bundle, as sentences; none if it can be shipped.
+
+    Opens it (hash, network), stains a tile twice (determinism), and reads its card.
+    """
+    try:
+        bundle = Bundle.open(folder)
+        generator = bundle.generator("cpu")
+    except BundleError as err:
+        return [str(err)]
+    problems = _check_card(bundle)
+    if bundle.tile % generator.multiple or (bundle.tile - bundle.overlap) % generator.multiple:
+        problems.append(
+            f"tile {bundle.tile} and overlap {bundle.overlap} do not fit multiples of {generator.multiple} px"
+        )
+        return problems
+    noise = np.random.default_rng(0).integers(120, 255, (1, bundle.tile, bundle.tile, 3), dtype=np.uint8)
+    first = generator(noise)
+    if first.shape != noise.shape or first.dtype != np.uint8:
+        problems.append(f"the generator returns {first.dtype} {first.shape} for uint8 {noise.shape}")
+    if not np.array_equal(first, generator(noise)):
+        problems.append("the same tile stained twice gives different pixels")
+    return problems
+
+
+def _check_card(bundle: Bundle) -> list[str]:
+    if bundle.card_path is None:
+        return []
+    problems = [] if bundle.config.licence else ["bundle.yaml names no licence"]
+    if not bundle.card_path.is_file():
+        return [*problems, f"there is no {bundle.card_path.name}"]
+    text = bundle.card_path.read_text(encoding="utf-8")
+    if RESEARCH_ONLY not in text:
+        problems.append(f"the card does not say {RESEARCH_ONLY}")
+    if "TO COMPLETE" in text:
+        problems.append("the card still has parts marked TO COMPLETE")
+    return problems
+
+
+def _find(name: str | Path) -> Path:
+    for folder in (Path(name), *(root / str(name) for root in _SHIPPED)):
+        if (folder / SPEC).is_file():
+            return folder
+    raise BundleError(
+        f"unknown model {str(name)!r}: it is neither a folder with a {SPEC} nor one of {', '.join(shipped())}"
+    )
+
+
+def _card(spec: BundleConfig, config: TrainConfig) -> str:
+    network = spec.generator
+    return f"""# {spec.name} {spec.version}
+
+**{RESEARCH_ONLY}.** A virtual stain is a prediction from H&E, not a physical {spec.output.stain}.
+
+| | |
+|---|---|
+| makes | {spec.output.stain} from {spec.input.stain} at {spec.input.mpp} µm/px |
+| network | {network.kind}, width {network.channels}, {network.blocks} blocks, attention {network.attention} |
+| training | {config.schedule.images} crops of {config.crop}² px, batch {config.schedule.batch}, seed {config.seed} |
+| licence of the weights | {spec.licence} |
+
+## Data and splits
+TO COMPLETE: source, licence, slides, patients, splits.
+
+## Held-out figures
+TO COMPLETE: the table of `wsi-stain evaluate`.
+
+## Intended use and failures
+TO COMPLETE
+"""

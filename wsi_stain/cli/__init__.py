@@ -1,0 +1,83 @@
+"""The command line: parse, call one function, print.
+
+Sub-commands are imported only when they run, so that help is instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from wsi_stain import __version__
+from wsi_stain.errors import ConfigError, DeviceError, WsiStainError
+
+COMMANDS = {
+    "convert": "Stain a slide virtually: an OME-TIFF or OME-Zarr that opens beside it.",
+    "demo": "Make a synthetic H&E slide and convert it.",
+    "info": "Say what a slide or an output is.",
+    "validate": "Check that an OME-TIFF will open perfectly in QuPath.",
+    "train": "Train a generator on paired tiles.",
+    "evaluate": "Compare a model with real stains and trivial baselines.",
+    "models": "List, show, check and pack model bundles.",
+    "doctor": "Check this installation.",
+}
+"""Every sub-command and its line of help; the command `x` is the object `command` of `wsi_stain.cli.x`."""
+
+CALL_ERRORS = (ConfigError, DeviceError)
+"""Errors that only another call can cure (exit code 2); all others mean that the work failed (exit code 1)."""
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name and imports one when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """See click."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """See click."""
+        if cmd_name not in COMMANDS:
+            return None
+        return importlib.import_module(f"wsi_stain.cli.{cmd_name}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="wsi-stain")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def group(debug: bool) -> None:
+    """Virtual immunostains of whole H&E slides. Virtual stains are for research use only."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 the work failed, 2 the call is wrong, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = group.main(args=arguments, prog_name="wsi-stain", standalone_mode=False)
+    except click.exceptions.Abort:
+        code = _fail("interrupted; run the same command again to go on", 130)
+    except click.ClickException as err:
+        err.show()
+        code = err.exit_code
+    except WsiStainError as err:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        code = _fail(str(err), 2 if isinstance(err, CALL_ERRORS) else 1)
+    sys.exit(_as_code(code))
+
+
+def _fail(sentence: str, code: int) -> int:
+    click.echo(f"wsi-stain: {sentence}", err=True)
+    return code
+
+
+def _as_code(result: Any) -> int:
+    return result if isinstance(result, int) else 0

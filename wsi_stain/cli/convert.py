@@ -1,0 +1,108 @@
+"""`wsi-stain convert`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+class RegionType(click.ParamType):
+    """X,Y,W,H in level-0 pixels."""
+
+    name = "X,Y,W,H"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click."""
+        try:
+            x, y, w, h = (int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not four whole numbers X,Y,W,H (level-0 pixels), for example 1000,2000,512,512")
+        return x, y, w, h
+
+
+@click.command("convert")
+@click.argument("slide", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="x.ome.tiff or x.ome.zarr.")
+@click.option("--model", help="Bundle: a name or a folder; the default model if not given.")
+@click.option("--mpp", type=float, help="µm per px of the slide, where the file does not say or lies.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option("--mask", default="auto", show_default=True, help="auto, none, or a GeoJSON file (QuPath's export).")
+@click.option("--region", type=RegionType(), help="Convert only this part, in level-0 pixels.")
+@click.option("--workers", type=int, help="Threads; 0 is the calling thread, one per processor if not given.")
+@click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler.")
+@click.option("--quality", type=int, help="JPEG quality, 1-100; 90 if not given.")
+@click.option("--compression", type=click.Choice(["jpeg", "deflate"]), help="deflate is lossless; jpeg if not given.")
+@click.option("--compat", type=click.Choice(["openslide"]), help="Let OpenSlide see the whole pyramid too.")
+@click.option("--allow-upsampling", is_flag=True, help="Accept a slide coarser than the model's µm/px.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML that differs from the defaults.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, e.g. grid.overlap=64.")
+@click.option("--restart", is_flag=True, help="Start anew; replace an existing output.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the run's record instead of the output's name.")
+def command(slide: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
+    """Stain SLIDE virtually: an OME-TIFF or OME-Zarr that opens in QuPath beside it.
+
+    Without flags: the default model, the best device, the output SLIDE.STAIN.ome.tiff in this folder. Run the same
+    command again to go on after an interruption. A virtual stain is for research use only.
+    """
+    from wsi_stain.engine import convert, plan
+
+    made = request_of(slide, **options)
+    if dry_run:
+        click.echo(describe_plan(plan(made)))
+        return
+    from wsi_stain.cli.progress import shown
+
+    with shown() as show:
+        result = convert(made, show)
+    if result.already_done:
+        click.echo(f"{result.output} is already done (same slide, model and settings)", err=True)
+    if result.unreadable:
+        click.echo(f"{len(result.unreadable)} tiles of the slide could not be read and are glass", err=True)
+    click.echo(json.dumps(result.record, indent=1, ensure_ascii=False) if as_json else str(result.output))
+
+
+def request_of(slide: Path, *, config_file: Path | None = None, settings: tuple[str, ...] = (), **options: Any) -> Any:
+    """The engine's request for these flags."""
+    from wsi_stain.bundle import DEFAULT
+    from wsi_stain.config import ConvertConfig, load
+    from wsi_stain.engine import ConvertRequest
+
+    flags = {
+        "output.quality": options.pop("quality"),
+        "output.compression": options.pop("compression"),
+        "output.compat_openslide": True if options.pop("compat") else None,
+    }
+    given = [f"{key}={str(value).lower()}" for key, value in flags.items() if value is not None]
+    mask = options.pop("mask")
+    return ConvertRequest(
+        slide=slide,
+        config=load(ConvertConfig, config_file, [*settings, *given]),
+        model=options.pop("model") or DEFAULT,
+        mask=mask if mask in ("auto", "none") else Path(mask),
+        **options,
+    )
+
+
+def describe_plan(made: Any) -> str:
+    """A plan in lines for people."""
+    from wsi_stain.plan import gib
+
+    job = made.job
+    size = job.region.size
+    state = "already done" if made.is_done else f"{len(made.blocks) - len(made.todo)} of {len(made.blocks)} painted"
+    return "\n".join(
+        [
+            f"output   {made.output}",
+            f"size     {size.w} × {size.h} px" + (f" at {job.canvas.mpp:g} µm/px" if job.canvas.mpp else ""),
+            f"model    {job.model} ({made.stain})",
+            f"tiles    {made.tissue_tiles} with tissue of {made.tiles}, {made.tissue_tiles_todo} to do",
+            f"blocks   {state}",
+            f"disk     {gib(made.disk_bytes)} needed, {gib(made.disk_free_bytes)} free",
+            f"memory   {gib(made.memory_bytes)} besides the model",
+        ]
+    )

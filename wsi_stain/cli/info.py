@@ -1,0 +1,68 @@
+"""`wsi-stain info`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("info")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--mpp", type=float, help="µm per px, where the file does not say.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(file: Path, mpp: float | None, as_json: bool) -> None:
+    """Say what a slide or an output is: size, levels, µm/px, codec and, for our outputs, how it was made."""
+    facts = _facts(file, mpp)
+    if as_json:
+        click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
+        return
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            click.echo(f"{key}:")
+            for name, text in value.items():
+                click.echo(f"  {name:24} {text}")
+        elif isinstance(value, list):
+            click.echo(f"{key:26} {'; '.join(map(str, value))}")
+        else:
+            click.echo(f"{key:26} {'–' if value is None else value}")
+
+
+def _facts(file: Path, mpp: float | None) -> dict[str, Any]:
+    if (file / "zarr.json").is_file():
+        return _zarr_facts(file)
+    from wsi_stain import ometiff
+    from wsi_stain.errors import SlideError
+    from wsi_stain.slide import Slide
+
+    try:
+        facts = ometiff.describe(file)
+    except SlideError:
+        facts = {}  # no TIFF: the slide's own reader says what it is, or why it is nothing
+    if facts.get("ome"):
+        return facts
+    with Slide.open(file, mpp=mpp) as slide:
+        return {
+            "file": file.name,
+            "size_px": f"{slide.size.w} × {slide.size.h}",
+            "mpp": slide.mpp_or_none,
+            "magnification": slide.magnification,
+            "levels": [f"{level.size.w} × {level.size.h}" for level in slide.levels],
+            "icc_profile": slide.icc,
+            "properties": slide.properties,
+        }
+
+
+def _zarr_facts(folder: Path) -> dict[str, Any]:
+    """What an OME-Zarr says of itself, without opening its arrays."""
+    attributes = json.loads((folder / "zarr.json").read_text(encoding="utf-8")).get("attributes", {})
+    scales = attributes.get("ome", {}).get("multiscales", [{}])[0]
+    return {
+        "file": folder.name,
+        "ome_zarr": attributes.get("ome", {}).get("version"),
+        "levels": [dataset["path"] for dataset in scales.get("datasets", [])],
+        "axes": [axis["name"] for axis in scales.get("axes", [])],
+        "annotations": attributes.get("wsi_stain", {}),
+    }

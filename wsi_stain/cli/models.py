@@ -1,0 +1,67 @@
+"""`wsi-stain models`: the bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.group("models")
+def command() -> None:
+    """List, show, check and pack model bundles."""
+
+
+@command.command("list")
+def list_() -> None:
+    """The bundles that came with this installation."""
+    from wsi_stain.bundle import DEFAULT, Bundle, shipped
+
+    for name in shipped():
+        bundle = Bundle.open(name)
+        scale = f"{bundle.mpp} µm/px" if bundle.mpp else "any µm/px"
+        mark = "  (default)" if name == DEFAULT else ""
+        click.echo(f"{name}  {bundle.version}  {bundle.config.input.stain} → {bundle.stain}  {scale}{mark}")
+
+
+@command.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Print a bundle's specification and card."""
+    import yaml
+
+    from wsi_stain.bundle import Bundle
+    from wsi_stain.config import dump
+
+    bundle = Bundle.open(name)
+    click.echo(yaml.safe_dump(dump(bundle.config), sort_keys=False, allow_unicode=True))
+    if bundle.card_path is not None:
+        click.echo(bundle.card_path.read_text(encoding="utf-8"))
+
+
+@command.command()
+@click.argument("name")
+def check(name: str) -> int:
+    """Check a bundle: hash, network, determinism, card. Exit code 1 if something is wrong."""
+    from wsi_stain.bundle import check as find_problems
+
+    problems = find_problems(name)
+    for problem in problems:
+        click.echo(problem)
+    if not problems:
+        click.echo(f"{name}: nothing wrong", err=True)
+    return 1 if problems else 0
+
+
+@command.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--version", default="1.0.0", show_default=True, help="Version of the bundle.")
+@click.option("--licence", default="Apache-2.0", show_default=True, help="SPDX expression for the weights.")
+def pack(run: Path, folder: Path, version: str, licence: str) -> None:
+    """Make the bundle FOLDER of the training in RUN; then complete its card.md."""
+    from wsi_stain.bundle import pack as make
+
+    bundle = make(run, folder, version=version, licence=licence)
+    click.echo(str(folder))
+    click.echo(f"sha256 {bundle.sha256}; now complete {bundle.card_path}", err=True)

@@ -1,0 +1,273 @@
+"""Converts one slide: `convert()`, the straight line from a request to a finished output.
+
+    plan → canvas.begin → todo → workers.map(stain_block) → canvas.finish
+         → ometiff.write(.part) → problems() → rename → record
+
+A run that was killed at any moment is resumed by the same call and ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from wsi_stain import ometiff, record
+from wsi_stain.canvas import Canvas, beside
+from wsi_stain.config import dump
+from wsi_stain.errors import OutputError
+from wsi_stain.geometry import Box
+from wsi_stain.lock import locked
+from wsi_stain.plan import ConvertRequest, Plan, check_room, plan
+from wsi_stain.room import gib
+from wsi_stain.spool import TileSpool
+from wsi_stain.stain import BlockReport, painter, release, save_mask, stain_block
+from wsi_stain.tissue import to_geojson
+from wsi_stain.workers import Workers, choose
+
+__all__ = ["ConvertRequest", "Plan", "Progress", "Result", "convert", "plan"]
+
+Stage = Literal["plan", "stain", "assemble", "check", "done"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a conversion is; an event for whoever shows it."""
+
+    stage: Stage
+    done_blocks: int = 0
+    """Painted blocks, those of an earlier run included."""
+    blocks: int = 0
+    done_tiles: int = 0
+    """Tissue tiles of the blocks painted in this run."""
+    tiles: int = 0
+    """Tissue tiles that this run has to do."""
+    seconds: float = 0.0
+    """Since this run started."""
+    busy: Mapping[str, float] = field(default_factory=dict)
+    """Thread-seconds in the stages read, generate, blend and write so far: the largest limits the speed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a conversion made."""
+
+    output: Path
+    already_done: bool
+    record: dict[str, Any]
+    """Content of `<output>.run.json`."""
+    unreadable: tuple[Box, ...] = ()
+    """Tiles of the source that could not be read and are glass, in the output's px."""
+
+
+def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None = None) -> Result:
+    """Stain a slide; resumes what an earlier call of the same request left.
+
+    Args:
+        request: what to do.
+        progress: called with an event after every block and at every stage.
+
+    Raises:
+        WsiStainError: a sentence on what is wrong; what was painted stays, and the same call goes on.
+    """
+    tell = progress or (lambda _: None)
+    tell(Progress("plan"))
+    workers = choose(request.workers, request.scheduler)
+    run = _Run(plan(request), workers, tell)
+    canvas = run.plan.job.open_canvas()
+    if run.plan.is_done:
+        canvas.store.remove()  # a run killed between its record and its tidying
+        return Result(run.plan.output, True, record.read(record.path_of(run.plan.output)))
+    check_room(run.plan)
+    with _disk_full(run.plan), _folder_of(canvas), locked(canvas.store.folder / "lock"):
+        return run.complete(canvas)
+
+
+class _Run:
+    """One call of `convert`: its clock, its counts, its steps."""
+
+    def __init__(self, made: Plan, workers: Workers, tell: Callable[[Progress], None]) -> None:
+        self.plan, self._workers, self._tell = made, workers, tell
+        self._start, self._started = time.perf_counter(), datetime.now(UTC)
+        self._busy: dict[str, float] = {}
+        self._stages: dict[str, float] = {}
+        self._generated = self._painted = 0
+        self._device = made.job.device
+
+    def complete(self, canvas: Canvas) -> Result:
+        """All that follows the plan; the caller holds the lock."""
+        canvas.begin(self.plan.fingerprint, self.plan.request.restart)
+        self._write_mask(canvas)
+        with self._stage("stain"):
+            unreadable = self._paint(canvas)
+        with self._stage("assemble"):
+            canvas.finish()
+            if isinstance(canvas, TileSpool):
+                self._assemble(canvas, unreadable)
+        content = self._record(canvas, unreadable)
+        record.write(record.path_of(self.plan.output), content)
+        canvas.store.remove()
+        self._say("done", len(self.plan.blocks), 0)
+        return Result(self.plan.output, False, content, unreadable)
+
+    def _paint(self, canvas: Canvas) -> tuple[Box, ...]:
+        """Paint what is missing; returns the tiles that could not be read, in the output's px."""
+        job, blocks, request = self.plan.job, self.plan.blocks, self.plan.request
+        todo = canvas.todo(self.plan.todo)  # again: another run may have painted some before this one held the lock
+        self._painted = len(todo)
+        unreadable = _unreadable(canvas)
+        self._check_unreadable(unreadable)
+        done, tiles = len(blocks) - len(todo), 0
+        self._say("stain", done, tiles)
+        if not todo:
+            return self._in_output(unreadable)
+        try:
+            with self._workers as workers:
+                for report in workers.map(partial(stain_block, job), todo):
+                    done, tiles = done + 1, tiles + report.tissue
+                    unreadable.update(report.unreadable)
+                    self._count(report)
+                    self._check_unreadable(unreadable)
+                    self._say("stain", done, tiles)
+            if request.scheduler is None:
+                self._device = painter(job).device
+        finally:
+            release(job)
+        return self._in_output(unreadable)
+
+    def _assemble(self, canvas: TileSpool, unreadable: tuple[Box, ...]) -> None:
+        """The OME-TIFF under its unfinished name, checked, then renamed."""
+        made, part = self.plan, self.plan.job.canvas.part
+        self._say("assemble", len(made.blocks), 0)
+        metadata = ometiff.OmeMetadata(
+            name=made.output.name,
+            mpp=made.job.canvas.mpp,
+            magnification=made.magnification,
+            stain=made.stain,
+            annotations={k: v for k, v in made.job.canvas.provenance if k not in ("notice", "use")},
+            rois=tuple(ometiff.Roi("unreadable in the source", box) for box in unreadable),
+            uuid=str(uuid.uuid5(uuid.NAMESPACE_URL, "wsi-stain:" + json.dumps(made.fingerprint, sort_keys=True))),
+        )
+        ometiff.write(part, canvas, metadata, compat_openslide=made.request.config.output.compat_openslide)
+        with self._stage("check"):
+            self._say("check", len(made.blocks), 0)
+            wrong = [p for p in ometiff.problems(part, name=made.output.name) if p.severity == "error"]
+        if wrong:
+            said = "; ".join(f"rule {p.rule}: {p.message}" for p in wrong)
+            raise OutputError(f"{part} was written but fails its own check ({said}): please report this")
+        part.replace(made.output)
+
+    def _write_mask(self, canvas: Canvas) -> None:
+        """For the workers into the canvas's folder, for people beside the output."""
+        if self.plan.job.mask is not None:
+            buffer = io.BytesIO()
+            save_mask(self.plan.mask, buffer)
+            canvas.store.write(self.plan.job.mask.name, buffer.getvalue())
+        if self.plan.mask_path is not None:
+            part = beside(self.plan.mask_path, ".part")
+            to_geojson(self.plan.mask, part)
+            part.replace(self.plan.mask_path)
+
+    def _check_unreadable(self, unreadable: set[Box]) -> None:
+        share = len(unreadable) / max(1, self.plan.tissue_tiles)
+        allowed = self.plan.request.config.max_unreadable
+        if unreadable and share > allowed:
+            raise OutputError(
+                f"{self.plan.job.slide} is damaged: {len(unreadable)} of {self.plan.tissue_tiles} tiles with tissue "
+                f"({share:.1%}) cannot be read and {allowed:.1%} are allowed: copy the slide again from its source, "
+                "or allow more (--set max_unreadable=0.1)"
+            )
+
+    def _in_output(self, boxes: set[Box]) -> tuple[Box, ...]:
+        """Tiles of the view as boxes of the output, clipped, sorted."""
+        region = self.plan.job.region
+        return tuple(sorted((box & region).shift(-region.y0, -region.x0) for box in boxes))
+
+    def _count(self, report: BlockReport) -> None:
+        self._generated += report.generated
+        for stage, seconds in report.seconds.items():
+            self._busy[stage] = self._busy.get(stage, 0.0) + seconds
+
+    def _say(self, stage: Stage, done_blocks: int, done_tiles: int) -> None:
+        blocks, tiles = len(self.plan.blocks), self.plan.tissue_tiles_todo
+        seconds = time.perf_counter() - self._start
+        self._tell(Progress(stage, done_blocks, blocks, done_tiles, tiles, seconds, dict(self._busy)))
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._stages[name] = time.perf_counter() - start
+
+    def _record(self, canvas: Canvas, unreadable: tuple[Box, ...]) -> dict[str, Any]:
+        made, request = self.plan, self.plan.request
+        seconds = time.perf_counter() - self._start
+        stain = self._stages["stain"]
+        return {
+            "notice": ometiff.NOTICE,
+            "output": made.output.name,
+            "fingerprint": made.fingerprint,
+            "arguments": _arguments(request),
+            "config": dump(request.config),
+            "versions": record.versions(),
+            "device": self._device,
+            "tiles": {"all": made.tiles, "tissue": made.tissue_tiles, "generated_in_this_run": self._generated},
+            "blocks": {"all": len(made.blocks), "painted_in_this_run": self._painted},
+            "unreadable": [list(box) for box in unreadable],
+            "size_px": list(made.job.region.size),
+            "seconds": {"all": seconds, **self._stages, "threads": self._busy},
+            "tiles_per_s": self._generated / stain if stain else 0.0,
+            "peak_memory_bytes": record.peak_memory_bytes(),
+            "started": self._started.isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+
+def _unreadable(canvas: Canvas) -> set[Box]:
+    """What the blocks painted so far noted, as the view's boxes."""
+    return {Box(*box) for notes in canvas.store.notes() for box in notes["unreadable"]}
+
+
+def _arguments(request: ConvertRequest) -> dict[str, Any]:
+    """The request as the user gave it."""
+    return {key: value for key, value in dump(request).items() if key != "config"}
+
+
+@contextmanager
+def _folder_of(canvas: Canvas) -> Iterator[None]:
+    """The canvas's folder exists; one that nothing was begun in is removed again."""
+    folder = canvas.store.folder
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as err:
+        raise OutputError(f"{folder} cannot be made: {err.strerror}; write elsewhere with -o") from err
+    try:
+        yield
+    finally:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+@contextmanager
+def _disk_full(made: Plan) -> Iterator[None]:
+    """Turns the system's words for a full disk into a sentence."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(made.output.parent).free
+        raise OutputError(
+            f"the disk of {made.output} is full: about {gib(made.disk_bytes)} were needed when this run started and "
+            f"{gib(free)} are free now: make room and repeat the command, which goes on where it stopped"
+        ) from err

@@ -1,0 +1,1 @@
+"""Judging virtual stains: optical density, metrics, reports."""

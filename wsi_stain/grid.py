@@ -1,0 +1,97 @@
+"""Where tiles lie and who computes them.
+
+Tiles are anchored at the slide's origin, whatever part of it is converted, so that the same pixel always comes from the
+same tiles. Blocks are anchored at the output's origin, because pyramid tiles are.
+
+    tile 0  |=========|              stride = tile - overlap
+    tile 1         |=========|
+    block 0 |-------------|          computes tiles 0 and 1, writes its own pixels only
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+
+from wsi_stain.errors import ConfigError
+from wsi_stain.geometry import Box, Size
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The unit of work: the sole writer of `write`, who computes every tile that touches it."""
+
+    index: tuple[int, int]
+    """Row and column among the output's blocks."""
+    write: Box
+    """The pixels it owns, in the view's frame."""
+    tiles: tuple[Box, ...]
+    """Whole tiles, row by row; they may reach outside the image."""
+
+    @property
+    def read(self) -> Box:
+        """The smallest box that holds all its tiles."""
+        return reduce(or_, self.tiles)
+
+
+class TileGrid:
+    """The tiles that cover an image of `size`: origins are k * (tile - overlap), and the last may reach outside.
+
+    Args:
+        size: of the image (of the view, in its pixels).
+        tile: side of a tile.
+        overlap: pixels shared by neighbouring tiles, at most half a tile so that no more than two meet on an axis.
+        multiple: the generator's; tile and stride must be multiples of it, or its inner grid would shift between tiles.
+
+    Raises:
+        ConfigError: when tile, overlap and multiple do not fit.
+
+    >>> list(TileGrid(Size(1, 10), tile=6, overlap=2, multiple=2).tiles(Box(0, 0, 1, 10)))
+    [Box(y0=0, x0=0, y1=6, x1=6), Box(y0=0, x0=4, y1=6, x1=10)]
+    """
+
+    def __init__(self, size: Size, tile: int, overlap: int, multiple: int = 1) -> None:
+        if not 0 <= 2 * overlap <= tile:
+            raise ConfigError(
+                f"grid.overlap is {overlap}: it must lie between 0 and {tile // 2}, half of grid.tile ({tile})"
+            )
+        if tile < 1 or tile % multiple or overlap % multiple:
+            raise ConfigError(
+                f"grid.tile is {tile} and grid.overlap {overlap}: this model needs both to be multiples of {multiple}"
+            )
+        self.size, self.tile, self.overlap, self.stride = size, tile, overlap, tile - overlap
+
+    def tiles(self, over: Box) -> Iterator[Box]:
+        """All tiles that touch the box `over` (in the view's frame), row by row; none where it is empty."""
+        columns = self._spans(over.x0, over.x1, self.size.w)
+        for y0, y1 in self._spans(over.y0, over.y1, self.size.h):
+            yield from (Box(y0, x0, y1, x1) for x0, x1 in columns)
+
+    def count(self, over: Box) -> int:
+        """How many tiles touch the box `over`."""
+        return len(self._spans(over.y0, over.y1, self.size.h)) * len(self._spans(over.x0, over.x1, self.size.w))
+
+    def blocks(self, core: int, region: Box | None = None) -> list[Block]:
+        """Blocks of side `core` that partition `region` (the whole image by default), row by row."""
+        region = Box.of(self.size) if region is None else region
+        rows, columns = region.size.ceil_div(core)
+        blocks = []
+        for row in range(rows):
+            for column in range(columns):
+                y0, x0 = region.y0 + row * core, region.x0 + column * core
+                write = Box(y0, x0, y0 + core, x0 + core) & region
+                blocks.append(Block((row, column), write, tuple(self.tiles(write))))
+        return blocks
+
+    def _spans(self, start: int, end: int, length: int) -> list[tuple[int, int]]:
+        """The tiles along one axis that touch [start, end)."""
+        start, end = max(start, 0), min(end, length)
+        if start >= end:
+            return []
+        last = max(0, math.ceil((length - self.overlap) / self.stride) - 1)
+        first = max(0, (start - self.tile) // self.stride + 1)
+        final = min(last, (end - 1) // self.stride)
+        return [(k * self.stride, k * self.stride + self.tile) for k in range(first, final + 1)]

@@ -1,0 +1,68 @@
+"""CoA: cross attention from the generator's features to those of the H&E encoder (CEFF).
+
+`windowed` keeps a pixel's value independent of the tile that it is computed in: windows of 32×32 queries, anchored to
+the slide, each with the 64×64 keys around it. `global` is the paper's: every query sees the whole crop.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F  # noqa: N812 - torch's own idiom
+from torch import Tensor, nn
+
+WINDOW = 32
+"""Side of a query window in tokens (128 px)."""
+MARGIN = 16
+"""Tokens by which the keys reach beyond the query window, on each side."""
+
+
+class CoA(nn.Module):
+    """F + α · BN(W_out · softmax(QKᵀ/√d) V), Q from `features`, K and V from `context`; one head, no positional code.
+
+    Args:
+        channels: d, of both inputs.
+        attention: `global`, or `windowed`: then H and W must be multiples of 32 tokens.
+        alpha: strength of the residual.
+    """
+
+    def __init__(self, channels: int, attention: Literal["global", "windowed"], alpha: float) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(channels, channels, 1)
+        self.key = nn.Conv2d(channels, channels, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        self.norm = nn.BatchNorm2d(channels)
+        self.alpha = alpha
+        self.attend = windowed_attention if attention == "windowed" else global_attention
+
+    def forward(self, features: Tensor, context: Tensor) -> Tensor:
+        """Two (N, d, H, W) → (N, d, H, W)."""
+        attended = self.attend(self.query(features), self.key(context), self.value(context))
+        return features + self.alpha * self.norm(self.out(attended))
+
+
+def global_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Every query attends to every key; all (N, d, H, W)."""
+    queries, keys, values = (x.flatten(2).transpose(1, 2).unsqueeze(1) for x in (q, k, v))
+    return F.scaled_dot_product_attention(queries, keys, values).squeeze(1).transpose(1, 2).unflatten(2, q.shape[2:])
+
+
+def windowed_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Each window of 32×32 queries attends to the 64×64 keys around it, as far as they lie inside; all (N, d, H, W)."""
+    n, d, h, w = q.shape
+    assert h % WINDOW == w % WINDOW == 0, f"{h}x{w} tokens are not whole windows of {WINDOW}"
+    rows, columns = h // WINDOW, w // WINDOW
+    queries = _windows(q, WINDOW)
+    inside = _windows(F.pad(q.new_ones(1, 1, h, w), [MARGIN] * 4), WINDOW + 2 * MARGIN).bool()
+    keys, values = (_windows(F.pad(x, [MARGIN] * 4), WINDOW + 2 * MARGIN) for x in (k, v))
+    mask = inside.squeeze(-1)[:, None, None].repeat(n, 1, 1, 1)
+    attended = F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None], attn_mask=mask)
+    grid = attended.view(n, rows, columns, WINDOW, WINDOW, d)
+    return grid.permute(0, 5, 1, 3, 2, 4).reshape(n, d, h, w)
+
+
+def _windows(x: Tensor, side: int) -> Tensor:
+    """(N, d, H, W) → (N · windows, side², d), a window every 32 tokens."""
+    cut = x.unfold(2, side, WINDOW).unfold(3, side, WINDOW)  # (N, d, rows, columns, side, side)
+    return cut.permute(0, 2, 3, 4, 5, 1).reshape(-1, side * side, x.shape[1]).contiguous()

@@ -1,0 +1,68 @@
+"""The generator (CEFF, arXiv 2502.20156): an H&E image in, the virtual stain of the same tissue out.
+
+H&E ── VMFE ──┬── MSFPM ── h3, h2, h1 ───────┐ (added before blocks 2, 3, 4)
+  │           └── CoA ── residual blocks ◄───┘── decoder ── stain
+  └── encoder ──┘
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from wsi_stain.config import GeneratorConfig
+from wsi_stain.nn.blocks import ResidualBlock
+from wsi_stain.nn.coa import WINDOW, CoA
+from wsi_stain.nn.encoder import EncoderTrunk
+from wsi_stain.nn.msfpm import MSFPM
+from wsi_stain.nn.vmfe import VMFE
+
+QUARTER = 4
+"""Pixels per token: trunk and attention work at quarter resolution."""
+HAAR_MULTIPLE = 8
+"""Three Haar levels at full resolution decimate by 8: shifts by fewer pixels change the result."""
+
+
+class Generator(nn.Module):
+    """The whole generator, with the H&E encoder's part that CoA needs.
+
+    Its result depends on the place of the image in the slide only modulo `multiple` px.
+
+    Args:
+        config: width, depth and switches.
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        c = config.channels
+        self.multiple = WINDOW * QUARTER if config.coa and config.attention == "windowed" else HAAR_MULTIPLE
+        self.vmfe = VMFE(c, wavelet=config.wavelet)
+        self.msfpm = MSFPM(c)
+        self.encoder = EncoderTrunk(c) if config.coa else None
+        self.coa = CoA(4 * c, config.attention, config.alpha) if config.coa else None
+        self.trunk = nn.ModuleList(ResidualBlock(4 * c) for _ in range(config.blocks))
+        self.decoder = nn.Sequential(
+            *_upsample(4 * c, 2 * c),
+            *_upsample(2 * c, c),
+            nn.ReflectionPad2d(3),
+            nn.Conv2d(c, 3, 7),
+            nn.Tanh(),
+        )
+
+    def forward(self, he: Tensor) -> Tensor:
+        """(N, 3, H, W) RGB in [-1, 1], H and W multiples of `multiple` → the same shape and range."""
+        x1, x2, x3 = self.vmfe(he)
+        fused = self.msfpm(x1, x2, x3)
+        x = x3
+        if self.coa is not None and self.encoder is not None:
+            x = self.coa(x3, self.encoder(he))
+        for i, block in enumerate(self.trunk):
+            x = block(x + fused[i - 1]) if 1 <= i <= len(fused) else block(x)
+        return self.decoder(x)
+
+
+def _upsample(inputs: int, outputs: int) -> list[nn.Module]:
+    return [
+        nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    ]

@@ -1,0 +1,21 @@
+"""Pixels to tensors and back: the one place that knows the networks' range."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def to_tensor(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """uint8 (N, H, W, 3) → float32 (N, 3, H, W) in [-1, 1], contiguous."""
+    # Contiguous on purpose: on channels-last input of few channels, oneDNN (in torch 2.13, AVX-512) crashes in the
+    # backward pass of a strided 1×1 convolution. Inference, which has no backward pass, chooses channels-last itself.
+    tensor = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2)
+    return tensor.float().contiguous().div_(127.5).sub_(1)
+
+
+def to_pixels(tensor: Tensor) -> np.ndarray:
+    """Float (N, 3, H, W) in [-1, 1] → uint8 (N, H, W, 3), rounded to the nearest."""
+    pixels = tensor.float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()

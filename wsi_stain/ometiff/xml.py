@@ -1,0 +1,208 @@
+"""OME-XML (schema 2016-06) of one brightfield image: made for our files, read from anybody's."""
+
+from __future__ import annotations
+
+import re
+import uuid
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from wsi_stain import __version__
+from wsi_stain.geometry import Box, Size
+
+NOTICE = "VIRTUAL STAIN - NOT A PHYSICAL IHC"
+"""Stands in every output, so that a synthetic slide cannot be taken for a real one."""
+RESEARCH_USE = "Research use only"
+
+SCHEMA = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+PROVENANCE = "wsi-stain/provenance"
+"""Namespace of the annotations that say how the image was made."""
+
+REQUIRED = ("model", "model_version", "model_sha256", "source_sha256")
+"""Annotations without which nobody can tell where a virtual stain comes from (rule 20)."""
+
+_ILLEGAL = re.compile("[^\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_RED = str(0xFF0000FF - 2**32)  # the schema's colours are signed 32-bit RGBA
+
+
+@dataclass(frozen=True, slots=True)
+class Roi:
+    """A rectangle that viewers show as an annotation."""
+
+    label: str
+    box: Box
+    """In pixels of the output's level 0, end excluded."""
+
+
+@dataclass(frozen=True, slots=True)
+class OmeMetadata:
+    """All that an output says about itself; nothing else of the source travels along."""
+
+    name: str
+    """Name of the finished file: viewers show it as the title (rule 13)."""
+    mpp: float | None
+    """µm per px of level 0; None leaves the physical size out."""
+    magnification: float | None
+    """Nominal magnification of the objective; None leaves the objective out."""
+    stain: str
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    """A whitelist: at least `REQUIRED`, and the settings; never the source's own text."""
+    rois: tuple[Roi, ...] = ()
+    uuid: str = field(kw_only=True)
+    """Made by uuid5 from the input and the settings, so that the same run gives the same bytes (rule 22)."""
+
+
+def build(metadata: OmeMetadata, size: Size) -> bytes:
+    """The whole OME-XML of an image of `size`, in UTF-8.
+
+    The order of the elements is the schema's: a validating reader refuses any other. There are no character references
+    (`&#181;`), not even for line breaks: Bio-Formats spoils them before it parses, and then sees no OME-TIFF at all.
+    """
+    root = ET.Element(
+        "OME",
+        {
+            "xmlns": SCHEMA,
+            "xmlns:xsi": "http://www.w3.org/2001/XMLSchema-instance",
+            "xsi:schemaLocation": f"{SCHEMA} {SCHEMA}/ome.xsd",
+            "Creator": f"wsi-stain {__version__}",
+            "UUID": uuid.UUID(metadata.uuid).urn,
+        },
+    )
+    if metadata.magnification is not None:
+        instrument = ET.SubElement(root, "Instrument", ID="Instrument:0")
+        magnification = _number(metadata.magnification)
+        ET.SubElement(instrument, "Objective", ID="Objective:0:0", NominalMagnification=magnification)
+    _add_image(root, metadata, size)
+    _add_annotations(root, metadata)
+    for number, roi in enumerate(metadata.rois):
+        _add_roi(root, number, roi)
+    for element in root.iter():
+        element.text = element.text and _clean(element.text)
+        element.attrib = {key: _clean(value) for key, value in element.attrib.items()}
+    return b'<?xml version="1.0" encoding="UTF-8"?>' + ET.tostring(root, encoding="utf-8", xml_declaration=False)
+
+
+def _add_image(root: ET.Element, metadata: OmeMetadata, size: Size) -> None:
+    image = ET.SubElement(root, "Image", ID="Image:0", Name=metadata.name)
+    ET.SubElement(image, "Description").text = f"{NOTICE}. {RESEARCH_USE}. Stain: {metadata.stain}"
+    if metadata.magnification is not None:
+        ET.SubElement(image, "InstrumentRef", ID="Instrument:0")
+        ET.SubElement(image, "ObjectiveSettings", ID="Objective:0:0")
+    pixels = ET.SubElement(
+        image,
+        "Pixels",
+        {
+            "ID": "Pixels:0",
+            "DimensionOrder": "XYCZT",
+            "Type": "uint8",
+            "SignificantBits": "8",
+            "Interleaved": "true",
+            "BigEndian": "false",
+            "SizeX": str(size.w),
+            "SizeY": str(size.h),
+            "SizeZ": "1",
+            "SizeC": "3",
+            "SizeT": "1",
+        },
+    )
+    for axis in "XY" if metadata.mpp is not None else "":
+        pixels.set(f"PhysicalSize{axis}", _number(metadata.mpp or 0))
+        pixels.set(f"PhysicalSize{axis}Unit", "µm")
+    # One channel of three samples: three channels of one sample would open as fluorescence.
+    ET.SubElement(pixels, "Channel", ID="Channel:0:0", SamplesPerPixel="3")
+    ET.SubElement(pixels, "TiffData", IFD="0", PlaneCount="1")
+    for number in range(len(metadata.rois)):
+        ET.SubElement(image, "ROIRef", ID=f"ROI:{number}")
+    for number in range(2):
+        ET.SubElement(image, "AnnotationRef", ID=f"Annotation:{number}")
+
+
+def _add_annotations(root: ET.Element, metadata: OmeMetadata) -> None:
+    annotations = ET.SubElement(root, "StructuredAnnotations")
+    comment = ET.SubElement(annotations, "CommentAnnotation", ID="Annotation:0", Namespace=PROVENANCE)
+    ET.SubElement(comment, "Value").text = f"{NOTICE}. {RESEARCH_USE}."
+    mapped = ET.SubElement(annotations, "MapAnnotation", ID="Annotation:1", Namespace=PROVENANCE)
+    value = ET.SubElement(mapped, "Value")
+    # Ours come last, so that no annotation of the caller can replace them.
+    pairs = {**metadata.annotations, "notice": NOTICE, "use": RESEARCH_USE, "stain": metadata.stain}
+    for key, text in pairs.items():
+        ET.SubElement(value, "M", K=key).text = text
+
+
+def _add_roi(root: ET.Element, number: int, roi: Roi) -> None:
+    element = ET.SubElement(root, "ROI", ID=f"ROI:{number}", Name=roi.label)
+    union = ET.SubElement(element, "Union")
+    size = roi.box.size
+    ET.SubElement(
+        union,
+        "Rectangle",
+        {
+            "ID": f"Shape:{number}:0",
+            "StrokeColor": _RED,
+            "Text": roi.label,
+            "X": str(roi.box.x0),
+            "Y": str(roi.box.y0),
+            "Width": str(size.w),
+            "Height": str(size.h),
+        },
+    )
+
+
+def _clean(text: str) -> str:
+    """`text` with only such characters as XML can hold without escaping."""
+    return _ILLEGAL.sub("\ufffd", re.sub(r"[\t\r\n]", " ", text))
+
+
+def _number(value: float) -> str:
+    """Shortest text that reads back as the same number: 20, 0.499."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(float(value))
+
+
+def parse(description: str) -> ET.Element | None:
+    """The OME element of an ImageDescription, with namespaces stripped from all names; None where it is no OME-XML.
+
+    Text with a document type is refused: OME-XML has none, and entities can blow up a parser.
+    """
+    if "<!DOCTYPE" in description:
+        return None
+    try:
+        root = ET.fromstring(description.encode("utf-8", "replace"))
+    except (ET.ParseError, ValueError, LookupError):
+        return None
+    namespace = root.tag.rpartition("}")[0].lstrip("{")
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+    root.set("xmlns", namespace)
+    return root if root.tag == "OME" else None
+
+
+_MICROMETRES = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "in": 25400.0, "Å": 1e-4}
+
+
+def physical_size(pixels: ET.Element, axis: str) -> float | None:
+    """µm per px along `axis` ("X" or "Y"); None where it is missing or in no length that we know."""
+    try:
+        value = float(pixels.get(f"PhysicalSize{axis}", ""))
+    except ValueError:
+        return None
+    factor = _MICROMETRES.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+    return value * factor if factor else None
+
+
+def magnification(root: ET.Element) -> float | None:
+    """Nominal magnification of the objective that the first Image refers to."""
+    settings = root.find("Image/ObjectiveSettings")
+    for objective in root.iterfind("Instrument/Objective"):
+        if settings is not None and objective.get("ID") == settings.get("ID"):
+            try:
+                return float(objective.get("NominalMagnification", ""))
+            except ValueError:
+                return None
+    return None
+
+
+def map_annotations(root: ET.Element) -> dict[str, str]:
+    """Key and text of every map annotation."""
+    pairs = root.iterfind("StructuredAnnotations/MapAnnotation/Value/M")
+    return {pair.get("K", ""): pair.text or "" for pair in pairs}

@@ -1,0 +1,295 @@
+"""What a conversion will do, before it does it: sizes, tiles, blocks, disk, and whether it may write there at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from wsi_stain import __version__, ometiff, record
+from wsi_stain.bundle import DEFAULT, Bundle
+from wsi_stain.canvas import CanvasSpec
+from wsi_stain.config import ConvertConfig, dump
+from wsi_stain.errors import ConfigError, OutputError, SlideError
+from wsi_stain.geometry import Box, Size
+from wsi_stain.grid import Block, TileGrid
+from wsi_stain.room import disk_bytes, disk_free, gib, memory_bytes
+from wsi_stain.slide import Slide, View
+from wsi_stain.stain import Job, Kind, Precision
+from wsi_stain.tissue import TissueMask, everything, find_tissue, from_geojson
+
+ENDINGS: dict[str, Kind] = {".ome.tiff": "tiff", ".ome.tif": "tiff", ".ome.zarr": "zarr"}
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertRequest:
+    """What the user asks for; the fields are the flags of `wsi-stain convert`."""
+
+    slide: Path
+    output: Path | None = None
+    """`x.ome.tiff` or `x.ome.zarr`; `<slide>.<stain>.ome.tiff` in the working directory by default."""
+    model: str | Path = DEFAULT
+    mpp: float | None = None
+    """µm per px of the slide's level 0, where the slide says nothing or something absurd."""
+    device: str = "auto"
+    mask: Literal["auto", "none"] | Path = "auto"
+    """Where tissue is: found on a thumbnail, everywhere, or a GeoJSON file."""
+    region: tuple[int, int, int, int] | None = None
+    """(x, y, w, h) in level-0 px: only this part is converted."""
+    workers: int | None = None
+    """Threads; 0 is the calling thread, None one per processor."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler."""
+    config: ConvertConfig = field(default_factory=ConvertConfig)
+    restart: bool = False
+    """Throw away what an earlier run left, and replace an existing output."""
+    allow_upsampling: bool = False
+    precision: Precision = "fp32"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `convert` will do; made without writing anything."""
+
+    request: ConvertRequest
+    job: Job
+    fingerprint: dict[str, Any]
+    """Everything that can change the output's bytes; a run resumes only with the same."""
+    mask: TissueMask
+    stain: str
+    magnification: float | None
+    view_size: Size
+    """The whole slide at the model's scale, in px."""
+    tiles: int
+    tissue_tiles: int
+    tissue_tiles_todo: int
+    blocks: tuple[Block, ...]
+    todo: tuple[Block, ...]
+    is_done: bool
+    """Whether the finished output of the same settings is there already."""
+    disk_bytes: int
+    """Estimate of what is still to be written, an upper bound for usual slides."""
+    disk_free_bytes: int
+    memory_bytes: int
+    """Estimate of what the blocks in work take, the model's own memory apart."""
+
+    @property
+    def output(self) -> Path:
+        """The final name of the output."""
+        return self.job.canvas.output
+
+    @property
+    def mask_path(self) -> Path | None:
+        """Where the tissue mask is written beside the output; None without a mask."""
+        if self.request.mask == "none":
+            return None
+        return self.output.with_name(self.output.name[: -len(_ending(self.output))] + ".tissue.geojson")
+
+
+def plan(request: ConvertRequest) -> Plan:
+    """Work out what `convert(request)` will do.
+
+    Raises:
+        WsiStainError: a sentence on what is wrong with the slide, the model, the mask, the region or the output.
+    """
+    bundle = Bundle.open(request.model)
+    with Slide.open(request.slide, mpp=request.mpp) as slide:
+        view = slide.at(bundle.mpp, allow_upsampling=request.allow_upsampling)
+        mask = _mask(request, slide)
+        magnification = _magnification(slide, view)
+        region = _region(request, view, slide.size)
+    print_ = _fingerprint(request, bundle, mask, region, view)
+    job = _job(request, bundle, view, region, print_)
+    grid = TileGrid(view.size, job.tile, job.overlap)
+    blocks = tuple(grid.blocks(request.config.grid.block, region))
+    is_done = _is_done(job.canvas, print_, restart=request.restart)
+    todo = () if is_done else _todo(job, blocks, print_, restart=request.restart)
+    tissue = _tissue_of(job, mask, view, blocks)
+    left = sum(tissue[block.index] for block in todo)
+    return Plan(
+        request,
+        job,
+        print_,
+        mask,
+        bundle.stain,
+        magnification,
+        view.size,
+        tiles=grid.count(region),
+        tissue_tiles=sum(tissue.values()),
+        tissue_tiles_todo=left,
+        blocks=blocks,
+        todo=todo,
+        is_done=is_done,
+        disk_bytes=0 if is_done else disk_bytes(job, left / max(1, grid.count(region))),
+        disk_free_bytes=disk_free(job.canvas.output),
+        memory_bytes=memory_bytes(job, request.workers),
+    )
+
+
+def _tissue_of(job: Job, mask: TissueMask, view: View, blocks: tuple[Block, ...]) -> dict[tuple[int, int], int]:
+    """Tiles with tissue that count as each block's own; a tile counts once."""
+    image = Box.of(view.size)
+    return {
+        block.index: sum(job.owns(block, tile) and mask.touches(tile & image, view.scale) for tile in block.tiles)
+        for block in blocks
+    }
+
+
+def check_room(made: Plan) -> None:
+    """Refuse a plan that cannot fit.
+
+    Raises:
+        OutputError: the disk or the memory is too small; both numbers are in the sentence.
+    """
+    if made.disk_bytes > made.disk_free_bytes:
+        raise OutputError(
+            f"{made.output} needs about {gib(made.disk_bytes)} until it is finished and its disk has "
+            f"{gib(made.disk_free_bytes)} free: make room, or write elsewhere with -o"
+        )
+    free = psutil.virtual_memory().available
+    if made.memory_bytes > free:
+        raise OutputError(
+            f"this needs about {gib(made.memory_bytes)} of memory besides the model and {gib(free)} are free: "
+            "use fewer --workers or smaller blocks (--set grid.block=1024)"
+        )
+
+
+def _ending(output: Path) -> str:
+    found = next((ending for ending in ENDINGS if output.name.lower().endswith(ending)), None)
+    if found is None or len(output.name) == len(found):
+        raise OutputError(f"the output is {str(output)!r}: its name must end in .ome.tiff, .ome.tif or .ome.zarr")
+    return found
+
+
+def _mask(request: ConvertRequest, slide: Slide) -> TissueMask:
+    if request.mask == "none":
+        return everything(slide.size)
+    return find_tissue(slide) if request.mask == "auto" else from_geojson(Path(request.mask), slide.size)
+
+
+def _region(request: ConvertRequest, view: View, slide_size: Size) -> Box:
+    """The part to convert, in the view's px, rounded outwards."""
+    if request.region is None:
+        return Box.of(view.size)
+    x, y, w, h = request.region
+    asked = Box.at(y, x, Size(h, w))
+    if w < 1 or h < 1 or not Box.of(slide_size).contains(asked):
+        raise SlideError(
+            f"the region {x},{y},{w},{h} (x, y, width, height) does not lie inside the slide, which is "
+            f"{slide_size.w} × {slide_size.h} px at level 0"
+        )
+    scale = Fraction(view.scale)
+    low = (math.floor(asked.y0 / scale), math.floor(asked.x0 / scale))
+    return Box(*low, math.ceil(asked.y1 / scale), math.ceil(asked.x1 / scale)) & Box.of(view.size)
+
+
+def _magnification(slide: Slide, view: View) -> float | None:
+    """What viewers show: the slide's own, scaled, unless it contradicts µm/px (10× is 1 µm/px)."""
+    own = None if slide.magnification is None else float(slide.magnification / view.scale)
+    if view.mpp is None:
+        return own
+    usual = 10 / view.mpp
+    if own is not None and abs(own / usual - 1) < 0.2:
+        return round(own, 2)
+    steps = (1.25, 2.5, 5, 10, 20, 40, 60, 80, 100)
+    nearest = min(steps, key=lambda step: abs(step / usual - 1))
+    return nearest if abs(nearest / usual - 1) < 0.1 else round(usual, 2)
+
+
+def _fingerprint(request: ConvertRequest, bundle: Bundle, mask: TissueMask, region: Box, view: View) -> dict[str, Any]:
+    """Everything that can change a byte of the output."""
+    grid = request.config.grid
+    with request.slide.open("rb") as file:
+        source = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "source_sha256": source,
+        "source_bytes": request.slide.stat().st_size,
+        "mpp": None if view.mpp is None else float(view.mpp),
+        "scale": str(view.scale),
+        "region": list(region),
+        "model": bundle.name,
+        "model_version": bundle.version,
+        "model_sha256": bundle.sha256,
+        "glass": list(bundle.glass),
+        "tile": bundle.tile if grid.tile is None else grid.tile,
+        "overlap": bundle.overlap if grid.overlap is None else grid.overlap,
+        "block": grid.block,
+        "mask_sha256": mask.sha256,
+        "output": dump(request.config.output),
+        "precision": request.precision,
+        "wsi_stain": __version__,
+    }
+
+
+def _job(request: ConvertRequest, bundle: Bundle, view: View, region: Box, print_: Mapping[str, Any]) -> Job:
+    output = request.output or Path(f"{request.slide.stem}.{bundle.stain_slug}.ome.tiff")
+    kind = ENDINGS[_ending(output)]
+    config = request.config
+    if config.batch < 1 or config.cache_mb < 0:
+        raise ConfigError(f"batch is {config.batch} and cache_mb {config.cache_mb}: at least 1 and 0")
+    canvas = CanvasSpec(
+        output=output,
+        size=region.size,
+        block=config.grid.block,
+        glass=bundle.glass,
+        encoding=config.output,
+        mpp=None if view.mpp is None else float(view.mpp),
+        provenance=tuple(provenance(print_, bundle.stain).items()),
+    )
+    return Job(
+        slide=request.slide,
+        slide_mpp=request.mpp,
+        view_mpp=bundle.mpp,
+        allow_upsampling=request.allow_upsampling,
+        model=str(request.model),
+        device=request.device,
+        precision=request.precision,
+        tile=print_["tile"],
+        overlap=print_["overlap"],
+        region=region,
+        batch=config.batch,
+        cache_mb=config.cache_mb,
+        canvas=canvas,
+        kind=kind,
+        mask=None if request.mask == "none" else canvas.spool / "tissue.npz",
+    )
+
+
+def provenance(print_: Mapping[str, Any], stain: str) -> dict[str, str]:
+    """What an output says about how it was made: a whitelist, nothing from the slide's own texts."""
+    keys = ("source_sha256", "model", "model_version", "model_sha256", "tile", "overlap", "mask_sha256", "precision")
+    return {
+        "notice": ometiff.NOTICE,
+        "use": ometiff.RESEARCH_USE,
+        "stain": stain,
+        **{key: str(print_[key]) for key in keys},
+        "region": ",".join(map(str, print_["region"])),
+        "software": f"wsi-stain {__version__}",
+    }
+
+
+def _is_done(canvas: CanvasSpec, print_: Mapping[str, Any], *, restart: bool) -> bool:
+    """Whether the output is there, of the same settings; raises where it is another's."""
+    if restart or not canvas.output.exists():
+        return False
+    if record.read(record.path_of(canvas.output)).get("fingerprint") == print_:
+        return True
+    if record.read(canvas.spool / "run.json") == print_:
+        return False  # a restart that was interrupted: the permission to replace was given then
+    raise OutputError(
+        f"{canvas.output} exists and was made otherwise: choose another name with -o, or add --restart to replace it"
+    )
+
+
+def _todo(job: Job, blocks: tuple[Block, ...], print_: Mapping[str, Any], *, restart: bool) -> tuple[Block, ...]:
+    canvas = job.open_canvas()
+    if restart or canvas.store.fingerprint != json.loads(json.dumps(print_)):
+        return blocks
+    return tuple(canvas.todo(blocks))

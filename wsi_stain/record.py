@@ -1,0 +1,81 @@
+"""`<output>.run.json`: how an output was made, beside it.
+
+Holds versions, arguments, hashes, counts, timings and peak memory; nothing about the patient, and no path that the user
+did not type.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import uuid
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "numpy",
+    "tifffile",
+    "imagecodecs",
+    "opencv-python-headless",
+    "openslide-python",
+    "tiffslide",
+    "zarr",
+    "distributed",
+)
+"""Whose version can change pixels, bytes or speed."""
+
+
+def path_of(output: Path) -> Path:
+    """Where the record of an output lies."""
+    return output.with_name(output.name + ".run.json")
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a record; it appears whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A record; empty where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that had a part in the output; torch only where it was used."""
+    found = {"wsi-stain": _version("wsi-stain"), "python": platform.python_version(), "platform": platform.platform()}
+    found |= {name: _version(name) for name in PACKAGES}
+    if "torch" in sys.modules:
+        found["torch"] = str(sys.modules["torch"].__version__)
+    return found
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process ever held (resident set)."""
+    if os.name != "posix":
+        import psutil
+
+        return int(getattr(psutil.Process().memory_info(), "peak_wset", 0))
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kibibytes everywhere but on macOS
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

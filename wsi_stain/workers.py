@@ -1,0 +1,159 @@
+"""Where blocks run: in this thread, in threads of this process, or on a Dask cluster.
+
+All three know one verb. Only coordinates travel: the function gets an item and leaves its pixels on the canvas.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+from wsi_stain.errors import ConfigError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MOST_THREADS = 8
+"""Reading, blending and encoding take about 150 MiB per thread; one device is busy long before eight feed it."""
+
+PATIENCE = "10s"
+"""How long a scheduler may take to answer."""
+
+AHEAD = 3
+"""Tasks per thread that are handed out before they are needed; the rest wait here and cost nothing."""
+
+
+class Workers(Protocol):
+    """Something that applies a function to items; a context manager."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None: ...
+
+    def map(self, func: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Results as they finish, in any order; the first exception is raised and ends the rest."""
+        ...
+
+
+class SerialWorkers:
+    """The calling thread."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        return None
+
+    def map(self, func: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Results in the order of the items."""
+        return map(func, items)
+
+
+class DaskWorkers:
+    """Dask futures: on threads of this process, or on the scheduler at an address.
+
+    Args:
+        threads: of this process; not used with a scheduler.
+        scheduler: address of a running Dask scheduler whose workers see the same files.
+
+        with DaskWorkers(threads=4) as workers:
+            for result in workers.map(func, items):
+                ...
+    """
+
+    def __init__(self, threads: int = 1, scheduler: str | None = None) -> None:
+        self._threads, self._scheduler = threads, scheduler
+        self._cluster: Any = None
+        self._client: Any = None
+
+    def __enter__(self) -> Self:
+        with warnings.catch_warnings():
+            # Without a network Dask cannot find out this machine's address, says so, and works all the same.
+            warnings.filterwarnings("ignore", "Couldn't detect a suitable IP address", RuntimeWarning)
+            self._connect()
+        return self
+
+    def _connect(self) -> None:
+        from distributed import Client, LocalCluster
+
+        if self._scheduler is None:
+            self._cluster = LocalCluster(
+                n_workers=1,
+                threads_per_worker=self._threads,
+                processes=False,
+                dashboard_address=None,
+                memory_limit=None,  # limited by what a block takes; Dask would pause threads for the model's weights
+                silence_logs=logging.CRITICAL,
+            )
+        try:
+            self._client = Client(self._cluster or self._scheduler, set_as_default=False, timeout=PATIENCE)
+        except (OSError, ValueError) as err:
+            self._close_cluster()
+            raise ConfigError(
+                f"no Dask scheduler answers at {self._scheduler!r}: {err}; give --scheduler the address that "
+                "`dask scheduler` printed, for example tcp://host:8786"
+            ) from err
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+        self._close_cluster()
+
+    def map(self, func: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Results as they finish; a few tasks per thread are handed out at a time."""
+        from distributed import as_completed
+
+        waiting = iter(items)
+        submitted = as_completed(loop=self._client.loop)
+        running = set()
+
+        def submit(count: int) -> None:
+            for item in islice(waiting, count):
+                # Dask would take an equal call for the same task, and spread a list: hand it over as one plain item.
+                future = self._client.submit(func, item, pure=False)
+                running.add(future)
+                submitted.add(future)
+
+        try:
+            submit(AHEAD * max(1, sum(self._client.nthreads().values())))
+            for future in submitted:
+                running.discard(future)
+                result = future.result()
+                submit(1)
+                yield result
+        finally:
+            if running:
+                self._client.cancel(list(running))
+
+    def _close_cluster(self) -> None:
+        if self._cluster is not None:
+            self._cluster.close()
+
+
+def choose(workers: int | None, scheduler: str | None) -> Workers:
+    """The workers that a user asked for: None is one per processor (at most 8), 0 the calling thread.
+
+    Raises:
+        ConfigError: a negative number.
+    """
+    if scheduler is not None:
+        return DaskWorkers(scheduler=scheduler)
+    if workers is None:
+        workers = min(MOST_THREADS, processors())
+    if workers < 0:
+        raise ConfigError(f"--workers is {workers}: it must be 0 (the calling thread) or more")
+    return DaskWorkers(workers) if workers else SerialWorkers()
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows
+        return os.cpu_count() or 1
