@@ -79,6 +79,9 @@ class FakeBundle:
     glass: tuple = (240, 241, 242)
     name, version, stain, stain_slug, sha256 = "fake", "1", "Fake", "fake", "f"
 
+    def check_device(self, device):
+        """A function runs anywhere."""
+
     def generator(self, device, *, precision):
         return self.make()
 
@@ -379,7 +382,7 @@ def test_a_failing_generator_is_heard_and_the_same_call_goes_on(tmp_path, use, w
     whole = convert(request_of(slide, tmp_path / "x.ome.tiff"))
     expected = digest(whole.output)
     whole.output.unlink()
-    for left in (40, 7):  # noqa: B007 - the generator counts it down
+    for left in (12, 1):  # noqa: B007 - the generator counts it down
         with pytest.raises(ValueError, match="no luck"):
             convert(request_of(slide, tmp_path / "x.ome.tiff", workers=workers))
     resumed = convert(request_of(slide, tmp_path / "x.ome.tiff", workers=workers))
@@ -402,7 +405,8 @@ def slow(self, tiles):
 
 IdentityGenerator.__call__ = slow
 config = load(ConvertConfig, None, ["grid.block=512", "grid.tile=256", "grid.overlap=32"])
-request = ConvertRequest(Path(sys.argv[1]), Path(sys.argv[2]), "identity", mask="none", workers=int(sys.argv[3]), config=config)
+slide, output, workers = sys.argv[1:]
+request = ConvertRequest(Path(slide), Path(output), "identity", mask="none", workers=int(workers), config=config)
 print("ready", flush=True)
 convert(request, lambda event: print(event.stage, flush=True))
 """
@@ -434,10 +438,9 @@ def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path, ending, wo
     whole, torn = tmp_path / "whole" / f"x.{ending}", tmp_path / "torn" / f"x.{ending}"
     with spawn(slide, whole, 0) as child:
         assert "done" in child.stdout.read()
-    kills = sum(run_and_kill(slide, torn, workers, rng.randint(2, 12), rng.random() * 0.05) for _ in range(4))
-    assert kills == 4
-    assert not torn.exists()
-    run_and_kill(slide, torn, workers, 60, rng.random() * 0.05)  # while it assembles, most of the time
+    kills = sum(run_and_kill(slide, torn, workers, rng.randint(2, 7), rng.random() * 0.05) for _ in range(3))
+    assert kills == 3
+    run_and_kill(slide, torn, workers, 33, rng.random() * 0.1)  # near its end
     with spawn(slide, torn, workers) as child:
         child.stdout.read()
     assert child.returncode == 0

@@ -87,11 +87,16 @@ def test_results_come_as_they_finish():
 
 def test_a_running_scheduler_can_be_used_and_is_left_running():
     with LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, protocol="tcp"
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0", protocol="tcp"
     ) as cluster:
         for _ in range(2):
             with choose(None, cluster.scheduler_address) as workers:
                 assert sorted(workers.map(double, range(20))) == [2 * n for n in range(20)]
+
+
+def test_two_runs_on_one_machine_do_not_stumble_over_each_other():
+    with DaskWorkers(1) as one, DaskWorkers(1) as other:
+        assert sorted(one.map(double, range(3))) == sorted(other.map(double, range(3))) == [0, 2, 4]
 
 
 def test_a_scheduler_that_is_not_there_is_a_sentence(monkeypatch):

@@ -170,6 +170,17 @@ class Bundle:
         module = load_generator(self.config.generator, self.weights_path)
         return TorchGenerator(module, pick_device(device), precision)
 
+    def check_device(self, device: str) -> None:
+        """Refuse a device that is not there, before any work; imports torch unless this is `identity`.
+
+        Raises:
+            DeviceError: the name is unknown, or the device is not there.
+        """
+        if self.config.generator.kind != "identity":
+            from wsi_stain.nn.inference import pick_device
+
+            pick_device(device)
+
     def _verify(self) -> None:
         if self.config.generator.kind == "identity":
             return

@@ -188,7 +188,7 @@ class BlockStore:
 
 def pack_remains(pixels: np.ndarray) -> bytes:
     """The bytes that `unpack_remains` reads."""
-    return imagecodecs.zstd_encode(np.ascontiguousarray(pixels), level=1)
+    return bytes(imagecodecs.zstd_encode(pixels.tobytes(), level=1))
 
 
 def unpack_remains(data: bytes, like: np.ndarray) -> np.ndarray:

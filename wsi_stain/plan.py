@@ -100,6 +100,8 @@ def plan(request: ConvertRequest) -> Plan:
         WsiStainError: a sentence on what is wrong with the slide, the model, the mask, the region or the output.
     """
     bundle = Bundle.open(request.model)
+    if request.scheduler is None:
+        bundle.check_device(request.device)  # elsewhere the workers' devices count, not this machine's
     with Slide.open(request.slide, mpp=request.mpp) as slide:
         view = slide.at(bundle.mpp, allow_upsampling=request.allow_upsampling)
         mask = _mask(request, slide)

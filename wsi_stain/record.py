@@ -64,14 +64,18 @@ def versions() -> dict[str, str]:
 
 def peak_memory_bytes() -> int:
     """The most memory this process ever held (resident set)."""
-    if os.name != "posix":
-        import psutil
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not getrusage: on Linux its peak survives exec, so a child would report its parent's.
+        line = next(x for x in status.read_text(encoding="utf-8").splitlines() if x.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    if os.name == "posix":
+        import resource
 
-        return int(getattr(psutil.Process().memory_info(), "peak_wset", 0))
-    import resource
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+    import psutil
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # kibibytes everywhere but on macOS
+    return int(getattr(psutil.Process().memory_info(), "peak_wset", 0))
 
 
 def _version(package: str) -> str:

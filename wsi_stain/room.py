@@ -43,7 +43,7 @@ def disk_free(output: Path) -> int:
 
 
 def memory_bytes(job: Job, workers: int | None) -> int:
-    """What the blocks in work take, the model apart. Per thread: the tiles read, their sum, the result; and the cache."""
+    """What blocks in work take besides the model: per thread the tiles read, their sum, the result; and the cache."""
     threads = min(MOST_THREADS, processors()) if workers is None else max(1, workers)
     side = min(job.canvas.block, max(job.region.size))
     each = 2 * 3 * (side + 2 * job.tile) ** 2 + 15 * side**2

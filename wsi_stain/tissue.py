@@ -30,7 +30,7 @@ DUST_UM = 50.0
 """Diameter of the smallest thing that counts as tissue; the thinnest needle biopsies are ten times as wide."""
 GAP_UM, HOLE_UM, MARGIN_UM = 60.0, 700.0, 40.0
 """Gaps closed (half a large fat cell), diameter of holes filled, and margin added around the tissue."""
-FAINTEST_OD, BOLDEST_OD = 0.025, 0.070
+FAINTEST_OD, BOLDEST_OD = 0.025, 0.06
 """Bounds of the threshold on optical density over the glass."""
 
 

@@ -82,14 +82,15 @@ class DaskWorkers:
         from distributed import Client, LocalCluster
 
         if self._scheduler is None:
-            self._cluster = LocalCluster(
-                n_workers=1,
-                threads_per_worker=self._threads,
-                processes=False,
-                dashboard_address=None,
-                memory_limit=None,  # limited by what a block takes; Dask would pause threads for the model's weights
-                silence_logs=logging.CRITICAL,
-            )
+            options: dict[str, Any] = {
+                "processes": False,
+                # Dask serves a status page in any case, and with None on port 8787, where a second run would stumble.
+                "dashboard_address": "127.0.0.1:0",
+                "worker_dashboard_address": "127.0.0.1:0",
+                "memory_limit": None,  # a block's memory is bounded; Dask would pause threads for the model's weights
+                "silence_logs": logging.CRITICAL,
+            }
+            self._cluster = LocalCluster(n_workers=1, threads_per_worker=self._threads, **options)
         try:
             self._client = Client(self._cluster or self._scheduler, set_as_default=False, timeout=PATIENCE)
         except (OSError, ValueError) as err:

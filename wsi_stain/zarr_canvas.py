@@ -99,8 +99,8 @@ class ZarrCanvas:
 
     def _write_chunk(self, tile: TileAt) -> int:
         """Write one chunk; returns the CRC-32 of its bytes."""
-        planes = np.ascontiguousarray(pad_tile(tile.pixels).transpose(2, 0, 1))
-        data = imagecodecs.zstd_encode(planes, level=ZSTD_LEVEL)
+        planes = pad_tile(tile.pixels).transpose(2, 0, 1)
+        data = imagecodecs.zstd_encode(planes.tobytes(), level=ZSTD_LEVEL)
         path = self._root / _key(tile)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)  # a torn chunk does not count: its block is not marked as painted yet

@@ -94,3 +94,4 @@ def save_half(source: Path, target: Path) -> None:
     """Copy a weight file with kernels in float16; vectors (norms, biases) stay float32, where half would underflow."""
     tensors = {k: v.half() if v.is_floating_point() and v.dim() > 1 else v for k, v in load_file(source).items()}
     save_file(tensors, target)
+    target.chmod(0o644)  # safetensors makes files that only their owner can read

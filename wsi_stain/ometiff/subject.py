@@ -19,7 +19,7 @@ class Problem:
     severity: Severity
     """`error`: some reader shows it wrong or not at all. `warning`: it opens, but something is lost or slow."""
     rule: int
-    """Number of the rule, as in `wsi-stain validate --help` and the documentation."""
+    """Number of the rule, 1–22; each rule function says in its docstring what it asks for."""
     message: str
     """One sentence: what is wrong, the value, and the next step."""
 
