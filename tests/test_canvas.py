@@ -8,6 +8,7 @@ from itertools import pairwise
 import imagecodecs
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -284,6 +285,45 @@ def test_zarr_killed_after_its_last_rename_is_found_complete(tmp_path):
     assert again.todo(blocks_of(spec)) == []
     again.finish()
     assert (tmp_path / "x.ome.zarr" / "zarr.json").exists()
+
+
+def test_zarr_of_which_the_part_was_deleted_and_not_the_spool_is_begun_again(tmp_path):
+    spec, image = spec_of(tmp_path, (700, 1300), 512, name="x.ome.zarr"), noise(700, 1300)
+    canvas = ZarrCanvas(spec)
+    canvas.begin(RUN)
+    paint(canvas, spec, image)
+    shutil.rmtree(spec.part)
+    again = ZarrCanvas(spec)
+    again.begin(RUN)
+    paint(again, spec, image)
+    again.finish()
+    assert np.array_equal(np.moveaxis(zarr.open_group(spec.output, mode="r")["0"][:], 0, -1), image)
+
+
+def test_zarr_replaces_an_output_though_a_killed_run_left_an_older_one(tmp_path):
+    spec, image = spec_of(tmp_path, (60, 60), 512, name="x.ome.zarr"), noise(60, 60)
+    for folder in (spec.output, tmp_path / "x.ome.zarr.old"):
+        folder.mkdir()
+        (folder / "older").write_text("")
+    canvas = ZarrCanvas(spec)
+    canvas.begin(RUN)
+    paint(canvas, spec, image)
+    canvas.finish()
+    assert {p.name for p in tmp_path.iterdir()} == {"x.ome.zarr", "x.ome.zarr.spool"}
+    assert not (spec.output / "older").exists()
+
+
+def test_lock_of_which_the_draft_is_swept_by_its_holder_is_tried_again(tmp_path, monkeypatch):
+    link, swept = os.link, []
+
+    def sweeping(source, target):
+        if not swept:
+            swept.append(source.unlink())
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", sweeping)
+    with locked(tmp_path / "lock"):
+        assert swept
 
 
 def test_lock_keeps_a_second_run_out_and_a_dead_ones_is_broken(tmp_path):

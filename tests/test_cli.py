@@ -271,6 +271,22 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Traceback" in err
 
 
+def test_an_error_of_the_system_is_a_sentence(slide: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "phantom.identity.ome.tiff.run.json").mkdir()
+    code, _, err = run(capsys, "convert", slide, "--model", "identity", "--workers", 0)
+    assert code == 1
+    assert "Traceback" not in err
+    assert "phantom.identity.ome.tiff.run.json: Is a directory" in err.splitlines()[-1]
+
+
+def test_glass_without_tissue_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER", "photometric": "rgb"}
+    tifffile.imwrite(folder / "glass.tif", np.full((1500, 1500, 3), 243, np.uint8), tile=(128, 128), **options)
+    code, _, err = run(capsys, "convert", "glass.tif", "--model", "identity", "--workers", 0)
+    assert code == 0
+    assert "no tissue was found" in err
+
+
 def test_demo_makes_a_phantom_and_its_virtual_stain(folder: Path, monkeypatch, capsys) -> None:
     from wsi_stain.cli import demo
 

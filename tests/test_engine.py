@@ -584,6 +584,82 @@ def test_a_second_run_on_the_same_output_is_kept_out(tmp_path, use):
     assert np.array_equal(pixels_of(made.output), noise(600, 600))
 
 
+def test_a_second_run_does_not_take_a_restart_for_done(tmp_path, monkeypatch):
+    slide = write_slide(tmp_path / "s.tif", noise(600, 600))
+    convert(request_of(slide, tmp_path / "x.ome.tiff"))
+    refused = []
+
+    def meddling(self, tiles):
+        if not refused:
+            with pytest.raises(OutputError, match="in use by process"):
+                convert(request_of(slide, tmp_path / "x.ome.tiff"))  # the old output is there, of these settings
+            refused.append(True)
+        return tiles
+
+    monkeypatch.setattr(IdentityGenerator, "__call__", meddling)
+    made = convert(request_of(slide, tmp_path / "x.ome.tiff", restart=True))
+    assert refused
+    assert np.array_equal(pixels_of(made.output), noise(600, 600))
+
+
+def test_a_restart_of_the_same_settings_goes_on_without_the_flag(tmp_path, monkeypatch):
+    slide = write_slide(tmp_path / "s.tif", noise(600, 600))
+    convert(request_of(slide, tmp_path / "x.ome.tiff"))
+    with monkeypatch.context() as patch:
+        patch.setattr(IdentityGenerator, "__call__", lambda self, tiles: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            convert(request_of(slide, tmp_path / "x.ome.tiff", restart=True))
+    assert not convert(request_of(slide, tmp_path / "x.ome.tiff")).already_done
+
+
+@pytest.mark.parametrize("ending", ["ome.tiff", "ome.zarr"])
+def test_what_another_run_does_between_the_plan_and_the_lock_is_seen(tmp_path, monkeypatch, ending):
+    slide, output = write_slide(tmp_path / "s.tif", noise(1000, 500)), tmp_path / f"x.{ending}"
+
+    def after_the_plan(act):
+        def planned(request):
+            made = plan.plan(request)
+            monkeypatch.undo()
+            act()
+            return made
+
+        monkeypatch.setattr(engine, "plan", planned)
+
+    def fail_at_the_second(self, tiles):
+        calls.append(1)
+        return tiles if len(calls) < 2 else 1 // 0
+
+    calls = []
+    monkeypatch.setattr(IdentityGenerator, "__call__", fail_at_the_second)
+    request = request_of(slide, output, "cache_mb=0", "grid.tile=256")
+    with pytest.raises(ZeroDivisionError):
+        convert(request)
+    monkeypatch.undo()
+    painted = next((tmp_path / f"x.{ending}.spool").glob("b_*.zip"))
+    after_the_plan(painted.unlink)  # as a restart that was killed leaves it
+    made = convert(request)
+    assert np.array_equal(pixels_of(made.output), noise(1000, 500))
+    made.output.rename(tmp_path / "away")
+    after_the_plan(lambda: convert(request))
+    assert convert(request).already_done
+
+
+@pytest.mark.parametrize(("ending", "kind"), [("ome.tiff", "folder"), ("ome.zarr", "file")])
+def test_an_output_of_the_wrong_kind_is_refused_even_with_restart(tmp_path, ending, kind):
+    slide, output = write_slide(tmp_path / "s.tif", noise(60, 60)), tmp_path / f"x.{ending}"
+    output.mkdir() if kind == "folder" else output.write_text("mine")
+    with pytest.raises(OutputError, match=f"is a {kind} and the output would be a"):
+        convert(request_of(slide, output, restart=True))
+
+
+def test_the_users_own_mask_beside_the_output_is_not_overwritten(tmp_path):
+    slide = write_slide(tmp_path / "s.tif", noise(600, 600))
+    mask = square(tmp_path, 10, 10, 77, 77).rename(tmp_path / "x.tissue.geojson")
+    before = mask.read_bytes()
+    convert(request_of(slide, tmp_path / "x.ome.tiff", mask=mask))
+    assert mask.read_bytes() == before
+
+
 # Plan, record, progress ----------------------------------------------------------------------------------------------
 
 
@@ -599,6 +675,12 @@ def test_a_plan_counts_everything_and_writes_nothing(tmp_path, use):
     written = convert(made.request)
     assert made.disk_bytes > written.output.stat().st_size
     assert engine.plan(made.request).is_done
+
+
+def test_the_hash_of_a_dicom_folder_is_that_of_its_instances(tmp_path):
+    for name, content in (("b.dcm", b"second"), ("a.dcm", b"first"), ("notes.txt", b"not read")):
+        (tmp_path / name).write_bytes(content)
+    assert plan._source(tmp_path) == (hashlib.sha256(b"firstsecond").hexdigest(), 11)
 
 
 def test_progress_counts_every_block_and_tile_once(tmp_path, use):

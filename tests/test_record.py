@@ -26,6 +26,13 @@ def test_a_record_that_cannot_be_read_is_no_record(tmp_path: Path, content: str 
     assert record.read(path) == {}
 
 
+def test_a_path_that_is_not_utf_8_is_written_and_read(tmp_path: Path) -> None:
+    content = {"slide": b"Pr\xe4parat.svs".decode("utf-8", "surrogateescape"), "as it is": "Präparat µm"}
+    record.write(tmp_path / "r.json", content)
+    assert record.read(tmp_path / "r.json") == content
+    assert "Präparat µm" in (tmp_path / "r.json").read_text(encoding="utf-8")
+
+
 def test_a_record_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     record.write(path, {"a": 1})

@@ -17,16 +17,20 @@ from wsi_stain.geometry import Box
 def window(tile: int, overlap: int) -> np.ndarray:
     """Weights along one axis of a tile: a raised cosine over `overlap` px at both ends, 1 between.
 
-    Two neighbours' weights sum to 1 where they overlap: sin² + cos².
+    Two neighbours' weights sum to 1 where they overlap: sin² + cos². They are multiples of 1/256, so that 255 times the
+    products of two of them, and sums of those, are exact in float32: the order in which tiles come, which is that of
+    threads and caches, cannot change a pixel.
 
     Returns:
         float32 (tile,), in (0, 1].
     """
-    weights = np.ones(tile, np.float64)
-    ramp = np.sin(np.pi * (np.arange(overlap) + 0.5) / (2 * overlap)) ** 2 if overlap else np.empty(0)
+    weights = np.full(tile, 256.0, np.float32)
+    rise = np.sin(np.pi * (np.arange(overlap // 2) + 0.5) / (2 * overlap)) ** 2 if overlap else np.empty(0)
+    low = np.maximum(np.rint(256 * rise), 1)
+    ramp = np.concatenate([low, [128] * (overlap % 2), 256 - low[::-1]])
     weights[:overlap] = ramp
     weights[tile - overlap :] = ramp[::-1]
-    return weights.astype(np.float32)
+    return weights / np.float32(256)
 
 
 class Blender:

@@ -15,7 +15,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -28,7 +28,7 @@ from wsi_stain.config import dump
 from wsi_stain.errors import OutputError
 from wsi_stain.geometry import Box
 from wsi_stain.lock import locked
-from wsi_stain.plan import ConvertRequest, Plan, check_room, plan
+from wsi_stain.plan import ConvertRequest, Plan, check_room, is_done, plan
 from wsi_stain.room import gib
 from wsi_stain.spool import TileSpool
 from wsi_stain.stain import BlockReport, painter, release, save_mask, stain_block
@@ -83,13 +83,14 @@ def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None
     tell = progress or (lambda _: None)
     tell(Progress("plan"))
     workers = choose(request.workers, request.scheduler)
-    run = _Run(plan(request), workers, tell)
-    canvas = run.plan.job.open_canvas()
-    if run.plan.is_done:
-        canvas.store.remove()  # a run killed between its record and its tidying
-        return Result(run.plan.output, True, record.read(record.path_of(run.plan.output)))
-    check_room(run.plan)
-    with _disk_full(run.plan), _folder_of(canvas), locked(canvas.store.folder / "lock"):
+    made = plan(request)
+    run, canvas = _Run(made, workers, tell), made.job.open_canvas()
+    with _disk_full(made), _folder_of(canvas), locked(canvas.store.folder / "lock"):
+        # Asked again: another run may have finished it between the plan and the lock.
+        if is_done(made.job.canvas, made.fingerprint, restart=request.restart):
+            canvas.store.remove()  # a run killed between its record and its tidying
+            return Result(made.output, True, record.read(record.path_of(made.output)))
+        check_room(made)
         return run.complete(canvas)
 
 
@@ -107,6 +108,9 @@ class _Run:
     def complete(self, canvas: Canvas) -> Result:
         """All that follows the plan; the caller holds the lock."""
         canvas.begin(self.plan.fingerprint, self.plan.request.restart)
+        if self.plan.request.restart:
+            # The same settings, killed and repeated without --restart: the old output must not count as this one's.
+            record.path_of(self.plan.output).unlink(missing_ok=True)
         self._write_mask(canvas)
         with self._stage("stain"):
             unreadable = self._paint(canvas)
@@ -123,7 +127,7 @@ class _Run:
     def _paint(self, canvas: Canvas) -> tuple[Box, ...]:
         """Paint what is missing; returns the tiles that could not be read, in the output's px."""
         job, blocks, request = self.plan.job, self.plan.blocks, self.plan.request
-        todo = canvas.todo(self.plan.todo)  # again: another run may have painted some before this one held the lock
+        todo = canvas.todo(blocks)  # again, and of all: another run may have held the lock since the plan
         self._painted = len(todo)
         unreadable = _unreadable(canvas)
         self._check_unreadable(unreadable)
@@ -254,7 +258,7 @@ def _folder_of(canvas: Canvas) -> Iterator[None]:
     try:
         yield
     finally:
-        if folder.is_dir() and not any(folder.iterdir()):
+        with suppress(OSError):  # blocks lie in it, or it is gone
             folder.rmdir()
 
 

@@ -37,10 +37,10 @@ def _create(path: Path, text: str) -> bool:
     temporary.write_text(text, encoding="utf-8")
     try:
         os.link(temporary, path)
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):  # held; or swept away by the run that holds it
         return False
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
     return True
 
 

@@ -87,10 +87,11 @@ class Plan:
 
     @property
     def mask_path(self) -> Path | None:
-        """Where the tissue mask is written beside the output; None without a mask."""
+        """Where the tissue mask is written beside the output; None without a mask, or over the user's own file."""
         if self.request.mask == "none":
             return None
-        return self.output.with_name(self.output.name[: -len(_ending(self.output))] + ".tissue.geojson")
+        path = self.output.with_name(self.output.name[: -len(_ending(self.output))] + ".tissue.geojson")
+        return None if path.resolve() == Path(self.request.mask).resolve() else path
 
 
 def plan(request: ConvertRequest) -> Plan:
@@ -111,8 +112,8 @@ def plan(request: ConvertRequest) -> Plan:
     job = _job(request, bundle, view, region, print_)
     grid = TileGrid(view.size, job.tile, job.overlap)
     blocks = tuple(grid.blocks(request.config.grid.block, region))
-    is_done = _is_done(job.canvas, print_, restart=request.restart)
-    todo = () if is_done else _todo(job, blocks, print_, restart=request.restart)
+    done = is_done(job.canvas, print_, restart=request.restart)
+    todo = () if done else _todo(job, blocks, print_, restart=request.restart)
     tissue = _tissue_of(job, mask, view, blocks)
     left = sum(tissue[block.index] for block in todo)
     return Plan(
@@ -128,8 +129,8 @@ def plan(request: ConvertRequest) -> Plan:
         tissue_tiles_todo=left,
         blocks=blocks,
         todo=todo,
-        is_done=is_done,
-        disk_bytes=0 if is_done else disk_bytes(job, left / max(1, grid.count(region))),
+        is_done=done,
+        disk_bytes=0 if done else disk_bytes(job, left / max(1, grid.count(region))),
         disk_free_bytes=disk_free(job.canvas.output),
         memory_bytes=memory_bytes(job, request.workers),
     )
@@ -208,11 +209,10 @@ def _magnification(slide: Slide, view: View) -> float | None:
 def _fingerprint(request: ConvertRequest, bundle: Bundle, mask: TissueMask, region: Box, view: View) -> dict[str, Any]:
     """Everything that can change a byte of the output."""
     grid = request.config.grid
-    with request.slide.open("rb") as file:
-        source = hashlib.file_digest(file, "sha256").hexdigest()
+    source, size = _source(request.slide)
     return {
         "source_sha256": source,
-        "source_bytes": request.slide.stat().st_size,
+        "source_bytes": size,
         "mpp": None if view.mpp is None else float(view.mpp),
         "scale": str(view.scale),
         "region": list(region),
@@ -230,9 +230,24 @@ def _fingerprint(request: ConvertRequest, bundle: Bundle, mask: TissueMask, regi
     }
 
 
+def _source(slide: Path) -> tuple[str, int]:
+    """SHA-256 and bytes of the slide's file; of a DICOM folder, of all its instances one after the other."""
+    total, size = hashlib.sha256(), 0
+    for path in sorted(slide.glob("*.dcm")) if slide.is_dir() else [slide]:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: total)
+        size += path.stat().st_size
+    return total.hexdigest(), size
+
+
 def _job(request: ConvertRequest, bundle: Bundle, view: View, region: Box, print_: Mapping[str, Any]) -> Job:
     output = request.output or Path(f"{request.slide.stem}.{bundle.stain_slug}.ome.tiff")
     kind = ENDINGS[_ending(output)]
+    if output.exists() and output.is_dir() != (kind == "zarr"):
+        raise OutputError(
+            f"{output} is a {'folder' if output.is_dir() else 'file'} and the output would be a "
+            f"{'folder' if kind == 'zarr' else 'file'}: choose another name with -o, or remove it first"
+        )
     config = request.config
     if config.batch < 1 or config.cache_mb < 0:
         raise ConfigError(f"batch is {config.batch} and cache_mb {config.cache_mb}: at least 1 and 0")
@@ -277,8 +292,8 @@ def provenance(print_: Mapping[str, Any], stain: str) -> dict[str, str]:
     }
 
 
-def _is_done(canvas: CanvasSpec, print_: Mapping[str, Any], *, restart: bool) -> bool:
-    """Whether the output is there, of the same settings; raises where it is another's."""
+def is_done(canvas: CanvasSpec, print_: Mapping[str, Any], *, restart: bool) -> bool:
+    """Whether the output is there, of the fingerprint `print_`; OutputError where it is another's."""
     if restart or not canvas.output.exists():
         return False
     if record.read(record.path_of(canvas.output)).get("fingerprint") == print_:

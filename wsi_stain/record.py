@@ -38,7 +38,9 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write a record; it appears whole or not at all."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        # A path that is not UTF-8 holds surrogates: written as JSON's \uXXXX they come back as they were.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

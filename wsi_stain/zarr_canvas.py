@@ -49,7 +49,7 @@ class ZarrCanvas:
 
     def begin(self, fingerprint: Mapping[str, Any], restart: bool = False) -> None:
         """Start, or go on with a run of the same fingerprint; OutputError where the folder belongs to another."""
-        if claim(self.store, fingerprint, restart=restart):
+        if claim(self.store, fingerprint, restart=restart) and self._is_ours():
             return
         part = self._spec.part
         if part.exists():
@@ -71,21 +71,29 @@ class ZarrCanvas:
 
     def finish(self) -> None:
         """Write the coarse levels and give the group its final name."""
-        if self._root != self._spec.part:
-            return
-        if self.pyramid.is_deep:
-            for tile in self.pyramid.coarse(self.store.strips()):
-                self._write_chunk(tile)
         output, old = self._spec.output, beside(self._spec.output, ".old")
-        if output.exists():
-            output.replace(old)
-        self._spec.part.replace(output)
+        if self._root == self._spec.part:
+            if self.pyramid.is_deep:
+                for tile in self.pyramid.coarse(self.store.strips()):
+                    self._write_chunk(tile)
+            if output.exists():
+                shutil.rmtree(old, ignore_errors=True)  # of a run that was killed here
+                output.replace(old)
+            self._spec.part.replace(output)
         shutil.rmtree(old, ignore_errors=True)
 
     @property
     def _root(self) -> Path:
         """Where the group lies: a run killed after the last rename finds it under its final name."""
         return self._spec.part if self._spec.part.exists() else self._spec.output
+
+    def _is_ours(self) -> bool:
+        """Whether the group is there and this run's: somebody may have deleted `<output>.part` and not the spool."""
+        try:
+            group = json.loads((self._root / "zarr.json").read_text(encoding="utf-8"))
+            return group["attributes"] == self._attributes()
+        except (FileNotFoundError, ValueError, KeyError):
+            return False
 
     @cached_property
     def _fills(self) -> bool:
@@ -107,9 +115,9 @@ class ZarrCanvas:
         return zlib.crc32(data)
 
     def _is_whole(self, index: tuple[int, int]) -> bool:
-        with self.store.open(index) as file:
-            chunks = json.loads(file.read(CHUNKS))
         try:
+            with self.store.open(index) as file:
+                chunks = json.loads(file.read(CHUNKS))
             return all(zlib.crc32((self._root / key).read_bytes()) == crc for key, crc in chunks.items())
         except FileNotFoundError:
             return False

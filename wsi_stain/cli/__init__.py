@@ -63,15 +63,25 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = group.main(args=arguments, prog_name="wsi-stain", standalone_mode=False)
     except click.exceptions.Abort:
-        code = _fail("interrupted; run the same command again to go on", 130)
+        again = "the same command again, without --restart," if "--restart" in arguments else "the same command again"
+        code = _fail(f"interrupted; run {again} to go on", 130)
     except click.ClickException as err:
         err.show()
         code = err.exit_code
-    except WsiStainError as err:
+    except (WsiStainError, OSError) as err:
         if "--debug" in arguments:
             traceback.print_exc()
-        code = _fail(str(err), 2 if isinstance(err, CALL_ERRORS) else 1)
+        code = _fail(_sentence(err), 2 if isinstance(err, CALL_ERRORS) else 1)
     sys.exit(_as_code(code))
+
+
+def _sentence(err: WsiStainError | OSError) -> str:
+    """An error of the system names its file and its reason; ours are sentences."""
+    if isinstance(err, OSError) and err.strerror:
+        name = err.filename2 or err.filename  # of two, the one that it was to become
+        where = f"{name}: " if name else ""
+        return f"{where}{err.strerror}; check that it is there and may be used (wsi-stain --debug shows more)"
+    return str(err)
 
 
 def _fail(sentence: str, code: int) -> int:

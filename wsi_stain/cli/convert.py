@@ -61,6 +61,10 @@ def command(slide: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
         result = convert(made, show)
     if result.already_done:
         click.echo(f"{result.output} is already done (same slide, model and settings)", err=True)
+    if not result.record["tiles"]["tissue"]:
+        click.echo(
+            "no tissue was found: all is glass; draw it (--mask FILE.geojson) or take all (--mask none)", err=True
+        )
     if result.unreadable:
         click.echo(f"{len(result.unreadable)} tiles of the slide could not be read and are glass", err=True)
     click.echo(json.dumps(result.record, indent=1, ensure_ascii=False) if as_json else str(result.output))
