@@ -7,8 +7,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_stain.config import BundleConfig, ConvertConfig, GridConfig, TrainConfig, dump, load
+from wsi_stain.config import BundleConfig, ConvertConfig, GridConfig, TrainConfig
 from wsi_stain.errors import ConfigError
+from wsi_stain.loading import dump, load
 
 BUNDLE = {
     "name": "x",

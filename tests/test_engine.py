@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from wsi_stain import engine, ometiff, plan, room, stain
 from wsi_stain.blend import window
 from wsi_stain.bundle import IdentityGenerator
-from wsi_stain.config import ConvertConfig, load
+from wsi_stain.config import ConvertConfig
 from wsi_stain.engine import ConvertRequest, convert
 from wsi_stain.errors import ConfigError, DeviceError, OutputError, SlideError, UnreadableRegion
 from wsi_stain.geometry import Box, Size
 from wsi_stain.grid import TileGrid
+from wsi_stain.loading import load
 from wsi_stain.slide import View
 
 settings.register_profile("wsi_stain", deadline=None)
@@ -396,7 +397,8 @@ import sys, time
 import numpy as np
 from pathlib import Path
 from wsi_stain.bundle import IdentityGenerator
-from wsi_stain.config import ConvertConfig, load
+from wsi_stain.config import ConvertConfig
+from wsi_stain.loading import load
 from wsi_stain.engine import ConvertRequest, convert
 
 def slow(self, tiles):

@@ -51,4 +51,4 @@ def test_on_a_terminal_a_bar_is_drawn_on_standard_error(
     out, err = capsys.readouterr()
     assert out == ""
     assert "staining" in err
-    assert "5/10" in err
+    assert "50/150" in err

@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 import wsi_stain
-from wsi_stain import bundle, config
+from wsi_stain import bundle, config, loading
 from wsi_stain.cli import COMMANDS, group
 
 ROOT = Path(__file__).parent.parent
@@ -124,7 +124,7 @@ def test_help_of_a_command_loads_no_torch(command: str) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.name)
 def test_every_config_loads(path: Path) -> None:
-    assert config.dump(config.load(CONFIG_KINDS[path.parent.name], path))
+    assert loading.dump(loading.load(CONFIG_KINDS[path.parent.name], path))
 
 
 @pytest.mark.parametrize("name", bundle.shipped())
@@ -164,4 +164,4 @@ def test_readme_names_every_shipped_model() -> None:
         assert name in README
         spec = bundle.Bundle.open(name)
         assert spec.config.licence
-        assert yaml.safe_dump(config.dump(spec.config))
+        assert yaml.safe_dump(loading.dump(spec.config))

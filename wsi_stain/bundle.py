@@ -14,17 +14,9 @@ from typing import Literal, Protocol
 import numpy as np
 import yaml
 
-from wsi_stain.config import (
-    BundleConfig,
-    BundleInput,
-    BundleOutput,
-    BundleWeights,
-    GeneratorConfig,
-    TrainConfig,
-    dump,
-    load,
-)
+from wsi_stain.config import BundleConfig, BundleInput, BundleOutput, BundleWeights, GeneratorConfig, TrainConfig
 from wsi_stain.errors import BundleError
+from wsi_stain.loading import dump, load
 
 DEFAULT = "he2cam52-small"
 """The bundle that `convert` uses when none is named."""
@@ -188,8 +180,9 @@ class Bundle:
             raise BundleError(
                 f"{self.folder}/{SPEC} names no weights: a {self.config.generator.kind} generator needs them"
             )
-        if Path(self.config.weights.file).name != self.config.weights.file:
-            raise BundleError(f"{self.folder}/{SPEC}: weights.file must lie in the bundle's own folder")
+        for key, file in (("weights.file", self.config.weights.file), ("card", self.config.card)):
+            if Path(file).name != file:
+                raise BundleError(f"{self.folder}/{SPEC}: {key} is {file!r}: it must lie in the bundle's own folder")
         if not self.weights_path.is_file():
             raise BundleError(f"the bundle {self.name} has no {self.weights_path}: install it again")
         found = sha256_of(self.weights_path)

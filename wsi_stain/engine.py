@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import shutil
 import time
 import uuid
@@ -24,9 +25,9 @@ from typing import Any, Literal
 
 from wsi_stain import ometiff, record
 from wsi_stain.canvas import Canvas, beside
-from wsi_stain.config import dump
 from wsi_stain.errors import OutputError
 from wsi_stain.geometry import Box
+from wsi_stain.loading import dump
 from wsi_stain.lock import locked
 from wsi_stain.plan import ConvertRequest, Plan, check_room, is_done, plan
 from wsi_stain.room import gib
@@ -169,6 +170,8 @@ class _Run:
         if wrong:
             said = "; ".join(f"rule {p.rule}: {p.message}" for p in wrong)
             raise OutputError(f"{part} was written but fails its own check ({said}): please report this")
+        with part.open("rb") as file:
+            os.fsync(file.fileno())  # the blocks are deleted next: a power cut must not take both
         part.replace(made.output)
 
     def _write_mask(self, canvas: Canvas) -> None:

@@ -16,10 +16,11 @@ import psutil
 from wsi_stain import __version__, ometiff, record
 from wsi_stain.bundle import DEFAULT, Bundle
 from wsi_stain.canvas import CanvasSpec
-from wsi_stain.config import ConvertConfig, dump
+from wsi_stain.config import ConvertConfig
 from wsi_stain.errors import ConfigError, OutputError, SlideError
 from wsi_stain.geometry import Box, Size
 from wsi_stain.grid import Block, TileGrid
+from wsi_stain.loading import dump
 from wsi_stain.room import disk_bytes, disk_free, gib, memory_bytes
 from wsi_stain.slide import Slide, View
 from wsi_stain.stain import Job, Kind, Precision
@@ -108,7 +109,8 @@ def plan(request: ConvertRequest) -> Plan:
         mask = _mask(request, slide)
         magnification = _magnification(slide, view)
         region = _region(request, view, slide.size)
-    print_ = _fingerprint(request, bundle, mask, region, view)
+        icc = slide.icc
+    print_ = _fingerprint(request, bundle, mask, region, view) | {"icc_profile": icc or "none: pixels as stored"}
     job = _job(request, bundle, view, region, print_)
     grid = TileGrid(view.size, job.tile, job.overlap)
     blocks = tuple(grid.blocks(request.config.grid.block, region))
@@ -281,7 +283,17 @@ def _job(request: ConvertRequest, bundle: Bundle, view: View, region: Box, print
 
 def provenance(print_: Mapping[str, Any], stain: str) -> dict[str, str]:
     """What an output says about how it was made: a whitelist, nothing from the slide's own texts."""
-    keys = ("source_sha256", "model", "model_version", "model_sha256", "tile", "overlap", "mask_sha256", "precision")
+    keys = (
+        "source_sha256",
+        "model",
+        "model_version",
+        "model_sha256",
+        "tile",
+        "overlap",
+        "mask_sha256",
+        "precision",
+        "icc_profile",
+    )
     return {
         "notice": ometiff.NOTICE,
         "use": ometiff.RESEARCH_USE,

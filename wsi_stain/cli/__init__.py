@@ -6,7 +6,9 @@ Sub-commands are imported only when they run, so that help is instant.
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
+import threading
 import traceback
 from typing import Any
 
@@ -60,6 +62,8 @@ def group(debug: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 the work failed, 2 the call is wrong, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # clusters end a job so: stop as at Ctrl-C
     try:
         code = group.main(args=arguments, prog_name="wsi-stain", standalone_mode=False)
     except click.exceptions.Abort:

@@ -73,8 +73,9 @@ def command(slide: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
 def request_of(slide: Path, *, config_file: Path | None = None, settings: tuple[str, ...] = (), **options: Any) -> Any:
     """The engine's request for these flags."""
     from wsi_stain.bundle import DEFAULT
-    from wsi_stain.config import ConvertConfig, load
+    from wsi_stain.config import ConvertConfig
     from wsi_stain.engine import ConvertRequest
+    from wsi_stain.loading import load
 
     flags = {
         "output.quality": options.pop("quality"),

@@ -57,8 +57,13 @@ def _facts(file: Path, mpp: float | None) -> dict[str, Any]:
 
 def _zarr_facts(folder: Path) -> dict[str, Any]:
     """What an OME-Zarr says of itself, without opening its arrays."""
-    attributes = json.loads((folder / "zarr.json").read_text(encoding="utf-8")).get("attributes", {})
-    scales = attributes.get("ome", {}).get("multiscales", [{}])[0]
+    from wsi_stain.errors import SlideError
+
+    try:
+        attributes = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+        scales = attributes["ome"]["multiscales"][0]
+    except (ValueError, KeyError, IndexError, TypeError) as err:
+        raise SlideError(f"{folder} is a Zarr but no OME-Zarr 0.5 image: choose the folder of one") from err
     return {
         "file": folder.name,
         "ome_zarr": attributes.get("ome", {}).get("version"),

@@ -31,7 +31,7 @@ def show(name: str) -> None:
     import yaml
 
     from wsi_stain.bundle import Bundle
-    from wsi_stain.config import dump
+    from wsi_stain.loading import dump
 
     bundle = Bundle.open(name)
     click.echo(yaml.safe_dump(dump(bundle.config), sort_keys=False, allow_unicode=True))

@@ -49,8 +49,8 @@ def shown() -> Iterator[Callable[[Progress], None]]:
             bar.update(
                 task,
                 description=WORDS[event.stage],
-                total=event.blocks or None,
-                completed=event.done_blocks,
+                total=event.tiles or None,
+                completed=event.done_tiles if event.stage == "stain" else event.tiles,
                 speed=speed(event),
             )
 

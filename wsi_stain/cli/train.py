@@ -20,7 +20,8 @@ def command(config_file: Path, settings: tuple[str, ...], dry_run: bool) -> None
     """
     import yaml
 
-    from wsi_stain.config import TrainConfig, dump, load
+    from wsi_stain.config import TrainConfig
+    from wsi_stain.loading import dump, load
 
     config = load(TrainConfig, config_file, settings)
     if dry_run:

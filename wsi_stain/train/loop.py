@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,12 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
+from torch import Tensor
 
-from wsi_stain.config import TrainConfig, dump
+from wsi_stain.config import TrainConfig
 from wsi_stain.errors import ConfigError, TrainingError
+from wsi_stain.loading import dump
+from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.inference import pick_device
 from wsi_stain.nn.pixels import to_pixels, to_tensor
 from wsi_stain.train import checkpoint
@@ -27,6 +30,8 @@ RESULT = "generator.safetensors"
 CONFIG = "config.yaml"
 LOG_EVERY = 20
 """Steps that one line of the log averages over."""
+CALIBRATION_BATCHES = 32
+"""Batches that normalisation statistics are measured on before they are frozen or used."""
 CHANGEABLE = {"run", "pairs", "device", "threads"}
 """Settings that a resumed run may change: they do not change what is learned."""
 
@@ -59,6 +64,8 @@ def train(config: TrainConfig, progress: Callable[[Step], None] = lambda step: N
     batch, total = config.schedule.batch, config.schedule.images
     started, first, window = time.monotonic(), images, []
     while images < total:
+        if images / total >= config.schedule.freeze_from > (images - batch) / total:
+            recipe.freeze(_calibration(config, crops, device))
         he, ihc = (to_tensor(x, device) for x in crops.batch(images, batch))
         losses = recipe.step(he, ihc, images)
         images += batch
@@ -71,7 +78,7 @@ def train(config: TrainConfig, progress: Callable[[Step], None] = lambda step: N
             _log(config.run, images, rate, window)
             window = []
         if is_saving or images >= total:
-            _save(config, recipe, images)
+            _save(config, recipe, images, recipe.result(images, _calibration(config, crops, device)))
     return config.run / RESULT
 
 
@@ -115,24 +122,31 @@ def _log(run: Path, images: int, rate: float, window: list[dict[str, float]]) ->
         file.write(json.dumps({"images": images, "images_per_s": round(rate, 3), **means}) + "\n")
 
 
-def _save(config: TrainConfig, recipe: StainingRecipe, images: int) -> None:
+def _calibration(config: TrainConfig, crops: Crops, device: torch.device) -> Iterator[Tensor]:
+    """H&E to measure normalisation statistics on: always the same crops of the training set."""
+    batch = config.schedule.batch
+    for i in range(CALIBRATION_BATCHES):
+        yield to_tensor(crops.batch(i * batch, batch)[0], device)
+
+
+def _save(config: TrainConfig, recipe: StainingRecipe, images: int, result: Generator) -> None:
     settings = {k: v for k, v in dump(config).items() if k not in CHANGEABLE}
-    checkpoint.save(config.run / RESULT, recipe.result().state_dict(), {"images": images})
-    _save_samples(config, recipe, images)
+    checkpoint.save(config.run / RESULT, result.state_dict(), {"images": images})
+    _save_samples(config, result, recipe.device, images)
     checkpoint.save(config.run / CHECKPOINT, recipe.state(), {"images": images, "settings": settings})
 
 
 @torch.no_grad()
-def _save_samples(config: TrainConfig, recipe: StainingRecipe, images: int) -> None:
+def _save_samples(config: TrainConfig, result: Generator, device: torch.device, images: int) -> None:
     """A picture of H&E, generated and real stain of three training fields, for the eye only."""
     pairs = find_pairs(config.pairs, "train")
-    rows = [_sample_row(pairs[i], config.crop, recipe) for i in np.linspace(0, len(pairs) - 1, 3).astype(int)]
+    rows = [_sample_row(pairs[i], config.crop, result, device) for i in np.linspace(0, len(pairs) - 1, 3).astype(int)]
     folder = config.run / "samples"
     folder.mkdir(exist_ok=True)
     Image.fromarray(np.concatenate(rows)).save(folder / f"{images:09d}.png")
 
 
-def _sample_row(pair: Pair, side: int, recipe: StainingRecipe) -> np.ndarray:
+def _sample_row(pair: Pair, side: int, result: Generator, device: torch.device) -> np.ndarray:
     he, ihc = (x[:side, :side] for x in load_pair(pair))
-    generated = to_pixels(recipe.result()(to_tensor(he[None], recipe.device)))[0]
+    generated = to_pixels(result(to_tensor(he[None], device)))[0]
     return np.concatenate([he, generated, ihc], axis=1)

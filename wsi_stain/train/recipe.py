@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -77,9 +77,25 @@ class StainingRecipe:
         self._update_average(images // schedule.batch)
         return losses
 
-    def result(self) -> Generator:
-        """The averaged generator, in evaluation mode."""
-        return self.average
+    def freeze(self, batches: Iterable[Tensor]) -> None:
+        """Fix the normalisation statistics at those of `batches`, for generator and average alike.
+
+        The running statistics of the last few steps will not do: frozen as they are, they can lie two standard
+        deviations off, and the network paints white.
+        """
+        calibrate(self.generator, batches)
+        for kept, fixed in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+            kept.copy_(fixed)
+
+    def result(self, images: int, batches: Iterable[Tensor]) -> Generator:
+        """A copy of the averaged generator for inference, in evaluation mode.
+
+        Until the statistics are frozen they are measured on `batches`, as averaged weights have seen none themselves.
+        """
+        result = copy.deepcopy(self.average)
+        if images / self.config.schedule.images <= self.config.schedule.freeze_from:
+            calibrate(result, batches)
+        return result.eval()
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, as flat named tensors."""
@@ -133,3 +149,21 @@ def set_training(module: nn.Module, *, frozen_statistics: bool) -> None:
         for part in module.modules():
             if isinstance(part, nn.BatchNorm2d):
                 part.eval()
+
+
+@torch.no_grad()
+def calibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set the statistics of every batch norm to their mean over `batches`; leaves the module in training mode.
+
+    Source: Wu & Johnson, "Rethinking 'Batch' in BatchNorm", 2021, section 3 (precise statistics).
+    """
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over all batches
+    module.train()
+    for batch in batches:
+        module(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

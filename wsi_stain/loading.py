@@ -1,0 +1,140 @@
+"""One strict loader for every YAML file: frozen dataclasses in, and their plain form out.
+
+A YAML file (and `--set key=value`) only says where it differs from the dataclass's defaults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import yaml
+
+from wsi_stain.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def load(cls: type[T], source: Path | Mapping[str, Any] | None = None, overrides: Iterable[str] = ()) -> T:
+    """Build the frozen dataclass `cls` from a YAML file or a mapping, then apply `key.sub=value` overrides.
+
+    Args:
+        cls: one of the dataclasses of this module (or of another: every field must be annotated).
+        source: a YAML file, a mapping, or nothing (the defaults).
+        overrides: strings such as `grid.overlap=64`; the value is read as YAML.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest known one), a value of the wrong type, a missing key,
+            a file that is not there or no YAML mapping.
+    """
+    where = str(source) if isinstance(source, Path) else cls.__name__
+    data = dict(_read_yaml(source) if isinstance(source, Path) else source or {})
+    for text in overrides:
+        _apply_override(data, text)
+    return _build(cls, data, where, "")
+
+
+def dump(config: Any) -> dict[str, Any]:
+    """The plain, YAML-ready form of a dataclass: tuples as lists, nested dataclasses as mappings."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return dump(value)
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise ConfigError(f"cannot read the configuration {path}: {err.strerror}; check the path") from err
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(err).split())}") from err
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} holds a {type(data).__name__}: a configuration is a mapping of keys to values")
+    return data
+
+
+def _apply_override(data: dict[str, Any], text: str) -> None:
+    key, eq, value = text.partition("=")
+    if not eq or not key:
+        raise ConfigError(f"cannot read the setting {text!r}: write key=value, for example grid.overlap=64")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        nested = data.get(parent) or {}
+        if not isinstance(nested, dict):
+            raise ConfigError(f"cannot set {key}: {parent} is a value, not a section")
+        data[parent] = nested = dict(nested)
+        data = nested
+    try:
+        data[last] = yaml.safe_load(value)
+    except yaml.YAMLError as err:
+        raise ConfigError(f"cannot read the value of {text!r}: it must be YAML, for example grid.overlap=64") from err
+
+
+def _build(cls: type[T], data: Mapping[str, Any], where: str, prefix: str) -> T:
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in data:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"did you mean {prefix + near[0]!r}?" if near else f"known keys: {', '.join(fields)}"
+            raise ConfigError(f"{where}: unknown key {prefix + str(key)!r}; {hint}")
+    missing = [
+        name
+        for name, f in fields.items()
+        if name not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{where}: the key {prefix + missing[0]!r} is missing")
+    values = {key: _convert(hints[key], value, where, prefix + key) for key, value in data.items()}
+    return cls(**values)
+
+
+def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
+    """`value` as the type `hint`, or a ConfigError that names file, key, value and rule."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value, where, key)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: {key} is {value!r}: it must be a section with keys")
+        return _build(typing.cast(type, hint), value, where, key + ".")
+    if origin is Literal:
+        # YAML reads 420 as a number; the choice is the text.
+        chosen = next((a for a in args if a == value or str(a) == str(value)), None)
+        if chosen is None:
+            raise ConfigError(f"{where}: {key} is {value!r}: choose one of {', '.join(map(str, args))}")
+        return chosen
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
+        if len(kinds) != len(value):
+            raise ConfigError(f"{where}: {key} has {len(value)} values: it must have {len(kinds)}")
+        return tuple(
+            _convert(kind, v, where, f"{key}[{i}]") for i, (kind, v) in enumerate(zip(kinds, value, strict=True))
+        )
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is Path and isinstance(value, str | Path):
+        return Path(value).expanduser()
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise ConfigError(f"{where}: {key} is {value!r}: it must be {_name(hint)}")
+
+
+def _name(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"}
+    return names.get(hint, "a list" if get_origin(hint) is tuple else str(hint))
