@@ -37,7 +37,9 @@ class TorchGenerator:
         self.device = torch.device(device)
         self.precision = precision
         use_strided_haar(module)
-        self.module = module.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore
+        # Tensor cores want channels-last; oneDNN's depthwise kernels are about a tenth faster without.
+        self._layout = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
+        self.module = module.to(self.device, memory_format=self._layout).eval().requires_grad_(False)  # type: ignore
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W, 3) H&E → uint8 (N, H, W, 3) stain.
@@ -50,7 +52,7 @@ class TorchGenerator:
     @torch.inference_mode()
     def _stain(self, tile: np.ndarray) -> np.ndarray:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            x = to_tensor(tile, self.device).contiguous(memory_format=torch.channels_last)
+            x = to_tensor(tile, self.device).contiguous(memory_format=self._layout)
             return to_pixels(self.module(x))
 
 
