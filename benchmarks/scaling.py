@@ -44,7 +44,7 @@ def measure(slide: Path, folder: Path, workers: int) -> dict:
     command += ["-o", str(output), "--workers", str(workers), "--restart", "--json"]
     start = time.perf_counter()
     record = json.loads(subprocess.check_output(command, stderr=subprocess.DEVNULL))
-    return {"seconds": time.perf_counter() - start, **record}
+    return record | {"seconds": time.perf_counter() - start}
 
 
 def main() -> None:
