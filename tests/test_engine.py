@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from distributed import LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -107,6 +108,19 @@ class InvertAndBlur(IdentityGenerator):
 
     def __call__(self, tiles):
         return np.stack([cv2.blur(255 - tile, (5, 5), borderType=cv2.BORDER_REPLICATE) for tile in tiles])
+
+
+def test_a_cluster_s_workers_in_another_folder_give_the_same_bytes(tmp_path, monkeypatch):
+    elsewhere, home = tmp_path / "elsewhere", tmp_path / "home"
+    elsewhere.mkdir()
+    home.mkdir()
+    write_slide(home / "s.tif", noise(700, 900))
+    local = convert(request_of(home / "s.tif", elsewhere / "x.ome.zarr"))
+    monkeypatch.chdir(elsewhere)
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=":0") as cluster:
+        monkeypatch.chdir(home)
+        request = request_of(Path("s.tif"), Path("x.ome.zarr"), scheduler=cluster.scheduler_address)
+        assert digest(convert(request).output) == digest(local.output)
 
 
 # Identity ------------------------------------------------------------------------------------------------------------

@@ -243,7 +243,7 @@ def _source(slide: Path) -> tuple[str, int]:
 
 
 def _job(request: ConvertRequest, bundle: Bundle, view: View, region: Box, print_: Mapping[str, Any]) -> Job:
-    output = request.output or Path(f"{request.slide.stem}.{bundle.stain_slug}.ome.tiff")
+    output = _shared(request, request.output or Path(f"{request.slide.stem}.{bundle.stain_slug}.ome.tiff"))
     kind = ENDINGS[_ending(output)]
     if output.exists() and output.is_dir() != (kind == "zarr"):
         raise OutputError(
@@ -263,11 +263,11 @@ def _job(request: ConvertRequest, bundle: Bundle, view: View, region: Box, print
         provenance=tuple(provenance(print_, bundle.stain).items()),
     )
     return Job(
-        slide=request.slide,
+        slide=_shared(request, request.slide),
         slide_mpp=request.mpp,
         view_mpp=bundle.mpp,
         allow_upsampling=request.allow_upsampling,
-        model=str(request.model),
+        model=str(_shared(request, Path(request.model)) if Path(request.model).is_dir() else request.model),
         device=request.device,
         precision=request.precision,
         tile=print_["tile"],
@@ -279,6 +279,11 @@ def _job(request: ConvertRequest, bundle: Bundle, view: View, region: Box, print
         kind=kind,
         mask=None if request.mask == "none" else canvas.spool / "tissue.npz",
     )
+
+
+def _shared(request: ConvertRequest, path: Path) -> Path:
+    """The path as workers find it: those of a cluster have a working directory of their own."""
+    return path if request.scheduler is None else path.absolute()
 
 
 def provenance(print_: Mapping[str, Any], stain: str) -> dict[str, str]:
