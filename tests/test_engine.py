@@ -306,6 +306,30 @@ def test_tiles_without_tissue_are_neither_read_nor_stained(tmp_path, use, monkey
     assert json.loads((tmp_path / "x.tissue.geojson").read_text())
 
 
+def test_nothing_is_read_between_two_islands_of_one_block(tmp_path, use, monkeypatch):
+    boxes, read = [], View.read
+
+    def recording(self, box):
+        boxes.append(box)
+        return read(self, box)
+
+    monkeypatch.setattr(View, "read", recording)
+    use(InvertAndBlur)
+    image = noise(1000, 1000)
+    corners = [[[[x, y], [x + 60, y], [x + 60, y + 60], [x, y + 60], [x, y]]] for x, y in ((20, 20), (900, 900))]
+    mask = tmp_path / "m.geojson"
+    mask.write_text(json.dumps({"type": "MultiPolygon", "coordinates": corners}))
+    slide = write_slide(tmp_path / "s.tif", image)
+    made = convert(request_of(slide, tmp_path / "x.ome.zarr", "grid.block=1024", mask=mask))
+    assert boxes
+    middle = Box(300, 300, 700, 700)
+    assert not any((box & middle).area for box in boxes)
+    whole = cv2.blur(255 - image, (5, 5), borderType=cv2.BORDER_REPLICATE)
+    got = pixels_of(made.output)
+    for part in (np.s_[30:70, 30:70], np.s_[910:950, 910:950]):
+        assert np.abs(got[part].astype(int) - whole[part]).max() <= 1
+
+
 # Damage --------------------------------------------------------------------------------------------------------------
 
 

@@ -173,7 +173,7 @@ class Painter:
         pixels, unreadable, generated = None, (), 0
         if tissue:
             with clock("read"):
-                inputs = self._read(tissue)
+                inputs = self._read(tissue, block)
             unreadable = tuple(tile for tile in tissue if tile not in inputs)
             pixels, generated = self._blend(block, inputs, clock)
         owned = [tile for tile in block.tiles if self.job.owns(block, tile)]
@@ -183,11 +183,17 @@ class Painter:
             self._canvas.put(block, pixels, notes)
         return BlockReport(block.index, len(owned), tissue_owned, generated, unreadable, clock.seconds)
 
-    def _read(self, tiles: list[Box]) -> dict[Box, np.ndarray]:
-        """The pixels of the tiles, in one read if all of it can be read; without those that cannot."""
+    def _read(self, tiles: list[Box], block: Block) -> dict[Box, np.ndarray]:
+        """The pixels of the tiles, without those that cannot be read.
+
+        In one read where nothing but these tiles lies in the box around them; else tile by tile, so that a tile without
+        tissue is never read.
+        """
         around = tiles[0]
         for tile in tiles[1:]:
             around |= tile
+        if sum(around.contains(tile) for tile in block.tiles) > len(tiles):
+            return dict(self._read_each(tiles))
         try:
             pixels = self._view.read(around)
         except UnreadableRegion:
