@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+from PIL import ImageCms
 
 from wsi_stain.backends.base import Facts
 from wsi_stain.geometry import Box, Size
@@ -87,3 +88,14 @@ def damage(path: Path, tile: int, *, page: int = 0) -> None:
     with path.open("r+b") as file:
         file.seek(offset)
         file.write(bytes(count))
+
+
+def profile(gamma: float) -> bytes:
+    """An RGB profile that is not sRGB: one of Pillow's own with its curves bent."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    count = int.from_bytes(data[128:132], "big")
+    for n in range(count):
+        tag, offset = data[132 + 12 * n : 136 + 12 * n], int.from_bytes(data[136 + 12 * n : 140 + 12 * n], "big")
+        if tag == b"rTRC":  # a parametric curve: its first number is gamma, as s15Fixed16
+            data[offset + 12 : offset + 16] = int(gamma * 65536).to_bytes(4, "big")
+    return bytes(data)

@@ -79,11 +79,12 @@ def test_missing_weights_and_specs_are_named(folder: Path, tmp_path: Path) -> No
         Bundle.open(tmp_path)
 
 
-def test_weights_must_lie_in_the_bundle(folder: Path) -> None:
+@pytest.mark.parametrize(("section", "key"), [("weights", "file"), (None, "card")])
+def test_files_must_lie_in_the_bundle(folder: Path, section: str | None, key: str) -> None:
     spec = yaml.safe_load((folder / "bundle.yaml").read_text())
-    spec["weights"]["file"] = "../generator.safetensors"
+    (spec[section] if section else spec)[key] = "../secret"
     (folder / "bundle.yaml").write_text(yaml.safe_dump(spec))
-    with pytest.raises(BundleError, match="own folder"):
+    with pytest.raises(BundleError, match=rf"{key} is '../secret': it must lie in the bundle's own folder"):
         Bundle.open(folder)
 
 

@@ -3,13 +3,17 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
+from slides_made import profile
 
 from wsi_stain import phantom
 from wsi_stain.bundle import DEFAULT, Bundle
@@ -320,10 +324,8 @@ def test_a_stain_of_a_real_slide_is_marked_virtual_and_carries_no_label(
     assert Bundle.open(DEFAULT).sha256 in text
 
 
-def test_an_interrupted_call_says_how_to_go_on(slide: Path, folder: Path) -> None:
-    import signal
-    import time
-
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "end of a cluster's job"])
+def test_an_interrupted_call_says_how_to_go_on(slide: Path, folder: Path, number: signal.Signals) -> None:
     command = [
         sys.executable,
         "-m",
@@ -339,7 +341,7 @@ def test_an_interrupted_call_says_how_to_go_on(slide: Path, folder: Path) -> Non
     deadline = time.monotonic() + 60
     while not (folder / "phantom.identity.ome.tiff.spool").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
     if process.returncode == 0:
         pytest.skip("the conversion was faster than the interruption")
@@ -347,3 +349,30 @@ def test_an_interrupted_call_says_how_to_go_on(slide: Path, folder: Path) -> Non
     assert "run the same command again" in err
     again = subprocess.run(command, stderr=subprocess.PIPE, text=True, cwd=folder, env=dict(os.environ))
     assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"attributes": {"ome": {"multiscales": []}}}'])
+def test_info_on_a_zarr_that_is_no_image_is_a_sentence(
+    folder: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    (folder / "x.ome.zarr").mkdir()
+    (folder / "x.ome.zarr" / "zarr.json").write_text(content)
+    code, _, err = run(capsys, "info", "x.ome.zarr")
+    assert (code, "no OME-Zarr 0.5 image" in err) == (1, True)
+
+
+def test_a_colour_profile_is_applied_and_recorded(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pixels = np.full((64, 64, 3), (200, 100, 50), np.uint8)
+    found = {}
+    for name, icc in (("plain", None), ("profiled", profile(1.4))):
+        Image.fromarray(pixels).save(f"{name}.png", icc_profile=icc)
+        options = ["--model", "identity", "--mask", "none", "--mpp", 0.5, "--compression", "deflate", "--workers", 0]
+        code, out, err = run(capsys, "convert", f"{name}.png", *options, "--json")
+        assert code == 0, err
+        stained = tifffile.imread(f"{name}.identity.ome.tiff", series=0, level=0)
+        found[name] = json.loads(out)["fingerprint"]["icc_profile"], np.array_equal(stained, pixels)
+    assert found["plain"] == ("none: pixels as stored", True)
+    assert found["profiled"][0] != found["plain"][0]
+    assert not found["profiled"][1]
+    _, out, _ = run(capsys, "info", "profiled.identity.ome.tiff", "--json")
+    assert json.loads(out)["annotations"]["icc_profile"] == found["profiled"][0]

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
-from slides_made import ComputedBackend, damage, hashed, tissue, write_svs
+from slides_made import ComputedBackend, damage, hashed, profile, tissue, write_svs
 
 from wsi_stain.backends.base import Undecodable
 from wsi_stain.errors import SlideError, UnreadableRegion
@@ -320,17 +320,6 @@ def test_upsampling_is_refused_beyond_ten_percent() -> None:
     ):
         slide.at(0.499)
     assert slide.at(0.25, allow_upsampling=True).size == Size(880, 1100)
-
-
-def profile(gamma: float) -> bytes:
-    """An RGB profile that is not sRGB: one of Pillow's own with its curves bent."""
-    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    count = int.from_bytes(data[128:132], "big")
-    for n in range(count):
-        tag, offset = data[132 + 12 * n : 136 + 12 * n], int.from_bytes(data[136 + 12 * n : 140 + 12 * n], "big")
-        if tag == b"rTRC":  # a parametric curve: its first number is gamma, as s15Fixed16
-            data[offset + 12 : offset + 16] = int(gamma * 65536).to_bytes(4, "big")
-    return bytes(data)
 
 
 def test_an_icc_profile_is_applied_and_named() -> None:
