@@ -1,0 +1,231 @@
+"""Paired tiles: one H&E field and the same field in the other stain, found in the layouts that public data sets have.
+
+A file's stem makes the pair; its ending may differ (jpg, png, tif). Hidden files are passed over.
+
+    pairs.csv            he,ihc,slide_id,split and, if known, x,y,side,he_side; paths relative to the table
+    HE/train, IHC/train  BCI
+    trainA, trainB       MIST
+    train                pix2pix: both halves in one image, H&E on the left
+    he, ihc              no splits at all
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from wsi_stain.errors import TrainingError
+
+IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
+COLUMNS = ("he", "ihc", "slide_id", "split")
+SPLITS = ("train", "val", "test")
+LAYOUTS = {
+    "BCI": tuple((split, f"HE/{split}", f"IHC/{split}") for split in SPLITS),
+    "MIST": tuple((split, f"{split}A", f"{split}B") for split in SPLITS),
+    "pix2pix": tuple((split, split, split) for split in SPLITS),
+    "plain": (("", "he", "ihc"), ("", "HE", "IHC")),
+}
+"""Split, folder of H&E and folder of IHC; where both are one folder, each image holds both stains side by side."""
+COLOUR_MODES = {"RGB", "RGBA", "L", "LA", "P", "PA", "CMYK", "YCbCr"}
+"""Pillow's modes with 8 bits per channel, which turn into RGB without loss of range."""
+HeSide = Literal["", "left", "right"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One H&E tile and the same field in the other stain."""
+
+    he: Path
+    ihc: Path
+    """The same path as `he` where one image holds both."""
+    slide_id: str
+    """The H&E's slide; "" = unknown: only a table says it, it is never guessed from names."""
+    split: str
+    """train, val or test; "" in a folder without splits."""
+    x: int | None = None
+    y: int | None = None
+    """Left and upper edge of the tile in level-0 px of its slide; None = unknown."""
+    side: int | None = None
+    """Side of the tile in level-0 px of its slide; None = unknown."""
+    he_side: HeSide = ""
+    """Which half of a side-by-side image is H&E; "" = two files."""
+
+
+def find_pairs(source: Path, split: str | None = None) -> list[Pair]:
+    """All pairs in a folder or CSV, sorted by name.
+
+    Args:
+        source: a CSV with the columns he, ihc, slide_id and split (paths relative to it), a folder with a `pairs.csv`,
+            or a folder in one of the `LAYOUTS`.
+        split: only the pairs of this split.
+
+    Raises:
+        TrainingError: nothing there, a missing column, a file without its partner.
+    """
+    pairs, unpaired = scan(source)
+    if unpaired:
+        more = f" (and {len(unpaired) - 1} more such files)" if len(unpaired) > 1 else ""
+        raise TrainingError(unpaired[0] + more)
+    chosen = [p for p in pairs if split in (None, p.split)]
+    if not pairs:
+        raise TrainingError(f"no pairs in {source}: its table has no rows")
+    if not chosen:
+        known = ", ".join(sorted({p.split for p in pairs} - {""})) or "none"
+        raise TrainingError(f"no pairs of the split {split!r} in {source}: the splits there are {known}")
+    return chosen
+
+
+def scan(source: Path) -> tuple[list[Pair], list[str]]:
+    """All pairs in a folder or CSV, sorted by name, and one sentence for every file whose partner is missing.
+
+    Raises:
+        TrainingError: nothing there, or a table that cannot be understood.
+    """
+    table = source / "pairs.csv" if source.is_dir() else source
+    pairs, unpaired = _from_csv(table) if table.is_file() else _from_folders(source)
+    return sorted(pairs, key=lambda p: (p.he, p.ihc)), unpaired
+
+
+def _from_csv(table: Path) -> tuple[list[Pair], list[str]]:
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            rows, names = list(reader), set(reader.fieldnames or ())
+    except (UnicodeDecodeError, csv.Error) as err:
+        raise TrainingError(
+            f"{table} is no table of pairs: {err}; give a CSV in UTF-8 with {', '.join(COLUMNS)}"
+        ) from err
+    missing = [name for name in COLUMNS if name not in names]
+    if missing:
+        raise TrainingError(f"{table} lacks the column {missing[0]!r}: it needs he, ihc, slide_id and split")
+    pairs = [_from_row(row, table, line) for line, row in enumerate(rows, start=2)]
+    missing_files = [_missing(pair) for pair in pairs]
+    unpaired = [
+        f"{table}, line {line}: no such file: {path}; paths are relative to the table"
+        for line, paths in enumerate(missing_files, start=2)
+        for path in paths
+    ]
+    return [pair for pair, paths in zip(pairs, missing_files, strict=True) if not paths], unpaired
+
+
+def _missing(pair: Pair) -> list[Path]:
+    return [path for path in dict.fromkeys((pair.he, pair.ihc)) if not path.is_file()]
+
+
+def _from_row(row: Mapping[str, str], table: Path, line: int) -> Pair:
+    if any(row[name] is None for name in COLUMNS):
+        raise TrainingError(f"{table}, line {line} is too short: it needs he, ihc, slide_id and split")
+    he, ihc = (table.parent / row[name].strip() for name in ("he", "ihc"))
+    he_side = (row.get("he_side") or "").strip() or ("left" if he == ihc else "")
+    if he_side not in get_args(HeSide) or (he_side == "") != (he != ihc):
+        raise TrainingError(
+            f"{table}, line {line}: he_side is {he_side!r}: it must be left or right where he and ihc are one image, "
+            "and empty where they are two"
+        )
+    places = [_whole(row.get(name), f"{table}, line {line}: {name}") for name in ("x", "y", "side")]
+    return Pair(he, ihc, row["slide_id"].strip(), row["split"].strip(), *places, he_side)  # type: ignore[arg-type]
+
+
+def _whole(text: str | None, where: str) -> int | None:
+    if text is None or not text.strip():
+        return None
+    try:
+        return int(text)
+    except ValueError as err:
+        raise TrainingError(f"{where} is {text!r}: it must be a whole number of level-0 px, or empty") from err
+
+
+def _from_folders(root: Path) -> tuple[list[Pair], list[str]]:
+    pairs, unpaired = [], []
+    for layout in LAYOUTS.values():
+        for split, he, ihc in _once(root, layout):
+            found, lonely = _match(root / he, root / ihc, split)
+            pairs += found
+            unpaired += lonely
+        if pairs or unpaired:
+            return pairs, unpaired
+    raise TrainingError(
+        f"no pairs in {root}: give a CSV (he, ihc, slide_id, split) or a folder in the layout of "
+        "BCI (HE/train, IHC/train), MIST (trainA, trainB) or pix2pix (train, H&E on the left), or just he and ihc"
+    )
+
+
+def _once(root: Path, layout: tuple[tuple[str, str, str], ...]) -> Iterator[tuple[str, str, str]]:
+    """The layout's folders; where the file system ignores case, `he` and `HE` are one folder and come once."""
+    seen: list[Path] = []
+    for split, he, ihc in layout:
+        folder = root / he
+        if not any(folder.exists() and folder.samefile(other) for other in seen):
+            seen += [folder] if folder.exists() else []
+            yield split, he, ihc
+
+
+def _match(he: Path, ihc: Path, split: str) -> tuple[list[Pair], list[str]]:
+    """Pairs of one split, and a sentence for every file without its partner."""
+    if he == ihc:
+        return [Pair(path, path, "", split, he_side="left") for path in _images(he).values()], []
+    ours, theirs = _images(he), _images(ihc)
+    pairs = [Pair(ours[stem], theirs[stem], "", split) for stem in ours if stem in theirs]
+    lonely = [(path, ihc) for stem, path in ours.items() if stem not in theirs]
+    lonely += [(path, he) for stem, path in theirs.items() if stem not in ours]
+    return pairs, [f"{path} has no partner: expected {folder / path.name}" for path, folder in lonely]
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    """Stem → image of a folder, sorted; none where there is no such folder."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*")):
+        if path.suffix.lower() not in IMAGE_ENDINGS or path.name.startswith("."):
+            continue
+        other = found.setdefault(path.stem, path)
+        if other != path:
+            raise TrainingError(f"{other} and {path.name} have one stem: keep one of them, as stems make the pairs")
+    return found
+
+
+@lru_cache(maxsize=256)
+def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    """Both images, uint8 (H, W, 3) sRGB; the last 256 pairs stay in memory.
+
+    Raises:
+        TrainingError: a file that cannot be decoded, or sides that differ.
+    """
+    return read_pair(pair)
+
+
+def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    """What `load_pair` gives, for those who want each pair once: nothing stays in memory."""
+    if pair.he_side:
+        left, right = _halves(pair.he)
+        return (left, right) if pair.he_side == "left" else (right, left)
+    he, ihc = _decode(pair.he), _decode(pair.ihc)
+    if he.shape != ihc.shape:
+        sizes = [f"{w} × {h}" for h, w, _ in (he.shape, ihc.shape)]
+        raise TrainingError(f"{pair.he} is {sizes[0]} px but {pair.ihc} is {sizes[1]} px: pairs must have one size")
+    return he, ihc
+
+
+def _halves(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    both = _decode(path)
+    h, w, _ = both.shape
+    if w % 2:
+        raise TrainingError(f"{path} is {w} × {h} px: an image with both stains side by side must have an even width")
+    return both[:, : w // 2], both[:, w // 2 :]
+
+
+def _decode(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            if image.mode not in COLOUR_MODES:
+                raise TrainingError(f"{path} has pixels of the kind {image.mode!r}: save it with 8 bits per channel")
+            return np.asarray(image.convert("RGB"))
+    # Pillow's decoders raise the last three on broken files, not OSError.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:
+        raise TrainingError(f"cannot decode {path}: {err}; remove the pair or mend the file") from err
