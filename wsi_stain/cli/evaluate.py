@@ -2,47 +2,197 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-
-@click.command("evaluate")
-@click.option("--model", default=None, help="Bundle: a name or a folder; the default model if not given.")
-@click.option("--pairs", type=click.Path(path_type=Path), required=True, help="Folder or CSV of paired tiles.")
-@click.option("--split", default="test", show_default=True, help="Which split to judge.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write the figures as JSON.")
-def command(model: str | None, pairs: Path, split: str, device: str, output: Path | None) -> None:
-    """Compare a model with real stains and trivial baselines: a table with 95 % intervals.
-
-    The unit of the bootstrap is the slide, or the field where all fields come from one slide.
-    """
+if TYPE_CHECKING:
     import numpy as np
 
-    from wsi_stain.bundle import DEFAULT, Bundle
-    from wsi_stain.errors import OutputError
-    from wsi_stain.eval.evaluate import evaluate, table
-    from wsi_stain.train.data import find_pairs, load_pair
+    from wsi_stain.bundle import Bundle
+    from wsi_stain.eval.contenders import Contender
+    from wsi_stain.eval.evaluate import Field
+    from wsi_stain.eval.figures import Ruler
+    from wsi_stain.train.pairs import Pair
 
-    if output is not None and output.exists():
-        raise OutputError(f"{output} exists: choose another name, or remove it first")
-    bundle = Bundle.open(model or DEFAULT)
-    chosen = find_pairs(pairs, split)
-    slides = [pair.slide_id for pair in chosen]
-    groups = slides if len(set(slides)) > 1 else [pair.he.stem for pair in chosen]
-    colour = np.mean([load_pair(pair)[1].mean((0, 1)) for pair in find_pairs(pairs, "train")], axis=0)
-    rows = evaluate(
-        bundle,
-        [load_pair(pair) for pair in chosen],
-        groups,
-        mean_colour=colour,
-        device=device,
-        progress=lambda done, total: click.echo(f"{done}/{total} fields", err=True),
-    )
+LINE_EVERY_S = 10.0
+
+
+@click.command("evaluate")
+@click.option("--model", help="Bundle: a name or a folder; the default model if nothing else is named to be judged.")
+@click.option("--run", type=click.Path(path_type=Path), help="Judge the generator of a training run, unpacked.")
+@click.option(
+    "--against",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Judge the images in a folder (names of the H&E files; png, jpg, tif), made by any tool; may be repeated.",
+)
+@click.option(
+    "--regressor", type=click.Path(path_type=Path), help="Judge a run that only predicts the DAB-positive share."
+)
+@click.option("--pairs", type=click.Path(path_type=Path), required=True, help="Folder or CSV of paired tiles.")
+@click.option("--split", default="test", show_default=True, help="Which split to judge.")
+@click.option("--mpp", type=float, help="µm per px of the pairs; by default the model's.")
+@click.option(
+    "--inception",
+    type=click.Path(path_type=Path),
+    help="Inception's weights (safetensors, torch-fidelity's names): adds FID and KID.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for metrics.json, table.md, report.html.")
+def command(
+    model: str | None,
+    run: Path | None,
+    against: tuple[Path, ...],
+    regressor: Path | None,
+    pairs: Path,
+    split: str,
+    mpp: float | None,
+    inception: Path | None,
+    device: str,
+    output: Path | None,
+) -> None:
+    """Compare models with real stains and trivial baselines: a table with 95 % intervals, and a report.
+
+    \b
+    wsi-stain evaluate --model models/he2mine --pairs my/pairs -o reports/he2mine
+    wsi-stain evaluate --model models/he2mine --against other/tool/images --pairs my/pairs -o reports/both
+
+    The unit of the bootstrap is the slide; where all fields come from one slide it is a block of 2 × 2 neighbouring
+    fields, and the field where nothing is known of their places.
+    """
+    from wsi_stain import __version__
+    from wsi_stain.eval import report
+    from wsi_stain.eval.contenders import baselines, from_bundle, from_folder
+    from wsi_stain.eval.evaluate import evaluate
+    from wsi_stain.eval.tables import table
+    from wsi_stain.train.pairs import find_pairs
+
     if output is not None:
-        figures = {name: {m: dataclasses.asdict(e) for m, e in row.items()} for name, row in rows.items()}
-        output.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    click.echo(table(rows))
+        report.refuse_used(output)
+    chosen = find_pairs(pairs, split)
+    bundles = _bundles(model, run, default=not against and regressor is None)
+    ruler = _ruler(bundles, regressor, mpp)
+    contenders = [from_bundle(bundle, device) for bundle in bundles]
+    contenders += [from_folder(folder, [pair.he.stem for pair in chosen]) for folder in against]
+    contenders += [_regressor(regressor, device)] if regressor is not None else []
+    features = _features(inception, device)
+    contenders = _told_apart([*contenders, *baselines(_mean_colour(pairs))])
+    fields, unit = _fields(chosen)
+    result = evaluate(contenders, fields, ruler=ruler, features=features, progress=_progress("fields"))
+    if output is not None:
+        stain = bundles[0].stain if bundles else "virtual stain"
+        report.write(output, result, report.Facts(str(pairs), split, stain, unit, ruler, __version__))
+        click.echo(f"{output / report.REPORT_HTML}", err=True)
+    click.echo(table(result.rows))
+
+
+def _bundles(model: str | None, run: Path | None, *, default: bool) -> list[Bundle]:
+    from wsi_stain.bundle import DEFAULT, Bundle
+    from wsi_stain.eval.contenders import unpacked
+
+    if model is None and run is None and default:
+        model = DEFAULT
+    return [*([Bundle.open(model)] if model is not None else []), *([unpacked(run)] if run is not None else [])]
+
+
+def _ruler(bundles: list[Bundle], regressor: Path | None, mpp: float | None) -> Ruler:
+    """The scale and glass that the judged models share."""
+    from wsi_stain.errors import ConfigError
+    from wsi_stain.eval.figures import Ruler
+    from wsi_stain.loading import load
+    from wsi_stain.training_config import TrainConfig
+
+    known = [(bundle.name, bundle.mpp, bundle.glass) for bundle in bundles]
+    if regressor is not None:
+        config = load(TrainConfig, regressor / "config.yaml")
+        known.append((str(regressor), config.input.mpp, config.output.glass))
+    scales = {scale: name for name, scale, _ in known if scale is not None}
+    if mpp is None and len(scales) > 1:
+        both = " and ".join(f"{name} at {scale} µm/px" for scale, name in scales.items())
+        raise ConfigError(f"{both} cannot be judged on the same pairs: evaluate them one by one, or say --mpp")
+    scale = mpp if mpp is not None else next(iter(scales), None)
+    if scale is None or scale <= 0:
+        raise ConfigError(f"the pairs' scale is {scale} µm/px: give it with --mpp, for example --mpp 0.5")
+    return Ruler(scale, known[0][2]) if known else Ruler(scale)
+
+
+def _regressor(run: Path, device: str) -> Contender:
+    from wsi_stain.eval.contenders import Contender
+    from wsi_stain.train.regressor import load_regressor
+
+    share = load_regressor(run, device)
+    name = f"{run.resolve().name} (DAB+ only)"
+    return Contender(name, lambda view: share(view.he), "regressor", {"folder": str(run)})
+
+
+def _told_apart(contenders: list[Contender]) -> list[Contender]:
+    """The same rows, with numbers where two would have one name."""
+    import dataclasses
+
+    found: dict[str, Contender] = {}
+    for contender in contenders:
+        name, n = contender.name, 1
+        while name in found:
+            n += 1
+            name = f"{contender.name} ({n})"
+        found[name] = dataclasses.replace(contender, name=name)
+    return list(found.values())
+
+
+def _features(inception: Path | None, device: str) -> Callable[[np.ndarray], np.ndarray] | None:
+    if inception is None:
+        return None
+    from wsi_stain.eval.fid import inception as load_inception
+    from wsi_stain.nn.inference import pick_device
+
+    return load_inception(inception, pick_device(device))
+
+
+def _fields(chosen: list[Pair]) -> tuple[list[Field], str]:
+    """The fields with their bootstrap groups, and what a group is."""
+    import functools
+
+    from wsi_stain.eval.evaluate import Field
+    from wsi_stain.eval.groups import Place, group
+    from wsi_stain.train.pairs import read_pair
+
+    side = min(read_pair(chosen[0])[0].shape[:2])
+    labels, unit = group([Place(p.he.stem, p.slide_id, p.x, p.y) for p in chosen], side)
+    fields = [Field(p.he.stem, label, functools.partial(read_pair, p)) for p, label in zip(chosen, labels, strict=True)]
+    return fields, unit
+
+
+def _mean_colour(source: Path) -> np.ndarray | None:
+    """Of the training split's stain; None (and a word to the user) where there is no such split."""
+    from wsi_stain.eval.contenders import mean_colour
+    from wsi_stain.train.pairs import find_pairs, read_pair
+
+    training = [pair for pair in find_pairs(source) if pair.split == "train"]
+    if not training:
+        click.echo(f"{source} has no training split: the row of its mean stain colour is left out", err=True)
+        return None
+    show = _progress("training pairs, for their mean colour")
+
+    def images() -> Iterator[np.ndarray]:
+        for i, pair in enumerate(training):
+            yield read_pair(pair)[1]
+            show(i + 1, len(training))
+
+    return mean_colour(images())
+
+
+def _progress(what: str) -> Callable[[int, int], None]:
+    """Writes a line to standard error now and then, and at the end."""
+    last = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last > LINE_EVERY_S:
+            last = time.monotonic()
+            click.echo(f"{done}/{total} {what}", err=True)
+
+    return show

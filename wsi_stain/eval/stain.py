@@ -7,24 +7,41 @@ theirs (as in scikit-image's `hed_from_rgb`).
 from __future__ import annotations
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 from skimage.color import hed_from_rgb
 
+Glass = tuple[int, int, int]
+"""Colour (R, G, B) of empty slide."""
+HE_GLASS: Glass = (243, 243, 243)
+"""Glass of an H&E whose own is not known; another one shifts all its densities alike, which correlations do not see."""
 POSITIVE_OD = 0.15
 """DAB density from which a pixel counts as positive, in units of optical density (base 10)."""
+TISSUE_OD, TISSUE_UM = 0.05, 5.0
+"""An H&E is tissue where its mean optical density exceeds this, smoothed by a Gaussian of this σ."""
 
 
-def optical_density(image: np.ndarray, glass: tuple[int, int, int]) -> np.ndarray:
+def optical_density(image: np.ndarray, glass: Glass) -> np.ndarray:
     """uint8 (h, w, 3) → float32 (h, w, 3): -log10(I / I0) with I0 the colour of empty glass; never below 0."""
     transmitted = np.maximum(image, 1).astype(np.float32) / np.asarray(glass, np.float32)
     return np.maximum(-np.log10(transmitted), 0)
 
 
-def stain_densities(image: np.ndarray, glass: tuple[int, int, int]) -> np.ndarray:
+def stain_densities(image: np.ndarray, glass: Glass) -> np.ndarray:
     """uint8 (h, w, 3) → float32 (h, w, 3): densities of hematoxylin, eosin and DAB, in units of optical density."""
     unmixed = optical_density(image, glass) @ hed_from_rgb.astype(np.float32)
     return np.maximum(unmixed, 0)
 
 
-def dab(image: np.ndarray, glass: tuple[int, int, int]) -> np.ndarray:
+def dab(image: np.ndarray, glass: Glass) -> np.ndarray:
     """uint8 (h, w, 3) → float32 (h, w): DAB density."""
     return stain_densities(image, glass)[..., 2]
+
+
+def hematoxylin(image: np.ndarray, glass: Glass, *, sigma_px: float) -> np.ndarray:
+    """uint8 (h, w, 3) → float32 (h, w): hematoxylin density, smoothed by a Gaussian."""
+    return gaussian_filter(stain_densities(image, glass)[..., 0], sigma_px)
+
+
+def tissue(he: np.ndarray, mpp: float, glass: Glass = HE_GLASS) -> np.ndarray:
+    """uint8 (h, w, 3) H&E → bool (h, w): where there is tissue."""
+    return gaussian_filter(optical_density(he, glass).mean(-1), TISSUE_UM / mpp) > TISSUE_OD

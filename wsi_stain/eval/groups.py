@@ -1,0 +1,48 @@
+"""The unit of the bootstrap: slides, or blocks of neighbouring fields where there is only one slide."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+NEIGHBOURS = 2
+"""Fields along the side of a block: with usual tiles a block is about a millimetre wide."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a field comes from."""
+
+    name: str
+    slide: str
+    """"" = unknown."""
+    x: int | None = None
+    y: int | None = None
+    """Upper left corner in level-0 px of the slide; None = unknown."""
+
+
+def group(places: Sequence[Place], side: int) -> tuple[list[str], str]:
+    """One label per field, and in words what the labels stand for.
+
+    Fields of several slides are grouped by slide, those of one slide by neighbourhood; where neither slides nor
+    places are known, each field stands for itself (and its interval is too narrow, as neighbours are alike).
+
+    Args:
+        places: of the fields.
+        side: of a field in px; the least pitch of a block's fields.
+    """
+    if len({p.slide for p in places}) > 1:
+        return [p.slide for p in places], "slide"
+    known = [(p.x, p.y) for p in places if p.x is not None and p.y is not None]
+    if len(known) < len(places):
+        return [f"{i} {p.name}" for i, p in enumerate(places)], "field"
+    xs, ys = ([corner[axis] for corner in known] for axis in (0, 1))
+    block = NEIGHBOURS * max(side, min([*_gaps(xs), *_gaps(ys)], default=0))  # on a grid, the least gap is its pitch
+    labels = [f"{(x - min(xs)) // block}, {(y - min(ys)) // block}" for x, y in known]
+    return labels, f"block of {NEIGHBOURS} × {NEIGHBOURS} neighbouring fields"
+
+
+def _gaps(values: Sequence[int]) -> list[int]:
+    ordered = sorted(set(values))
+    return [b - a for a, b in itertools.pairwise(ordered)]
