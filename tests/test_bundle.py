@@ -1,5 +1,6 @@
-"""Bundles: found, verified, packed, refused."""
+"""Bundles: found, verified, refused."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -7,46 +8,37 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
+from runs_made import STAINER, make_run
+from safetensors.torch import load_file
 
-from wsi_stain.bundle import DEFAULT, Bundle, check, pack, shipped
+from wsi_stain.bundle import DEFAULT, Bundle, shipped
 from wsi_stain.config import GeneratorConfig
-from wsi_stain.errors import BundleError
+from wsi_stain.errors import BundleError, ConfigError
 from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.inference import TorchGenerator
+from wsi_stain.packing import pack
 
-GENERATOR = {"channels": 4, "blocks": 4}
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "run")
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """What a finished training leaves."""
-    torch.manual_seed(0)
-    folder = tmp_path / "run"
-    folder.mkdir()
-    save_file(Generator(GeneratorConfig(**GENERATOR)).state_dict(), folder / "generator.safetensors")
-    config = {
-        "pairs": "p",
-        "run": str(folder),
-        "input": {"stain": "H&E", "mpp": 1.0, "tile": 256, "overlap": 128},
-        "output": {"stain": "CAM5.2", "glass": [1, 2, 3]},
-        "generator": GENERATOR,
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+@pytest.fixture(scope="module")
+def packed(run: Path) -> Path:
+    folder = run.parent / "he2x"
+    pack(run, folder)
     return folder
 
 
 @pytest.fixture
-def folder(run: Path, tmp_path: Path) -> Path:
-    """A packed bundle."""
-    pack(run, tmp_path / "he2x")
-    return tmp_path / "he2x"
+def folder(packed: Path, tmp_path: Path) -> Path:
+    """A packed bundle that a test may spoil."""
+    return Path(shutil.copytree(packed, tmp_path / "he2x"))
 
 
 def test_a_packed_bundle_stains_as_the_trained_network(run: Path, folder: Path) -> None:
-    from safetensors.torch import load_file
-
-    network = Generator(GeneratorConfig(**GENERATOR))
+    network = Generator(GeneratorConfig(**STAINER))
     network.load_state_dict(load_file(run / "generator.safetensors"))
     tiles = np.random.default_rng(0).integers(0, 255, (1, 256, 256, 3), dtype=np.uint8)
     expected = TorchGenerator(network, "cpu")(tiles).astype(int)
@@ -89,8 +81,6 @@ def test_files_must_lie_in_the_bundle(folder: Path, section: str | None, key: st
 
 
 def test_a_pickle_is_never_loaded(folder: Path) -> None:
-    import hashlib
-
     torch.save({"a": torch.ones(1)}, folder / "generator.safetensors")
     spec = yaml.safe_load((folder / "bundle.yaml").read_text())
     spec["weights"]["sha256"] = hashlib.sha256((folder / "generator.safetensors").read_bytes()).hexdigest()
@@ -99,28 +89,27 @@ def test_a_pickle_is_never_loaded(folder: Path) -> None:
         Bundle.open(folder).generator("cpu")
 
 
-def test_check_asks_for_the_card_to_be_completed(folder: Path) -> None:
-    assert check(folder) == ["the card still has parts marked TO COMPLETE"]
-    (folder / "card.md").write_text("complete")
-    assert check(folder) == ["the card does not say RESEARCH USE ONLY"]
-    (folder / "card.md").write_text("RESEARCH USE ONLY")
-    assert check(folder) == []
-
-
-def test_check_finds_a_grid_that_the_attention_cannot_have(folder: Path) -> None:
-    (folder / "card.md").write_text("RESEARCH USE ONLY")
+def test_a_direct_regressor_is_no_bundle(folder: Path) -> None:
     spec = yaml.safe_load((folder / "bundle.yaml").read_text())
-    spec["input"]["overlap"] = 100
+    spec["generator"]["kind"] = "unet"
     (folder / "bundle.yaml").write_text(yaml.safe_dump(spec))
-    assert check(folder) == ["tile 256 and overlap 100 do not fit multiples of 128 px"]
+    with pytest.raises(BundleError, match="only a network that stains can be a bundle"):
+        Bundle.open(folder)
 
 
-def test_pack_never_overwrites_a_bundle_and_needs_a_finished_run(run: Path, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="holds a bundle already"):
-        pack(run, folder)
-    shutil.rmtree(run)
-    with pytest.raises(BundleError, match="holds no finished training"):
-        pack(run, tmp_path / "other")
+def test_a_bundle_from_before_promises_still_opens(folder: Path) -> None:
+    spec = yaml.safe_load((folder / "bundle.yaml").read_text())
+    assert set(spec.pop("invariance")) == {"mean", "p99", "max"}
+    (folder / "bundle.yaml").write_text(yaml.safe_dump(spec))
+    assert Bundle.open(folder).config.invariance is None
+
+
+@pytest.mark.parametrize("figures", [{"mean": 3, "p99": 1, "max": 2}, {"mean": 0, "p99": -1, "max": 2}])
+def test_a_promise_that_cannot_be_is_refused(folder: Path, figures: dict) -> None:
+    spec = yaml.safe_load((folder / "bundle.yaml").read_text()) | {"invariance": figures}
+    (folder / "bundle.yaml").write_text(yaml.safe_dump(spec))
+    with pytest.raises(ConfigError, match="none may be negative or above max"):
+        Bundle.open(folder)
 
 
 def test_identity_returns_its_input() -> None:

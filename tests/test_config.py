@@ -7,9 +7,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_stain.config import BundleConfig, ConvertConfig, GridConfig, TrainConfig
+from wsi_stain.config import BundleConfig, ConvertConfig, GridConfig
 from wsi_stain.errors import ConfigError
 from wsi_stain.loading import dump, load
+from wsi_stain.training_config import TrainConfig
 
 BUNDLE = {
     "name": "x",
@@ -106,3 +107,25 @@ def test_widths_and_depths_that_the_network_cannot_have_are_refused() -> None:
         load(TrainConfig, train, ["generator.blocks=2"])
     with pytest.raises(ConfigError, match="multiple of 4"):
         load(TrainConfig, train, ["generator.channels=6"])
+
+
+def test_a_file_may_differ_from_another(tmp_path: Path) -> None:
+    (tmp_path / "far.yaml").write_text("grid: {tile: 256, overlap: 64}\nbatch: 2\n")
+    (tmp_path / "near.yaml").write_text("base: far.yaml\ngrid: {overlap: 32}\n")
+    (tmp_path / "nearest.yaml").write_text("base: near.yaml\nbatch: 7\n")
+    found = load(ConvertConfig, tmp_path / "nearest.yaml", ["grid.block=1024"])
+    assert found == load(ConvertConfig, {"grid": {"tile": 256, "overlap": 32, "block": 1024}, "batch": 7})
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("base: me.yaml", "base is 'me.yaml'"),
+        ("base: 3", "base is 3"),
+        ("base: no.yaml", "cannot read the configuration .*no.yaml"),
+    ],
+)
+def test_a_base_that_leads_nowhere_is_named(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "me.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=sentence):
+        load(ConvertConfig, tmp_path / "me.yaml")

@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 import wsi_stain
-from wsi_stain import bundle, config, loading
+from wsi_stain import bundle, config, loading, packing, training_config
 from wsi_stain.cli import COMMANDS, group
 
 ROOT = Path(__file__).parent.parent
@@ -21,7 +21,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MOST_LINES = 80
 MOST_ARGUMENTS = 8
-CONFIG_KINDS = {"convert": config.ConvertConfig, "train": config.TrainConfig}
+CONFIG_KINDS = {"convert": config.ConvertConfig, "train": training_config.TrainConfig}
 
 
 def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -129,7 +129,7 @@ def test_every_config_loads(path: Path) -> None:
 
 @pytest.mark.parametrize("name", bundle.shipped())
 def test_every_bundle_passes_its_check(name: str) -> None:
-    assert bundle.check(name) == []
+    assert packing.check(name) == []
 
 
 def test_the_default_bundle_is_shipped_and_small_enough_for_git() -> None:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wsi_stain.bundle import Bundle
-    from wsi_stain.config import ConvertConfig, TrainConfig
+    from wsi_stain.config import ConvertConfig
     from wsi_stain.engine import convert
     from wsi_stain.errors import WsiStainError
     from wsi_stain.ometiff import problems
     from wsi_stain.plan import ConvertRequest
     from wsi_stain.slide import Slide
+    from wsi_stain.training_config import TrainConfig
 
 __version__ = "0.1.0"
 
@@ -25,7 +26,7 @@ _HOMES = {
     "ConvertConfig": "config",
     "ConvertRequest": "plan",
     "Slide": "slide",
-    "TrainConfig": "config",
+    "TrainConfig": "training_config",
     "WsiStainError": "errors",
     "convert": "engine",
     "problems": "ometiff",

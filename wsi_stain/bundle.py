@@ -1,4 +1,4 @@
-"""Bundles: trained models as folders (bundle.yaml, generator.safetensors, card.md), found, verified, packed.
+"""Bundles: trained models as folders (bundle.yaml, generator.safetensors, card.md), found and verified.
 
 Nothing is unpickled, ever: weights are safetensors, and their SHA-256 is checked before they are opened.
 """
@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
-import yaml
 
-from wsi_stain.config import BundleConfig, BundleInput, BundleOutput, BundleWeights, GeneratorConfig, TrainConfig
+from wsi_stain.config import BundleConfig, BundleInput, BundleOutput, GeneratorConfig
 from wsi_stain.errors import BundleError
-from wsi_stain.loading import dump, load
+from wsi_stain.loading import load
 
 DEFAULT = "he2cam52-small"
 """The bundle that `convert` uses when none is named."""
 SPEC = "bundle.yaml"
 WEIGHTS = "generator.safetensors"
-RESEARCH_ONLY = "RESEARCH USE ONLY"
 
 _PACKAGE = Path(__file__).parent
 _SHIPPED = (_PACKAGE / "bundles", _PACKAGE.parent / "models")  # in a wheel; in a checkout
@@ -176,6 +174,11 @@ class Bundle:
     def _verify(self) -> None:
         if self.config.generator.kind == "identity":
             return
+        if self.config.generator.kind == "unet":
+            raise BundleError(
+                f"{self.folder}/{SPEC} names a direct regressor (generator.kind unet), which draws no picture: "
+                "only a network that stains can be a bundle"
+            )
         if self.config.weights is None:
             raise BundleError(
                 f"{self.folder}/{SPEC} names no weights: a {self.config.generator.kind} generator needs them"
@@ -205,81 +208,6 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def pack(run: Path, folder: Path, *, version: str = "1.0.0", licence: str = "Apache-2.0") -> Bundle:
-    """Make a bundle of a training run's averaged generator: half-precision weights, hash, and a card to complete.
-
-    Args:
-        run: folder of `wsi-stain train`.
-        folder: where the bundle goes; its name is the bundle's name. A card that is already there is kept.
-        version: of the bundle.
-        licence: SPDX expression for the weights.
-
-    Raises:
-        BundleError: the run has no weights yet, or the folder holds another bundle.
-    """
-    if not (run / WEIGHTS).is_file() or not (run / "config.yaml").is_file():
-        raise BundleError(f"{run} holds no finished training ({WEIGHTS} and config.yaml): run wsi-stain train first")
-    if (folder / SPEC).exists():
-        raise BundleError(f"{folder} holds a bundle already: choose another folder, or remove it first")
-    from wsi_stain.nn.inference import save_half
-
-    config = load(TrainConfig, run / "config.yaml")
-    folder.mkdir(parents=True, exist_ok=True)
-    save_half(run / WEIGHTS, folder / WEIGHTS)
-    spec = BundleConfig(
-        name=folder.resolve().name,
-        version=version,
-        generator=config.generator,
-        input=config.input,
-        output=config.output,
-        weights=BundleWeights(WEIGHTS, sha256_of(folder / WEIGHTS)),
-        licence=licence,
-    )
-    if not (folder / spec.card).exists():
-        (folder / spec.card).write_text(_card(spec, config), encoding="utf-8")
-    (folder / SPEC).write_text(yaml.safe_dump(dump(spec), sort_keys=False, allow_unicode=True), encoding="utf-8")
-    return Bundle.open(folder)
-
-
-def check(folder: Path | str) -> list[str]:
-    """What is wrong with a bundle, as sentences; none if it can be shipped.
-
-    Opens it (hash, network), stains a tile twice (determinism), and reads its card.
-    """
-    try:
-        bundle = Bundle.open(folder)
-        generator = bundle.generator("cpu")
-    except BundleError as err:
-        return [str(err)]
-    problems = _check_card(bundle)
-    if bundle.tile % generator.multiple or (bundle.tile - bundle.overlap) % generator.multiple:
-        problems.append(
-            f"tile {bundle.tile} and overlap {bundle.overlap} do not fit multiples of {generator.multiple} px"
-        )
-        return problems
-    noise = np.random.default_rng(0).integers(120, 255, (1, bundle.tile, bundle.tile, 3), dtype=np.uint8)
-    first = generator(noise)
-    if first.shape != noise.shape or first.dtype != np.uint8:
-        problems.append(f"the generator returns {first.dtype} {first.shape} for uint8 {noise.shape}")
-    if not np.array_equal(first, generator(noise)):
-        problems.append("the same tile stained twice gives different pixels")
-    return problems
-
-
-def _check_card(bundle: Bundle) -> list[str]:
-    if bundle.card_path is None:
-        return []
-    problems = [] if bundle.config.licence else ["bundle.yaml names no licence"]
-    if not bundle.card_path.is_file():
-        return [*problems, f"there is no {bundle.card_path.name}"]
-    text = bundle.card_path.read_text(encoding="utf-8")
-    if RESEARCH_ONLY not in text:
-        problems.append(f"the card does not say {RESEARCH_ONLY}")
-    if "TO COMPLETE" in text:
-        problems.append("the card still has parts marked TO COMPLETE")
-    return problems
-
-
 def _find(name: str | Path) -> Path:
     for folder in (Path(name), *(root / str(name) for root in _SHIPPED)):
         if (folder / SPEC).is_file():
@@ -287,27 +215,3 @@ def _find(name: str | Path) -> Path:
     raise BundleError(
         f"unknown model {str(name)!r}: it is neither a folder with a {SPEC} nor one of {', '.join(shipped())}"
     )
-
-
-def _card(spec: BundleConfig, config: TrainConfig) -> str:
-    network = spec.generator
-    return f"""# {spec.name} {spec.version}
-
-**{RESEARCH_ONLY}.** A virtual stain is a prediction from H&E, not a physical {spec.output.stain}.
-
-| | |
-|---|---|
-| makes | {spec.output.stain} from {spec.input.stain} at {spec.input.mpp} µm/px |
-| network | {network.kind}, width {network.channels}, {network.blocks} blocks, attention {network.attention} |
-| training | {config.schedule.images} crops of {config.crop}² px, batch {config.schedule.batch}, seed {config.seed} |
-| licence of the weights | {spec.licence} |
-
-## Data and splits
-TO COMPLETE: source, licence, slides, patients, splits.
-
-## Held-out figures
-TO COMPLETE: the table of `wsi-stain evaluate`.
-
-## Intended use and failures
-TO COMPLETE
-"""

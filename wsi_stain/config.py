@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from wsi_stain.errors import ConfigError
@@ -69,7 +68,8 @@ class ConvertConfig:
 class GeneratorConfig:
     """The network of a bundle; `kind` chooses the class, the rest its shape."""
 
-    kind: Literal["ceff", "identity"] = "ceff"
+    kind: Literal["ceff", "unet", "identity"] = "ceff"
+    """`ceff` stains; `unet`, a direct regressor, only predicts what is positive (`channels` is its width)."""
     channels: int = 64
     """Width of the first scale; the paper's is 64."""
     blocks: int = 6
@@ -82,6 +82,9 @@ class GeneratorConfig:
     """Cross attention to the H&E encoder; `false` leaves it out (ablation)."""
     alpha: float = 0.2
     """Strength of the attention's residual, α (paper: 0.2)."""
+    upsample: Literal["transposed", "resize"] = "transposed"
+    """Decoder: transposed convolutions (the paper's), or nearest-neighbour enlargement and a convolution, which leaves
+    no checkerboard (Odena et al., 2016)."""
 
     def __post_init__(self) -> None:
         if self.blocks < 4:
@@ -121,6 +124,24 @@ class BundleWeights:
 
 
 @dataclass(frozen=True, slots=True)
+class BundlePromise:
+    """How far a field painted in tiles may be from one pass of the network over it, in grey levels."""
+
+    mean: float
+    """Mean difference of all channels."""
+    p99: float
+    """99th percentile of the differences."""
+    max: float
+    """The largest difference: a seam one pixel wide shows only here."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.mean <= self.max or not 0 <= self.p99 <= self.max:
+            raise ConfigError(
+                f"invariance is mean {self.mean}, p99 {self.p99}, max {self.max}: none may be negative or above max"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class BundleConfig:
     """`bundle.yaml`: what a trained model is."""
 
@@ -134,75 +155,5 @@ class BundleConfig:
     card: str = "card.md"
     licence: str = ""
     """SPDX expression for the weights."""
-
-
-@dataclass(frozen=True, slots=True)
-class LossConfig:
-    """What the generator is trained for."""
-
-    l1: float = 75.0
-    """Weight of L1; the paper's adaptive weight lies between 50 and 100."""
-    l1_levels: int = 1
-    """Scales of L1, each half as large (PyramidPix2Pix, Liu et al. 2022); serial sections profit from several."""
-    gan: float = 1.0
-    """Weight of the adversarial loss; 0 trains without a discriminator."""
-    discriminator_filters: int = 64
-    """Channels of the discriminator's first layer (paper: 64)."""
-    conditional: bool = True
-    """Whether the discriminator sees the H&E too."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduleConfig:
-    """How long and how fast; progress is counted in images seen."""
-
-    images: int = 400_000
-    """Crops to train on in all."""
-    batch: int = 8
-    """Crops per step; batch normalisation needs at least 8 for honest statistics."""
-    lr: float = 2e-4
-    """Adam's learning rate of the generator (paper: 2e-4, β = 0.5, 0.999)."""
-    lr_discriminator: float = 2e-4
-    decay_from: float = 0.6
-    """Share of the images after which the rates fall linearly to 0 (paper: 60 of 100 epochs)."""
-    freeze_from: float = 0.85
-    """Share of the images after which normalisation statistics are frozen, as they are at inference."""
-    ema: float = 0.999
-    """Decay per step of the averaged weights that are kept as the result; 0 keeps the last weights."""
-    save_images: int = 2_000
-    """Images between two checkpoints."""
-
-    def __post_init__(self) -> None:
-        if self.batch < 1 or self.images < 1 or self.save_images < 1:
-            raise ConfigError("schedule.images, schedule.batch and schedule.save_images must be at least 1")
-        for name in ("decay_from", "freeze_from", "ema"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"schedule.{name} is {getattr(self, name)}: it must lie between 0 and 1")
-
-
-@dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """Settings of `wsi-stain train`."""
-
-    pairs: Path
-    """Folder (or CSV) of paired tiles."""
-    run: Path
-    """Folder for checkpoints, log and samples; the same command goes on there."""
-    input: BundleInput
-    output: BundleOutput
-    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    crop: int = 512
-    """Side of the training crops, px."""
-    seed: int = 0
-    device: str = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Autocast of the forward pass."""
-    threads: int | None = None
-    """CPU threads of torch; all cores by default."""
-
-    def __post_init__(self) -> None:
-        multiple = 128 if self.generator.coa and self.generator.attention == "windowed" else 8
-        if self.crop < multiple or self.crop % multiple:
-            raise ConfigError(f"crop is {self.crop}: this generator needs a multiple of {multiple} px")
+    invariance: BundlePromise | None = None
+    """What `models check` holds the bundle to; `None` promises nothing (identity needs to promise nothing)."""

@@ -1,6 +1,7 @@
 """One strict loader for every YAML file: frozen dataclasses in, and their plain form out.
 
-A YAML file (and `--set key=value`) only says where it differs from the dataclass's defaults.
+A YAML file (and `--set key=value`) only says where it differs from the dataclass's defaults, or from the file that its
+key `base` names.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _read_yaml(path: Path) -> Mapping[str, Any]:
+def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> Mapping[str, Any]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as err:
@@ -63,7 +64,21 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
         return {}
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds a {type(data).__name__}: a configuration is a mapping of keys to values")
-    return data
+    base = data.pop("base", None)
+    if base is None:
+        return data
+    if not isinstance(base, str) or path in seen:
+        raise ConfigError(f"{path}: base is {base!r}: it must name another YAML file, relative to this one")
+    return _merged(_read_yaml(path.parent / base, (*seen, path)), data)
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`; sections are merged key by key."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _apply_override(data: dict[str, Any], text: str) -> None:

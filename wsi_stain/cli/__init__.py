@@ -22,6 +22,8 @@ COMMANDS = {
     "demo": "Make a synthetic H&E slide and convert it.",
     "info": "Say what a slide or an output is.",
     "validate": "Check that an OME-TIFF will open perfectly in QuPath.",
+    "pairs": "Check paired tiles before a training.",
+    "pretrain": "Train the encoders of both stains by contrast.",
     "train": "Train a generator on paired tiles.",
     "evaluate": "Compare a model with real stains and trivial baselines.",
     "models": "List, show, check and pack model bundles.",

@@ -42,8 +42,11 @@ def show(name: str) -> None:
 @command.command()
 @click.argument("name")
 def check(name: str) -> int:
-    """Check a bundle: hash, network, determinism, card. Exit code 1 if something is wrong."""
-    from wsi_stain.bundle import check as find_problems
+    """Check a bundle: hash, network, licence, card, determinism, and that tiles are as near to one pass as it promises.
+
+    Exit code 1 if something is wrong.
+    """
+    from wsi_stain.packing import check as find_problems
 
     problems = find_problems(name)
     for problem in problems:
@@ -59,9 +62,16 @@ def check(name: str) -> int:
 @click.option("--version", default="1.0.0", show_default=True, help="Version of the bundle.")
 @click.option("--licence", default="Apache-2.0", show_default=True, help="SPDX expression for the weights.")
 def pack(run: Path, folder: Path, version: str, licence: str) -> None:
-    """Make the bundle FOLDER of the training in RUN; then complete its card.md."""
-    from wsi_stain.bundle import pack as make
+    """Make the bundle FOLDER of the training in RUN; then complete its card.md.
+
+    Nothing is overwritten; a card that is already there is kept. What is promised about tiles is measured here.
+    """
+    from wsi_stain.invariance import in_words
+    from wsi_stain.packing import pack as make
 
     bundle = make(run, folder, version=version, licence=licence)
     click.echo(str(folder))
-    click.echo(f"sha256 {bundle.sha256}; now complete {bundle.card_path}", err=True)
+    assert bundle.config.invariance, "a packed bundle has a promise"
+    click.echo(f"sha256 {bundle.sha256}", err=True)
+    click.echo(f"tiles against one pass, promised: {in_words(bundle.config.invariance)}", err=True)
+    click.echo(f"now complete {bundle.card_path}", err=True)

@@ -1,4 +1,4 @@
-"""Progress of a conversion: a bar on a terminal, a line now and then elsewhere; always on standard error."""
+"""Progress of conversions and trainings, for people: always on standard error."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from wsi_stain.engine import Progress
+    from wsi_stain.train.loop import Step
 
 LINE_EVERY_S = 10.0
 WORDS = {
@@ -89,5 +90,31 @@ def time_left(event: Progress) -> str:
     """Estimated from the tiles done in this run; empty before the first."""
     if event.stage != "stain" or not event.done_tiles:
         return ""
-    left = event.seconds / event.done_tiles * (event.tiles - event.done_tiles)
-    return f"{left / 60:.0f} min left" if left >= 90 else f"{left:.0f} s left"
+    return _left(event.seconds / event.done_tiles * (event.tiles - event.done_tiles))
+
+
+def _left(seconds: float) -> str:
+    if seconds >= 3 * 3600:
+        return f"{seconds / 3600:.0f} h left"
+    return f"{seconds / 60:.0f} min left" if seconds >= 90 else f"{seconds:.0f} s left"
+
+
+class TrainingLine:
+    """A line every few seconds of a training: images, speed, time left, losses."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def __call__(self, step: Step) -> None:
+        """Show a step, if it is time to."""
+        now = time.monotonic()
+        if now - self._last < LINE_EVERY_S and step.images < step.total:
+            return
+        self._last = now
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in step.losses.items())
+        waiting = f", {step.waiting:.0%} of the time waiting for crops" if step.waiting >= 0.05 else ""
+        click.echo(
+            f"{step.images:,}/{step.total:,} images, {step.images_per_s:.1f}/s, "
+            f"{_left((step.total - step.images) / step.images_per_s)}, {losses}{waiting}",
+            err=True,
+        )

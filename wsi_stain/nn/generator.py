@@ -7,6 +7,8 @@ H&E ── VMFE ──┬── MSFPM ── h3, h2, h1 ───────┐
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from wsi_stain.config import GeneratorConfig
@@ -41,8 +43,8 @@ class Generator(nn.Module):
         self.coa = CoA(4 * c, config.attention, config.alpha) if config.coa else None
         self.trunk = nn.ModuleList(ResidualBlock(4 * c) for _ in range(config.blocks))
         self.decoder = nn.Sequential(
-            *_upsample(4 * c, 2 * c),
-            *_upsample(2 * c, c),
+            *_upsample(4 * c, 2 * c, config.upsample),
+            *_upsample(2 * c, c, config.upsample),
             nn.ReflectionPad2d(3),
             nn.Conv2d(c, 3, 7),
             nn.Tanh(),
@@ -60,9 +62,11 @@ class Generator(nn.Module):
         return self.decoder(x)
 
 
-def _upsample(inputs: int, outputs: int) -> list[nn.Module]:
-    return [
-        nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(),
-    ]
+def _upsample(inputs: int, outputs: int, kind: Literal["transposed", "resize"]) -> list[nn.Module]:
+    if kind == "transposed":
+        enlarge: list[nn.Module] = [
+            nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1, bias=False)
+        ]
+    else:
+        enlarge = [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)]
+    return [*enlarge, nn.BatchNorm2d(outputs), nn.ReLU()]

@@ -2,38 +2,83 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 import yaml
-from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from wsi_stain.config import TrainConfig
 from wsi_stain.errors import ConfigError, TrainingError
-from wsi_stain.loading import dump
-from wsi_stain.nn.generator import Generator
-from wsi_stain.nn.inference import pick_device
-from wsi_stain.nn.pixels import to_pixels, to_tensor
+from wsi_stain.nn.pixels import to_tensor
 from wsi_stain.train import checkpoint
-from wsi_stain.train.data import Crops, Pair, find_pairs, load_pair
-from wsi_stain.train.recipe import StainingRecipe
+from wsi_stain.train.crops import Crops, Images, numbers, stream
+from wsi_stain.train.log import RunLog
+from wsi_stain.train.parallel import Ranks
 
 CHECKPOINT = "checkpoint.safetensors"
-RESULT = "generator.safetensors"
 CONFIG = "config.yaml"
-LOG_EVERY = 20
-"""Steps that one line of the log averages over."""
 CALIBRATION_BATCHES = 32
-"""Batches that normalisation statistics are measured on before they are frozen or used."""
-CHANGEABLE = {"run", "pairs", "device", "threads"}
-"""Settings that a resumed run may change: they do not change what is learned."""
+"""Batches that normalisation statistics are measured on before they are frozen or used …"""
+CALIBRATION_IMAGES = 256
+"""… and the most crops in them."""
+EXPLODED = 1e4
+"""No loss of a healthy training comes near it: L1 of tanh images, weighted by 100, stays below 200."""
+
+Both = tuple[Tensor, Tensor]
+
+
+class Recipe(Protocol):
+    """What a loop trains: networks, optimizers, losses."""
+
+    def step(self, he: Tensor, ihc: Tensor, images: int) -> dict[str, float]:
+        """Train on one batch, float (N, 3, H, W) in [-1, 1] each, after `images` were seen; returns losses by name."""
+        ...
+
+    def freeze(self, batches: Iterable[Both]) -> None:
+        """Fix normalisation statistics at those of `batches`; called once, at `Stage.freeze_at`."""
+        ...
+
+    def results(self, images: int, batches: Iterable[Both]) -> dict[str, nn.Module]:
+        """File name → network for inference, in evaluation mode; `batches` to measure statistics on."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on."""
+        ...
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """How one stage runs, whatever its recipe.
+
+    Args:
+        folder: for checkpoint, log and results.
+        settings: the whole configuration, kept beside the results.
+        fixed: those settings that a resumed run must share.
+        total: images in all.
+        batch: images per step, over all processes.
+        save_images: images between two checkpoints.
+        freeze_from: share of the images after which statistics are frozen.
+        workers: processes that decode.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    fixed: dict[str, Any]
+    total: int
+    batch: int
+    save_images: int
+    freeze_from: float
+    workers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,110 +88,134 @@ class Step:
     images: int
     total: int
     images_per_s: float
+    waiting: float
+    """Share of the time so far that the device waited for crops."""
     losses: dict[str, float]
 
 
-def train(config: TrainConfig, progress: Callable[[Step], None] = lambda step: None) -> Path:
-    """Train until `schedule.images`; resume if the run folder holds a checkpoint.
+def run(
+    stage: Stage,
+    recipe: Recipe,
+    crops: Crops,
+    ranks: Ranks,
+    *,
+    progress: Callable[[Step], None],
+    draw: Callable[[Mapping[str, nn.Module]], Any] | None = None,
+) -> None:
+    """Train to the end of the stage; go on from the checkpoint in its folder, if there is one.
 
-    Returns:
-        The file of the averaged generator's weights.
+    Args:
+        stage: how long, and where.
+        recipe: what is trained.
+        crops: where images come from.
+        ranks: this process among its fellows.
+        progress: called after every step, in the first process.
+        draw: makes a sample picture, uint8 (h, w, 3), of the results at every checkpoint.
 
     Raises:
-        TrainingError: no pairs, a run of other settings in the folder, a loss that is no number.
+        ConfigError: the folder holds a run of other settings.
+        TrainingError: a loss that is no number, or beyond all bounds.
     """
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    device = torch.device(pick_device(config.device))
-    crops = Crops(tuple(find_pairs(config.pairs, "train")), config.crop, config.seed)
-    recipe = StainingRecipe(config, device)
-    images = _open_run(config, recipe)
-    batch, total = config.schedule.batch, config.schedule.images
-    started, first, window = time.monotonic(), images, []
-    while images < total:
-        if images / total >= config.schedule.freeze_from > (images - batch) / total:
-            recipe.freeze(_calibration(config, crops, device))
-        he, ihc = (to_tensor(x, device) for x in crops.batch(images, batch))
-        losses = recipe.step(he, ihc, images)
-        images += batch
-        _stop_if_lost(losses, images, config.run)
-        window.append(losses)
-        rate = (images - first) / (time.monotonic() - started)
-        progress(Step(images, total, rate, losses))
-        is_saving = images // config.schedule.save_images > (images - batch) // config.schedule.save_images
-        if len(window) == LOG_EVERY or is_saving or images >= total:
-            _log(config.run, images, rate, window)
-            window = []
-        if is_saving or images >= total:
-            _save(config, recipe, images, recipe.result(images, _calibration(config, crops, device)))
-    return config.run / RESULT
+    images = _open(stage, recipe, ranks)
+    if images >= stage.total:
+        return
+    batches = numbers(images, stage.total, stage.batch, rank=ranks.rank, world=ranks.world)
+    clock = _Clock(images)
+    with RunLog(stage.folder, images, is_on=ranks.is_first) as log:
+        for he, ihc in clock.waits(stream(crops, batches, stage.workers)):
+            if images / stage.total >= stage.freeze_from > (images - stage.batch) / stage.total:
+                recipe.freeze(_calibration(stage, crops, ranks))
+            losses = recipe.step(to_tensor(he, ranks.device), to_tensor(ihc, ranks.device), images)
+            images += stage.batch
+            losses = ranks.average(losses)
+            _stop_if_lost(losses, images, stage.folder)
+            rate, waiting = clock.rate(images), clock.waiting
+            if ranks.is_first:
+                progress(Step(images, stage.total, rate, waiting, losses))
+            is_saving = (
+                images >= stage.total or images // stage.save_images > (images - stage.batch) // stage.save_images
+            )
+            log.add(images, rate, waiting, losses, is_last_of_window=is_saving)
+            if is_saving:
+                results = recipe.results(images, _calibration(stage, crops, ranks))
+                _save(stage, recipe, results, images, ranks)
+                if draw is not None and ranks.is_first:
+                    log.picture(images, draw(results))
 
 
-def _open_run(config: TrainConfig, recipe: StainingRecipe) -> int:
-    """Prepare the run folder; returns the images seen so far."""
-    config.run.mkdir(parents=True, exist_ok=True)
-    settings = {k: v for k, v in dump(config).items() if k not in CHANGEABLE}
-    path = config.run / CHECKPOINT
+class _Clock:
+    """Speed since the start of this process, and the share of it spent waiting for crops."""
+
+    def __init__(self, images: int) -> None:
+        self._first, self._started, self._waited = images, time.monotonic(), 0.0
+
+    def waits(self, batches: Iterator[Images]) -> Iterator[Images]:
+        while True:
+            before = time.monotonic()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self._waited += time.monotonic() - before
+            yield batch
+
+    def rate(self, images: int) -> float:
+        return (images - self._first) / (time.monotonic() - self._started)
+
+    @property
+    def waiting(self) -> float:
+        return self._waited / (time.monotonic() - self._started)
+
+
+def _open(stage: Stage, recipe: Recipe, ranks: Ranks) -> int:
+    """Prepare the folder, or take up what is in it; returns the images seen so far."""
+    path = stage.folder / CHECKPOINT
     if not path.exists():
-        (config.run / CONFIG).write_text(yaml.safe_dump(dump(config), sort_keys=False), encoding="utf-8")
-        (config.run / "log.jsonl").unlink(missing_ok=True)
+        ranks.wait()  # nobody may look for a checkpoint when the first one already writes
+        if ranks.is_first:
+            stage.folder.mkdir(parents=True, exist_ok=True)
+            (stage.folder / CONFIG).write_text(yaml.safe_dump(stage.settings, sort_keys=False), encoding="utf-8")
+        ranks.wait()
         return 0
     tensors, facts = checkpoint.load(path)
-    if facts["settings"] != settings:
-        changed = sorted(k for k in settings if settings[k] != facts["settings"].get(k))
-        raise ConfigError(f"{config.run} holds a run with another {', '.join(changed)}: choose another run folder")
+    if facts["settings"] != stage.fixed:
+        keys = sorted(set(stage.fixed) | set(facts["settings"]))
+        changed = [k for k in keys if stage.fixed.get(k) != facts["settings"].get(k)]
+        raise ConfigError(f"{stage.folder} holds a run with another {', '.join(changed)}: choose another run folder")
     recipe.load_state(tensors)
-    _cut_log(config.run / "log.jsonl", facts["images"])
+    ranks.wait()
     return facts["images"]
 
 
-def _cut_log(log: Path, images: int) -> None:
-    """Drop lines of steps that came after the checkpoint and will now come again."""
-    if log.exists():
-        lines = [x for x in log.read_text(encoding="utf-8").splitlines(True) if json.loads(x)["images"] <= images]
-        log.write_text("".join(lines), encoding="utf-8")
-
-
-def _stop_if_lost(losses: dict[str, float], images: int, run: Path) -> None:
+def _stop_if_lost(losses: dict[str, float], images: int, folder: Path) -> None:
     for name, value in losses.items():
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss {name!r} became {value} after {images} images; the last good state is {run / CHECKPOINT}: "
-                "lower schedule.lr and run the same command in a new run folder"
-            )
+        if not math.isfinite(value) or abs(value) > EXPLODED:
+            raise _lost(f"the loss {name!r} became {value:g}", images, folder)
 
 
-def _log(run: Path, images: int, rate: float, window: list[dict[str, float]]) -> None:
-    means = {name: round(float(np.mean([x[name] for x in window])), 6) for name in window[0]}
-    with (run / "log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"images": images, "images_per_s": round(rate, 3), **means}) + "\n")
+def _lost(what: str, images: int, folder: Path) -> TrainingError:
+    good = folder / CHECKPOINT
+    kept = f"the last good state is {good}" if good.exists() else "there was no checkpoint yet"
+    return TrainingError(
+        f"{what} after {images} images; {kept}: lower the learning rate (schedule.lr) and start in a new run folder"
+    )
 
 
-def _calibration(config: TrainConfig, crops: Crops, device: torch.device) -> Iterator[Tensor]:
-    """H&E to measure normalisation statistics on: always the same crops of the training set."""
-    batch = config.schedule.batch
-    for i in range(CALIBRATION_BATCHES):
-        yield to_tensor(crops.batch(i * batch, batch)[0], device)
+def _calibration(stage: Stage, crops: Crops, ranks: Ranks) -> Iterator[Both]:
+    """Batches to measure normalisation statistics on: always the same crops of the training set."""
+    images = min(CALIBRATION_IMAGES, CALIBRATION_BATCHES * stage.batch)
+    for he, ihc in stream(crops, numbers(0, images, stage.batch), workers=0):
+        yield to_tensor(he, ranks.device), to_tensor(ihc, ranks.device)
 
 
-def _save(config: TrainConfig, recipe: StainingRecipe, images: int, result: Generator) -> None:
-    settings = {k: v for k, v in dump(config).items() if k not in CHANGEABLE}
-    checkpoint.save(config.run / RESULT, result.state_dict(), {"images": images})
-    _save_samples(config, result, recipe.device, images)
-    checkpoint.save(config.run / CHECKPOINT, recipe.state(), {"images": images, "settings": settings})
-
-
-@torch.no_grad()
-def _save_samples(config: TrainConfig, result: Generator, device: torch.device, images: int) -> None:
-    """A picture of H&E, generated and real stain of three training fields, for the eye only."""
-    pairs = find_pairs(config.pairs, "train")
-    rows = [_sample_row(pairs[i], config.crop, result, device) for i in np.linspace(0, len(pairs) - 1, 3).astype(int)]
-    folder = config.run / "samples"
-    folder.mkdir(exist_ok=True)
-    Image.fromarray(np.concatenate(rows)).save(folder / f"{images:09d}.png")
-
-
-def _sample_row(pair: Pair, side: int, result: Generator, device: torch.device) -> np.ndarray:
-    he, ihc = (x[:side, :side] for x in load_pair(pair))
-    generated = to_pixels(result(to_tensor(he[None], device)))[0]
-    return np.concatenate([he, generated, ihc], axis=1)
+def _save(stage: Stage, recipe: Recipe, results: Mapping[str, nn.Module], images: int, ranks: Ranks) -> None:
+    """Write results, then the checkpoint: what is in the folder is never older than the checkpoint says."""
+    state = recipe.state()
+    broken = [key for key, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    if broken:
+        raise _lost(f"{broken[0]} is no longer finite", images, stage.folder)
+    if ranks.is_first:
+        for file, module in results.items():
+            checkpoint.save(stage.folder / file, module.state_dict(), {"images": images})
+        checkpoint.save(stage.folder / CHECKPOINT, state, {"images": images, "settings": stage.fixed})
+    ranks.wait()

@@ -1,0 +1,80 @@
+"""`wsi-stain pretrain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wsi_stain.cli.progress import TrainingLine
+
+if TYPE_CHECKING:
+    from wsi_stain.train.describe import Needs
+    from wsi_stain.training_config import PretrainScheduleConfig, ScheduleConfig, TrainConfig
+
+
+@click.command("pretrain")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), required=True, help="YAML of the training.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting; may be repeated.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved settings, parameters and memory, then stop.")
+def command(config_file: Path, settings: tuple[str, ...], dry_run: bool) -> None:
+    """Stage 1: train the encoders of both stains by contrast, and say how well they tell pairs from strangers.
+
+    The same command goes on after an interruption. `wsi-stain train` with the same configuration uses the result.
+
+    \b
+    wsi-stain pretrain --config configs/train/small.yaml --set pairs=my/pairs --set run=runs/first
+    """
+    import json
+
+    from wsi_stain.loading import load
+    from wsi_stain.training_config import TrainConfig
+
+    config = load(TrainConfig, config_file, settings)
+    if dry_run:
+        from wsi_stain.train.describe import contrast_needs
+
+        show_plan(config, config.pretrain.schedule, contrast_needs(config))
+        return
+    from wsi_stain.train.discrimination import JSON
+    from wsi_stain.train.stages import pretrain
+
+    file = pretrain(config, TrainingLine())
+    if file is None:
+        return
+    found = json.loads((file.parent / JSON).read_text(encoding="utf-8"))
+    click.echo(
+        f"{found['pairs']} held-out crops ({found['split']}): ROC-AUC {_interval(found['auc'])}, accuracy "
+        f"{_interval(found['accuracy'])} at a cosine of {found['threshold']:.2f}",
+        err=True,
+    )
+    click.echo(str(file))
+
+
+def _interval(figure: dict[str, float]) -> str:
+    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+
+
+def show_plan(config: TrainConfig, schedule: ScheduleConfig | PretrainScheduleConfig, needs: Needs) -> None:
+    """The resolved settings on standard output; what they mean on standard error."""
+    import yaml
+
+    from wsi_stain.loading import dump
+    from wsi_stain.train.pairs import find_pairs
+    from wsi_stain.train.stages import total_images
+
+    click.echo(yaml.safe_dump(dump(config), sort_keys=False), nl=False)
+    pairs = len(find_pairs(config.pairs, "train"))
+    total = total_images(schedule, pairs)
+    lines = [
+        f"{name}: {count:,} parameters{note}"
+        for counts, note in ((needs.trained, ""), (needs.frozen, ", frozen"))
+        for name, count in counts.items()
+    ]
+    lines += [
+        f"{pairs} training pairs: {pairs} images per epoch, {total:,} images in all ({total / pairs:.1f} epochs)",
+        f"memory of a step: about {needs.memory_bytes / 2**30:.2f} GiB beside the libraries (float32)",
+    ]
+    for line in lines:
+        click.echo(f"# {line}", err=True)

@@ -1,0 +1,103 @@
+"""What a training will need, before it starts: parameters, epochs, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from wsi_stain.nn.discriminator import Discriminator
+from wsi_stain.nn.generator import Generator
+from wsi_stain.nn.wavelet import use_strided_haar
+from wsi_stain.train.encoders import Encoders
+from wsi_stain.training_config import TrainConfig
+
+WORD = 4
+"""Bytes of a float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Networks of one stage and the memory of a step.
+
+    Args:
+        trained: parameters by network.
+        frozen: parameters that only pass forward.
+        memory_bytes: weights, gradients, optimizer and what one step keeps for its backward pass; libraries' own
+            buffers come on top.
+    """
+
+    trained: dict[str, int]
+    frozen: dict[str, int]
+    memory_bytes: int
+
+
+def staining_needs(config: TrainConfig) -> Needs:
+    """Stage 2: generator (or direct regressor) and discriminator."""
+    loss, batch, side = config.loss, config.schedule.batch, config.crop
+    with torch.device("meta"):
+        if config.generator.kind == "unet":
+            from wsi_stain.nn.unet import UNet
+
+            trained: dict[str, nn.Module] = {"regressor": UNet()}
+            inputs = {"regressor": (torch.empty(batch, 3, side, side),)}
+        else:
+            image = torch.empty(batch, 3, side, side)
+            trained, inputs = {"generator": Generator(config.generator)}, {"generator": (image,)}
+            use_strided_haar(trained["generator"])
+            if loss.gan:
+                trained["discriminator"] = Discriminator(loss.discriminator_filters, conditional=loss.conditional)
+                # The generator's step sees one batch of fakes; the discriminator's own a real and a fake one.
+                inputs["discriminator"] = (torch.empty(2 * batch, 3, side, side),) * 2
+        has_frozen = config.generator.kind == "ceff" and config.encoders.source != "joint"
+        frozen: dict[str, nn.Module] = {"encoders": Encoders(config.generator.channels)} if has_frozen else {}
+        kept = sum(_kept_numbers(part, inputs[name]) for name, part in trained.items())
+    return _needs(trained, frozen, kept, copies=5)
+
+
+def contrast_needs(config: TrainConfig) -> Needs:
+    """Stage 1: both encoders; with chunks, only one chunk's pass is kept at a time."""
+    stage = config.pretrain
+    crops = min(stage.chunk or stage.schedule.batch, stage.schedule.batch)
+    with torch.device("meta"):
+        encoders = Encoders(config.generator.channels)
+        kept = 2 * _kept_numbers(encoders.he, (torch.empty(crops, 3, stage.crop, stage.crop),))
+    return _needs({"encoders": encoders}, {}, kept, copies=4)
+
+
+def _needs(trained: dict[str, nn.Module], frozen: dict[str, nn.Module], kept: int, copies: int) -> Needs:
+    """`copies`: weights, gradients, Adam's two moments and, in stage 2, the averaged weights."""
+    counts = [{name: _parameters(part) for name, part in parts.items()} for parts in (trained, frozen)]
+    numbers = kept + copies * sum(counts[0].values()) + sum(counts[1].values())
+    return Needs(*counts, numbers * WORD)
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _kept_numbers(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+    """Numbers that autograd saves in one forward pass, counted on tensors without data."""
+    with _saved(module) as sizes:
+        module.train()(*inputs)
+    return sum(sizes.values())
+
+
+@contextmanager
+def _saved(module: nn.Module) -> Iterator[dict[int, int]]:
+    sizes: dict[int, int] = {}
+    weights = {id(p) for p in module.parameters()}
+    alive = []  # ids are only unique among the living
+
+    def note(tensor: Tensor) -> Tensor:
+        base = tensor if tensor._base is None else tensor._base
+        if id(base) not in weights:
+            alive.append(base)
+            sizes[id(base)] = base.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        yield sizes

@@ -1,0 +1,159 @@
+"""How well trained encoders tell pairs from strangers on held-out tiles: ROC-AUC, accuracy, threshold, and the plot."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own idiom
+from scipy.stats import rankdata
+
+from wsi_stain.errors import TrainingError
+from wsi_stain.eval.metrics import Estimate
+from wsi_stain.nn.pixels import to_tensor
+from wsi_stain.train.encoders import Encoders
+from wsi_stain.train.neighbours import Neighbours
+from wsi_stain.train.pairs import Pair, load_pair
+
+MOST_CROPS = 1500
+"""Of larger sets an even sample is judged: every crop is compared with every other."""
+ROUNDS = 200
+JSON = "discrimination.json"
+PLOT = "similarity.png"
+
+
+@dataclass(frozen=True, slots=True)
+class Discrimination:
+    """Similarity of pairs and of strangers, and what can be told from it.
+
+    Args:
+        auc: probability that a pair is more similar than strangers are.
+        accuracy: mean of the shares of pairs and of strangers that are told rightly, at the best threshold.
+        threshold: that cosine similarity.
+        pairs: cosine similarities of H&E crops with their own stain.
+        strangers: with the stain of other, not neighbouring, tiles.
+    """
+
+    auc: Estimate
+    accuracy: Estimate
+    threshold: float
+    pairs: np.ndarray
+    strangers: np.ndarray
+
+
+def auc(pairs: np.ndarray, strangers: np.ndarray) -> float:
+    """Area under the ROC curve, by ranks (Mann and Whitney); ties count half."""
+    ranks = rankdata(np.concatenate([pairs, strangers]))
+    return float((ranks[: len(pairs)].mean() - (len(pairs) + 1) / 2) / len(strangers))
+
+
+def best_threshold(pairs: np.ndarray, strangers: np.ndarray) -> tuple[float, float]:
+    """The threshold with the best balanced accuracy, and that accuracy; at or above it lies what is called a pair."""
+    candidates = np.unique(np.concatenate([pairs, strangers]))
+    found = 1 - np.searchsorted(np.sort(pairs), candidates) / len(pairs)
+    refused = np.searchsorted(np.sort(strangers), candidates) / len(strangers)
+    accuracy = (found + refused) / 2
+    best = int(accuracy.argmax())
+    return float(candidates[best]), float(accuracy[best])
+
+
+def strangers(pairs: Sequence[Pair]) -> np.ndarray:
+    """bool (N, N): which tiles are far enough from each other that their stains are no pair.
+
+    Raises:
+        TrainingError: none are.
+    """
+    near = Neighbours(pairs, "neighbours").mask(pairs)
+    np.fill_diagonal(near, True)
+    if near.all():
+        raise TrainingError(
+            f"the {len(pairs)} held-out pairs hold no strangers to compare with: choose another pretrain.heldout"
+        )
+    return ~near
+
+
+def discriminate(encoders: Encoders, pairs: Sequence[Pair], side: int, device: torch.device) -> Discrimination:
+    """Judge encoders on all whole crops of `side` px of held-out tiles; deterministic.
+
+    Args:
+        encoders: in evaluation mode.
+        pairs: held-out tiles.
+        side: of the crops, px.
+        device: where to compute.
+
+    Raises:
+        TrainingError: as `strangers`.
+    """
+    are_strangers = strangers(pairs)
+    crops = [(i, he, ihc) for i, pair in enumerate(pairs) for he, ihc in _cut(pair, side)]
+    crops = crops[:: -(-len(crops) // MOST_CROPS)]
+    tiles = np.array([i for i, _, _ in crops])
+    he, ihc = (_embed(module, [c[k] for c in crops], device) for k, module in ((1, encoders.he), (2, encoders.ihc)))
+    similarity = he @ ihc.T
+    are_strangers = are_strangers[np.ix_(tiles, tiles)]
+
+    def split(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        some = similarity[np.ix_(chosen, chosen)]
+        return similarity[chosen, chosen], some[are_strangers[np.ix_(chosen, chosen)]]
+
+    everything = split(np.arange(len(crops)))
+    return Discrimination(
+        _over_tiles(lambda chosen: auc(*split(chosen)), tiles),
+        _over_tiles(lambda chosen: best_threshold(*split(chosen))[1], tiles),
+        best_threshold(*everything)[0],
+        *everything,
+    )
+
+
+def _over_tiles(statistic: Callable[[np.ndarray], float], tiles: np.ndarray) -> Estimate:
+    """A statistic of crops with its 95 % bootstrap interval, resampling whole tiles."""
+    members = [np.flatnonzero(tiles == tile) for tile in np.unique(tiles)]
+    rng = np.random.default_rng(0)
+    rounds = (rng.integers(len(members), size=len(members)) for _ in range(ROUNDS))
+    # A round that drew one tile only holds no strangers.
+    draws = [statistic(np.concatenate([members[i] for i in drawn])) for drawn in rounds if len(set(drawn)) > 1]
+    return Estimate(statistic(np.arange(len(tiles))), *map(float, np.percentile(draws, [2.5, 97.5])))
+
+
+def save(result: Discrimination, folder: Path, split: str) -> None:
+    """Write discrimination.json and similarity.png."""
+    figures = {name: dataclasses.asdict(getattr(result, name)) for name in ("auc", "accuracy")}
+    facts = {"threshold": result.threshold, "pairs": len(result.pairs), "split": split}
+    (folder / JSON).write_text(json.dumps(figures | facts, indent=1) + "\n", encoding="utf-8")
+    _plot(result, folder / PLOT)
+
+
+def _plot(result: Discrimination, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    bins = np.linspace(min(result.pairs.min(), result.strangers.min()), 1, 60)
+    for values, name, colour in ((result.strangers, "strangers", "0.6"), (result.pairs, "pairs", "tab:brown")):
+        axes.hist(values, bins, density=True, alpha=0.7, label=f"{name} ({len(values):,})", color=colour)
+    axes.axvline(result.threshold, color="black", lw=1, label=f"threshold {result.threshold:.2f}")
+    axes.set(
+        xlabel="cosine similarity of H&E and stain",
+        ylabel="density",
+        title=f"ROC-AUC {result.auc.value:.3f}, balanced accuracy {result.accuracy.value:.1%}",
+    )
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def _cut(pair: Pair, side: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    he, ihc = load_pair(pair)
+    for y in range(0, he.shape[0] - side + 1, side):
+        for x in range(0, he.shape[1] - side + 1, side):
+            yield he[y : y + side, x : x + side], ihc[y : y + side, x : x + side]
+
+
+@torch.no_grad()
+def _embed(encoder: torch.nn.Module, crops: list[np.ndarray], device: torch.device) -> np.ndarray:
+    parts = [encoder(to_tensor(np.stack(crops[i : i + 64]), device)) for i in range(0, len(crops), 64)]
+    return F.normalize(torch.cat(parts).float(), dim=1).cpu().numpy()

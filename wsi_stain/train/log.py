@@ -1,0 +1,79 @@
+"""What a training says of itself: plain lines in log.jsonl, the same scalars for TensorBoard, sample pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from PIL import Image
+
+LOG = "log.jsonl"
+WINDOW = 20
+"""Steps that one line averages over."""
+
+
+class RunLog:
+    """Writes log.jsonl, tensorboard/ and samples/ of a run; a context manager.
+
+    Args:
+        folder: of the run.
+        images: where this process begins; lines of steps that will come again are dropped.
+        is_on: only one of several processes writes.
+    """
+
+    def __init__(self, folder: Path, images: int, *, is_on: bool = True) -> None:
+        self._folder = folder
+        self._window: list[dict[str, float]] = []
+        self._board = None
+        if is_on:
+            from torch.utils.tensorboard import SummaryWriter
+
+            _cut(folder / LOG, images)
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=images + 1 if images else None)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._board is not None:
+            self._board.close()
+
+    def add(
+        self, images: int, rate: float, waiting: float, losses: dict[str, float], *, is_last_of_window: bool
+    ) -> None:
+        """Note the losses of a step; every so many steps, and before every checkpoint, a line of means is written."""
+        self._window.append(losses)
+        if self._board is None or not (is_last_of_window or len(self._window) == WINDOW):
+            return
+        means = {name: round(float(np.mean([x[name] for x in self._window])), 6) for name in losses}
+        self._window = []
+        line = {"images": images, "images_per_s": round(rate, 3), "waiting": round(waiting, 4), **means}
+        with (self._folder / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        for name, value in line.items():
+            if name != "images":
+                self._board.add_scalar(name, value, images)
+
+    def picture(self, images: int, picture: np.ndarray) -> None:
+        """Keep a sample, uint8 (h, w, 3)."""
+        folder = self._folder / "samples"
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(folder / f"{images:09d}.png")
+        if self._board is not None:
+            self._board.add_image("samples", picture, images, dataformats="HWC")
+
+
+def _cut(log: Path, images: int) -> None:
+    """Drop lines of steps after the checkpoint, which will come again; a line cut short by a kill is one of them."""
+    if not log.exists():
+        return
+    kept = []
+    for line in log.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n") or json.loads(line)["images"] > images:
+            break
+        kept.append(line)
+    log.write_text("".join(kept), encoding="utf-8")

@@ -1,0 +1,70 @@
+"""What all recipes do around a gradient: rates that fall at the end, averaged weights, statistics measured anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float, done: float, decay_from: float) -> None:
+    """The learning rate after the share `done` of a training: constant, then linearly down to 0."""
+    rest = 1.0 if done < decay_from else (1 - done) / (1 - decay_from)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * rest
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, module: nn.Module, decay: float, step: int) -> None:
+    """Move `average` towards `module`: the exponential moving average of its weights.
+
+    Early on the average would remember the random start, so its memory grows with the run.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    for kept, new in zip(average.state_dict().values(), module.state_dict().values(), strict=True):
+        if kept.is_floating_point():
+            kept.lerp_(new, 1 - decay)
+        else:
+            kept.copy_(new)
+
+
+def set_training(module: nn.Module, *, frozen: nn.Module | None = None, frozen_statistics: bool = False) -> None:
+    """Training mode, but for what stays as it is.
+
+    Args:
+        module: the network.
+        frozen: the part of it that is not trained; it stays in evaluation mode.
+        frozen_statistics: batch norms use, and keep, the statistics that inference will use.
+    """
+    module.train()
+    if frozen is not None:
+        frozen.eval()
+    if frozen_statistics:
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.eval()
+
+
+@torch.no_grad()
+def calibrate(module: nn.Module, batches: Iterable[Tensor], *, frozen: nn.Module | None = None) -> None:
+    """Set the statistics of every batch norm to their mean over `batches`; leaves the module in training mode.
+
+    Source: Wu & Johnson, "Rethinking 'Batch' in BatchNorm", 2021, section 3 (precise statistics).
+
+    Args:
+        module: the network.
+        batches: its inputs.
+        frozen: the part of it whose statistics stay.
+    """
+    kept = set(frozen.modules()) if frozen is not None else set()
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d) and part not in kept]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over all batches
+    set_training(module, frozen=frozen)
+    for batch in batches:
+        module(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

@@ -1,0 +1,105 @@
+"""Several processes that train one network, started by `torchrun`: who this one is, and what they share.
+
+Gradients are averaged by hand after the backward pass, as in NVIDIA's StyleGAN3: a generator and a discriminator that
+take turns fit badly into DistributedDataParallel's hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from wsi_stain.errors import ConfigError
+from wsi_stain.nn.inference import pick_device
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among its fellows.
+
+    Args:
+        rank: its number, from 0; only number 0 writes files.
+        world: how many there are.
+        device: what this one computes on.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes checkpoint and log."""
+        return self.rank == 0
+
+    def share_gradients(self, parameters: Iterable[nn.Parameter], *, mean: bool = True) -> None:
+        """Replace every gradient by its mean (or sum) over the processes."""
+        if self.world == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([g.reshape(-1) for g in gradients])
+        dist.all_reduce(flat)
+        if mean:
+            flat /= self.world
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def average(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """The mean of each figure over the processes: all see the same, and stop together."""
+        if self.world == 1:
+            return dict(figures)
+        values = torch.tensor(list(figures.values()), dtype=torch.float64, device=self._exchange_device)
+        dist.all_reduce(values)
+        return dict(zip(figures, (values / self.world).tolist(), strict=True))
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """(n, D) of every process → (world · n, D) in the order of ranks; gradients flow to the own rows alone."""
+        if self.world == 1:
+            return rows
+        parts = [torch.empty_like(rows) for _ in range(self.world)]
+        dist.all_gather(parts, rows.detach().contiguous())
+        parts[self.rank] = rows
+        return torch.cat(parts)
+
+    def wait(self) -> None:
+        """Until all have come here."""
+        if self.world > 1:
+            dist.barrier()
+
+    @property
+    def _exchange_device(self) -> torch.device:
+        # NCCL exchanges only what lies on its device; float64 is not on every device, but on every CUDA one.
+        return self.device if self.device.type == "cuda" else torch.device("cpu")
+
+
+@contextmanager
+def ranks(device: str, batch: int) -> Iterator[Ranks]:
+    """Join the other processes if `torchrun` started this one; alone otherwise.
+
+    Args:
+        device: as in `pick_device`; with CUDA, each process of a machine takes its own.
+        batch: crops per step in all; every process gets an equal share.
+
+    Raises:
+        ConfigError: the batch cannot be shared evenly.
+    """
+    name = pick_device(device)
+    if not dist.is_torchelastic_launched():
+        yield Ranks(0, 1, torch.device(name))
+        return
+    if name.startswith("cuda"):
+        name = f"cuda:{dist.get_node_local_rank(0)}"
+        torch.cuda.set_device(name)
+    dist.init_process_group("nccl" if name.startswith("cuda") else "gloo")
+    try:
+        world = dist.get_world_size()
+        if batch % world:
+            raise ConfigError(f"schedule.batch is {batch}: {world} processes cannot share it evenly")
+        yield Ranks(dist.get_rank(), world, torch.device(name))
+    finally:
+        dist.destroy_process_group()

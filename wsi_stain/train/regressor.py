@@ -1,0 +1,179 @@
+"""The direct regressor: a U-Net that predicts what is DAB-positive and draws nothing, to compare virtual stains with.
+
+A stain whose positive areas are no better than its answer has learned to draw, not to see more.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own idiom
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from wsi_stain.errors import TrainingError
+from wsi_stain.eval.stain import POSITIVE_OD, dab
+from wsi_stain.loading import load
+from wsi_stain.nn.inference import pick_device
+from wsi_stain.nn.pixels import to_pixels, to_tensor
+from wsi_stain.nn.unet import UNet
+from wsi_stain.train.checkpoint import flatten_optimizer, restore_optimizer
+from wsi_stain.train.optimize import calibrate, set_rate, set_training, update_average
+from wsi_stain.train.parallel import Ranks
+from wsi_stain.training_config import TrainConfig
+
+RESULT = "generator.safetensors"
+BLOCKS_PX = (8, 32, 128)
+"""Sides of the blocks whose positive share is learned: serial sections do not correspond pixel by pixel."""
+
+
+class RegressorRecipe:
+    """The U-Net, its optimizer, and one training step; see `Recipe`.
+
+    Args:
+        config: the whole training; of its losses nothing is used.
+        total: images of the whole training.
+        ranks: this process among its fellows.
+
+    Example:
+        >>> losses = RegressorRecipe(config, total, ranks).step(he, ihc, images=0)  # doctest: +SKIP
+    """
+
+    def __init__(self, config: TrainConfig, total: int, ranks: Ranks) -> None:
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.total = total
+        self.ranks = ranks
+        # A third faster on a CPU; the network has none of the convolutions that crash with it (see nn.pixels).
+        self.network = UNet(config.generator).to(ranks.device, memory_format=torch.channels_last)  # type: ignore
+        self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
+        self.optimizer = torch.optim.Adam(self.network.parameters(), config.schedule.lr)
+
+    def step(self, he: Tensor, ihc: Tensor, images: int) -> dict[str, float]:
+        """Train on one batch; see `Recipe.step`.
+
+        Returns:
+            The mean cross entropy, and per side of block the mean absolute error of the positive share.
+        """
+        schedule, done = self.config.schedule, images / self.total
+        set_rate(self.optimizer, schedule.lr, done, schedule.decay_from)
+        set_training(self.network, frozen_statistics=done >= schedule.freeze_from)
+        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            logits = self.network(he.contiguous(memory_format=torch.channels_last))
+        loss, errors = share_loss(logits.float().sigmoid(), positive(ihc, self.config.output.glass))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.ranks.share_gradients(self.network.parameters())
+        self.optimizer.step()
+        update_average(self.average, self.network, schedule.ema, images // schedule.batch)
+        return {"cross_entropy": loss.item()} | errors
+
+    def freeze(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Fix the normalisation statistics at those of `batches`, for network and average alike."""
+        calibrate(self.network, (he for he, _ in batches))
+        for kept, fixed in zip(self.average.buffers(), self.network.buffers(), strict=True):
+            kept.copy_(fixed)
+
+    def results(self, images: int, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, nn.Module]:
+        """A copy of the averaged network in evaluation mode; statistics measured on `batches` until they are frozen."""
+        result = copy.deepcopy(self.average)
+        if images / self.total <= self.config.schedule.freeze_from:
+            calibrate(result, (he for he, _ in batches))
+        return {RESULT: result.eval()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on, as flat named tensors."""
+        tensors = {f"{name}.{key}": t for name, part in self._parts().items() for key, t in part.state_dict().items()}
+        return tensors | flatten_optimizer("optimizer", self.optimizer)
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        for name, part in self._parts().items():
+            prefix = name + "."
+            part.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+        restore_optimizer("optimizer", self.optimizer, tensors)
+
+    def _parts(self) -> dict[str, nn.Module]:
+        return {"network": self.network, "average": self.average}
+
+
+def positive(ihc: Tensor, glass: tuple[int, int, int]) -> Tensor:
+    """Where a stain is DAB-positive, by the very map that evaluation uses.
+
+    Args:
+        ihc: (N, 3, H, W) in [-1, 1].
+        glass: colour (R, G, B) of empty slide.
+
+    Returns:
+        float32 (N, 1, H, W), 0 or 1, on the device of `ihc`.
+    """
+    maps = np.stack([dab(image, glass) > POSITIVE_OD for image in to_pixels(ihc)])
+    return torch.from_numpy(maps[:, None]).to(ihc.device, torch.float32)
+
+
+def share_loss(probability: Tensor, target: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Binary cross entropy between predicted and true positive share of blocks, the mean over sides of `BLOCKS_PX`.
+
+    Cross entropy and not L1: its best answer is the mean of what is likely, L1's the median, which is 0 where brown is
+    rare.
+
+    Args:
+        probability: (N, 1, H, W) in [0, 1]; only whole blocks count, and sides beyond H or W not at all.
+        target: the same shape, 0 or 1.
+
+    Returns:
+        The loss, and the mean absolute error of the share per block: `error_8`, …
+    """
+    losses, errors = [], {}
+    for side in (side for side in BLOCKS_PX if side <= min(target.shape[2:])):
+        share, truth = F.avg_pool2d(probability, side), F.avg_pool2d(target, side)
+        losses.append(F.binary_cross_entropy(share, truth))
+        errors[f"error_{side}"] = (share.detach() - truth).abs().mean().item()
+    return torch.stack(losses).mean(), errors
+
+
+def load_regressor(run: Path, device: str = "auto") -> Callable[[np.ndarray], np.ndarray]:
+    """The direct regressor of a training run.
+
+    Args:
+        run: folder of `wsi-stain train` with generator.kind unet.
+        device: as in `pick_device`.
+
+    Returns:
+        A function: uint8 (h, w, 3) H&E of any size → float32 (h, w), the probability of being positive, in [0, 1].
+
+    Raises:
+        TrainingError: the run holds no finished regressor.
+        DeviceError: the device is not there.
+    """
+    weights = run / RESULT
+    if not weights.is_file() or not (run / "config.yaml").is_file():
+        raise TrainingError(f"{run} holds no finished training ({RESULT} and config.yaml): run wsi-stain train first")
+    config = load(TrainConfig, run / "config.yaml").generator
+    if config.kind != "unet":
+        raise TrainingError(
+            f"{run} holds a {config.kind} generator and no direct regressor: give a run with generator.kind unet"
+        )
+    network = UNet(config)
+    try:
+        network.load_state_dict(load_file(weights))
+    except (SafetensorError, OSError, RuntimeError) as err:
+        raise TrainingError(f"{weights} does not hold the U-Net of its config.yaml: {err}; train it again") from err
+    return _predictor(network, torch.device(pick_device(device)))
+
+
+def _predictor(network: UNet, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
+    network.to(device).eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def predict(he: np.ndarray) -> np.ndarray:
+        h, w = he.shape[:2]
+        padded = np.pad(he, ((0, -h % network.multiple), (0, -w % network.multiple), (0, 0)), "reflect")
+        return network(to_tensor(padded[None], device)).float().sigmoid()[0, 0, :h, :w].cpu().numpy()
+
+    return predict

@@ -1,0 +1,145 @@
+"""The two stages of a training, from configuration to result: `pretrain` and `train`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from wsi_stain.errors import TrainingError
+from wsi_stain.loading import dump
+from wsi_stain.nn.pixels import to_pixels, to_tensor
+from wsi_stain.train.contrast import ContrastiveRecipe
+from wsi_stain.train.crops import Crops
+from wsi_stain.train.discrimination import discriminate, save, strangers
+from wsi_stain.train.encoders import FILE, FOLDER, load_encoders
+from wsi_stain.train.loop import CHECKPOINT, Recipe, Stage, Step, run
+from wsi_stain.train.pairs import Pair, find_pairs, load_pair
+from wsi_stain.train.pairs_check import problems
+from wsi_stain.train.parallel import Ranks, ranks
+from wsi_stain.train.recipe import RESULT, StainingRecipe
+from wsi_stain.train.regressor import RegressorRecipe
+from wsi_stain.training_config import PretrainScheduleConfig, ScheduleConfig, TrainConfig
+
+CHANGEABLE = {"run", "pairs", "device", "threads", "workers"}
+"""Settings that a resumed run may change: they do not change what is learned."""
+STAGE_1 = {"input", "output", "encoders", "loss", "schedule", "crop"}
+"""Settings that pretraining does not use, nor `generator` but for its width."""
+SAMPLES = 3
+
+
+def quiet(step: Step) -> None:
+    """No progress."""
+
+
+def pretrain(config: TrainConfig, progress: Callable[[Step], None] = quiet) -> Path | None:
+    """Train both encoders by contrast, then judge them on held-out pairs; resume if there is a checkpoint.
+
+    Returns:
+        The file of the encoders' weights, beside which lie discrimination.json and similarity.png; `None` in all of
+        several processes but the first.
+
+    Raises:
+        TrainingError: no pairs, pairs that cannot be used, a loss that is no number.
+        ConfigError: the folder holds a run of other settings.
+    """
+    stage_config = config.pretrain
+    folder = config.run / FOLDER
+    with _prepared(config, stage_config.schedule.batch) as group:
+        pairs = _checked_pairs(config, stage_config.crop, folder)
+        heldout = find_pairs(config.pairs, stage_config.heldout)
+        strangers(heldout)  # better refused now than after the training
+        crops = Crops(tuple(pairs), stage_config.crop, config.seed, config.turns, config.stain_jitter)
+        total = total_images(stage_config.schedule, len(pairs))
+        fixed = _fixed(config, STAGE_1) | {"generator": {"channels": config.generator.channels}}
+        schedule = stage_config.schedule
+        stage = Stage(folder, dump(config), fixed, total, schedule.batch, schedule.save_images, 1.0, config.workers)
+        recipe = ContrastiveRecipe(config, total, crops, group)
+        run(stage, recipe, crops, group, progress=progress)
+        if group.is_first:
+            encoders = load_encoders(folder / FILE, config.generator.channels).to(group.device).eval()
+            save(discriminate(encoders, heldout, stage_config.crop, group.device), folder, stage_config.heldout)
+        return folder / FILE if group.is_first else None
+
+
+def train(config: TrainConfig, progress: Callable[[Step], None] = quiet) -> Path | None:
+    """Train a generator until the end of its schedule; resume if the run folder holds a checkpoint.
+
+    Returns:
+        The file of the averaged generator's weights; `None` in all of several processes but the first.
+
+    Raises:
+        TrainingError: no pairs, pairs that cannot be used, no encoders, a loss that is no number.
+        ConfigError: the folder holds a run of other settings.
+    """
+    schedule = config.schedule
+    with _prepared(config, schedule.batch) as group:
+        pairs = _checked_pairs(config, config.crop, config.run)
+        crops = Crops(tuple(pairs), config.crop, config.seed, config.turns, config.stain_jitter)
+        total = total_images(schedule, len(pairs))
+        stage = Stage(
+            config.run,
+            dump(config),
+            _fixed(config, {"pretrain"}),
+            total,
+            schedule.batch,
+            schedule.save_images,
+            schedule.freeze_from,
+            config.workers,
+        )
+        recipe: Recipe = _recipe(config, total, group)
+        draw = None if config.generator.kind == "unet" else _painter(config, pairs, group)
+        run(stage, recipe, crops, group, progress=progress, draw=draw)
+        return config.run / RESULT if group.is_first else None
+
+
+def total_images(schedule: ScheduleConfig | PretrainScheduleConfig, pairs: int) -> int:
+    """Images of a whole stage: as many as are asked for, or `epochs` times the training split."""
+    return schedule.images if schedule.epochs is None else max(1, round(schedule.epochs * pairs))
+
+
+def _recipe(config: TrainConfig, total: int, group: Ranks) -> Recipe:
+    kind = RegressorRecipe if config.generator.kind == "unet" else StainingRecipe
+    return kind(config, total, group)
+
+
+@contextmanager
+def _prepared(config: TrainConfig, batch: int) -> Iterator[Ranks]:
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    with ranks(config.device, batch) as group:
+        yield group
+
+
+def _checked_pairs(config: TrainConfig, side: int, folder: Path) -> list[Pair]:
+    """The training pairs; before a run begins, all splits are looked through for what would spoil it later."""
+    if not (folder / CHECKPOINT).exists():
+        found = problems(find_pairs(config.pairs), side)
+        if found:
+            more = f" (and {len(found) - 1} more: see wsi-stain pairs check {config.pairs})" if len(found) > 1 else ""
+            raise TrainingError(found[0] + more)
+    return find_pairs(config.pairs, "train")
+
+
+def _fixed(config: TrainConfig, unused: set[str]) -> dict:
+    return {key: value for key, value in dump(config).items() if key not in CHANGEABLE | unused}
+
+
+def _painter(config: TrainConfig, pairs: list[Pair], group: Ranks) -> Callable[[Mapping[str, nn.Module]], np.ndarray]:
+    """Draws H&E, generated and real stain of a few training fields, for the eye only."""
+    chosen = [pairs[i] for i in np.linspace(0, len(pairs) - 1, SAMPLES).astype(int)]
+
+    @torch.no_grad()
+    def draw(results: Mapping[str, nn.Module]) -> np.ndarray:
+        rows = []
+        for pair in chosen:
+            he, ihc = (x[: config.crop, : config.crop] for x in load_pair(pair))
+            generated = to_pixels(results[RESULT](to_tensor(he[None], group.device)))[0]
+            rows.append(np.concatenate([he, generated, ihc], axis=1))
+        return np.concatenate(rows)
+
+    return draw
