@@ -11,7 +11,8 @@ def to_tensor(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     """uint8 (N, H, W, 3) → float32 (N, 3, H, W) in [-1, 1], contiguous."""
     # Contiguous on purpose: on channels-last input of few channels, oneDNN (in torch 2.13, AVX-512) crashes in the
     # backward pass of a strided 1×1 convolution. Inference, which has no backward pass, chooses channels-last itself.
-    tensor = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2)
+    own = np.require(images, requirements=["C_CONTIGUOUS", "WRITEABLE"])  # torch warns of what it could not write to
+    tensor = torch.from_numpy(own).to(device).permute(0, 3, 1, 2)
     return tensor.float().contiguous().div_(127.5).sub_(1)
 
 
