@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from wsi_stain.config import GeneratorConfig
-from wsi_stain.errors import ConfigError, TrainingError
+from wsi_stain.errors import ConfigError, OutputError, TrainingError
 from wsi_stain.nn.encoder import Encoder
 from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.inference import load_generator
@@ -254,6 +254,21 @@ def test_a_run_keeps_a_plain_log_curves_and_samples(tmp_path: Path, pairs: Path)
     with Image.open(run / "samples" / samples[0]) as sample:
         picture = np.asarray(sample)
     np.testing.assert_array_equal(picture[:, 256:], 255 - picture[:, :128])  # the stain is the H&E's complement
+
+
+def test_two_trainings_never_share_a_run_folder(tmp_path: Path, pairs: Path) -> None:
+    settings_of_run = config(pairs, tmp_path / "run")
+    refused = []
+
+    def start_another(step: loop.Step) -> None:
+        if step.images == 2:
+            with pytest.raises(OutputError, match="is in use by process") as error:
+                train(settings_of_run)
+            refused.append(error)
+
+    train(settings_of_run, start_another)
+    assert len(refused) == 1
+    assert read_log(tmp_path / "run")[-1]["images"] == 12
 
 
 def test_a_run_folder_of_other_settings_is_refused(tmp_path: Path, pairs: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ import yaml
 from torch import Tensor, nn
 
 from wsi_stain.errors import ConfigError, TrainingError
+from wsi_stain.lock import locked
 from wsi_stain.nn.pixels import to_tensor
 from wsi_stain.train import checkpoint
 from wsi_stain.train.crops import Crops, Images, numbers, stream
@@ -114,11 +116,28 @@ def run(
 
     Raises:
         ConfigError: the folder holds a run of other settings.
+        OutputError: another process trains in the folder.
         TrainingError: a loss that is no number, or beyond all bounds.
     """
-    images = _open(stage, recipe, ranks)
-    if images >= stage.total:
-        return
+    if ranks.is_first:
+        stage.folder.mkdir(parents=True, exist_ok=True)
+    with locked(stage.folder / "lock") if ranks.is_first else nullcontext():
+        images = _open(stage, recipe, ranks)
+        if images < stage.total:
+            _go_on(stage, recipe, crops, ranks, images, progress=progress, draw=draw)
+
+
+def _go_on(
+    stage: Stage,
+    recipe: Recipe,
+    crops: Crops,
+    ranks: Ranks,
+    images: int,
+    *,
+    progress: Callable[[Step], None],
+    draw: Callable[[Mapping[str, nn.Module]], Any] | None,
+) -> None:
+    """Train from image number `images` on."""
     batches = numbers(images, stage.total, stage.batch, rank=ranks.rank, world=ranks.world)
     clock = _Clock(images)
     with RunLog(stage.folder, images, is_on=ranks.is_first) as log:
@@ -173,7 +192,6 @@ def _open(stage: Stage, recipe: Recipe, ranks: Ranks) -> int:
     if not path.exists():
         ranks.wait()  # nobody may look for a checkpoint when the first one already writes
         if ranks.is_first:
-            stage.folder.mkdir(parents=True, exist_ok=True)
             (stage.folder / CONFIG).write_text(yaml.safe_dump(stage.settings, sort_keys=False), encoding="utf-8")
         ranks.wait()
         return 0
