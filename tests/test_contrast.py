@@ -91,7 +91,7 @@ def test_tiles_without_coordinates_or_slide_are_neighbours_only_of_themselves() 
         assert Neighbours(tiles, exclude).mask(tiles)[0].tolist() == [False, False, True]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("chunk", [1, 3])
+@pytest.mark.parametrize("chunk", [2, 3])
 def test_gradients_in_chunks_are_those_of_the_whole_batch(
     tmp_path: Path, pairs: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,7 +99,9 @@ def test_gradients_in_chunks_are_those_of_the_whole_batch(
     he, ihc = torch.rand(2, 6, 3, 64, 64).unbind(0)
     gradients = []
     for size in (chunk, 6):
-        settings = config(pairs, tmp_path / "run", f"pretrain.chunk={size}", "pretrain.schedule.lr=0")
+        settings = config(
+            pairs, tmp_path / "run", f"pretrain.chunk={size}", "pretrain.schedule.batch=6", "pretrain.schedule.lr=0"
+        )
         recipe = ContrastiveRecipe(settings, 100, Crops(tuple(find_pairs(pairs, "train")), 64, 0), ALONE)
         encoders = recipe.encoders.eval()
         monkeypatch.setattr(encoders, "train", lambda mode=True, encoders=encoders: encoders)
@@ -193,6 +195,12 @@ def test_unfit_encoders_are_refused_before_training(tmp_path: Path, pairs: Path)
     file.write_bytes(b"not tensors")
     with pytest.raises(TrainingError, match="is not a file of encoders"):
         train(wide)
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_chunks_that_leave_one_crop_alone_are_refused(tmp_path: Path, chunk: int) -> None:
+    with pytest.raises(ConfigError, match=f"chunk is {chunk}: it must divide the batch of 4"):
+        config(tmp_path, tmp_path, f"pretrain.chunk={chunk}")
 
 
 def test_adaptive_weights_need_frozen_encoders(tmp_path: Path, pairs: Path) -> None:

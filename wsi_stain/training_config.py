@@ -125,6 +125,13 @@ class PretrainConfig:
     heldout: str = "val"
     """Split on which the encoders are judged."""
 
+    def __post_init__(self) -> None:
+        if self.chunk is not None and (self.chunk < 2 or self.schedule.batch % self.chunk):
+            raise ConfigError(
+                f"pretrain.chunk is {self.chunk}: it must divide the batch of {self.schedule.batch} and be at least 2, "
+                "as every chunk has normalisation statistics of its own"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:

@@ -54,6 +54,9 @@ def staining_needs(config: TrainConfig) -> Needs:
                 inputs["discriminator"] = (torch.empty(2 * batch, 3, side, side),) * 2
         has_frozen = config.generator.kind == "ceff" and config.encoders.source != "joint"
         frozen: dict[str, nn.Module] = {"encoders": Encoders(config.generator.channels)} if has_frozen else {}
+        encoder = getattr(trained.get("generator"), "encoder", None)
+        if has_frozen and encoder is not None:
+            encoder.requires_grad_(False)  # a copy of what is counted among the encoders
         kept = sum(_kept_numbers(part, inputs[name]) for name, part in trained.items())
     return _needs(trained, frozen, kept, copies=5)
 
@@ -70,13 +73,9 @@ def contrast_needs(config: TrainConfig) -> Needs:
 
 def _needs(trained: dict[str, nn.Module], frozen: dict[str, nn.Module], kept: int, copies: int) -> Needs:
     """`copies`: weights, gradients, Adam's two moments and, in stage 2, the averaged weights."""
-    counts = [{name: _parameters(part) for name, part in parts.items()} for parts in (trained, frozen)]
-    numbers = kept + copies * sum(counts[0].values()) + sum(counts[1].values())
-    return Needs(*counts, numbers * WORD)
-
-
-def _parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+    learned = {k: sum(p.numel() for p in part.parameters() if p.requires_grad) for k, part in trained.items()}
+    fixed = {k: sum(p.numel() for p in part.parameters()) for k, part in frozen.items()}
+    return Needs(learned, fixed, WORD * (kept + copies * sum(learned.values()) + sum(fixed.values())))
 
 
 def _kept_numbers(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
