@@ -342,6 +342,17 @@ def test_freezing_does_not_throw_the_network_off(tmp_path: Path, pairs: Path) ->
     assert after < 1.3 * before
 
 
+def test_rates_fall_at_the_end_and_at_the_freeze(tmp_path: Path, pairs: Path) -> None:
+    """Frozen at full speed, a deep network diverged within twenty steps."""
+    changes = ("schedule.lr=0.001", "schedule.decay_from=0.5", "schedule.freeze_from=0.75", "schedule.frozen_rate=0.2")
+    recipe = made_recipe(pairs, tmp_path, *changes)
+    rates = []
+    for images in (0, 6, 8, 9, 11):  # of 12
+        recipe.step(*torch.rand(2, 2, 3, 128, 128).unbind(0), images=images)
+        rates.append(recipe.opt_g.param_groups[0]["lr"])
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-3 * 4 / 6, 0.2e-3 * 3 / 6, 0.2e-3 / 6])
+
+
 def test_resize_convolutions_leave_no_checkerboard() -> None:
     """On a constant input, transposed convolutions paint a grid; enlarged pixels do not."""
     spreads = {}

@@ -63,6 +63,9 @@ class ScheduleConfig:
     """Share of the images after which the rates fall linearly to 0 (60 of 100 epochs)."""
     freeze_from: float = 0.85
     """Share of the images after which normalisation statistics are frozen, as at inference; 1: never (paper)."""
+    frozen_rate: float = 0.1
+    """Factor of the rates once statistics are frozen: batch statistics no longer hold the scale of every layer, and a
+    step that they could bear makes a deep network diverge."""
     ema: float = 0.999
     """Decay per step of the averaged weights that are kept as the result; 0 keeps the last weights (paper)."""
     save_images: int = 2_000
@@ -182,6 +185,6 @@ def _check_schedule(section: str, schedule: ScheduleConfig | PretrainScheduleCon
         raise ConfigError(f"{section}.images, {section}.batch and {section}.save_images must be at least 1")
     if schedule.epochs is not None and schedule.epochs <= 0:
         raise ConfigError(f"{section}.epochs is {schedule.epochs}: it must be above 0")
-    for name in ("decay_from", "freeze_from", "ema"):
+    for name in ("decay_from", "freeze_from", "frozen_rate", "ema"):
         if not 0 <= getattr(schedule, name, 0) <= 1:
             raise ConfigError(f"{section}.{name} is {getattr(schedule, name)}: it must lie between 0 and 1")

@@ -7,12 +7,19 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from wsi_stain.training_config import ScheduleConfig
+
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float, done: float, decay_from: float) -> None:
     """The learning rate after the share `done` of a training: constant, then linearly down to 0."""
     rest = 1.0 if done < decay_from else (1 - done) / (1 - decay_from)
     for group in optimizer.param_groups:
         group["lr"] = rate * rest
+
+
+def slowed(rate: float, done: float, schedule: ScheduleConfig) -> float:
+    """The rate to decay from: a smaller one once normalisation statistics are frozen."""
+    return rate * schedule.frozen_rate if done >= schedule.freeze_from else rate
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from wsi_stain.nn.wavelet import use_strided_haar
 from wsi_stain.train.checkpoint import flatten_optimizer, restore_optimizer
 from wsi_stain.train.encoders import Encoders, frozen_encoders
 from wsi_stain.train.losses import adaptive_weights, adversarial, weighted_l1
-from wsi_stain.train.optimize import calibrate, set_rate, set_training, update_average
+from wsi_stain.train.optimize import calibrate, set_rate, set_training, slowed, update_average
 from wsi_stain.train.parallel import Ranks
 from wsi_stain.training_config import TrainConfig
 
@@ -63,8 +63,8 @@ class StainingRecipe:
         """Train on one batch; see `Recipe.step`."""
         loss, schedule = self.config.loss, self.config.schedule
         done = images / self.total
-        set_rate(self.opt_g, schedule.lr, done, schedule.decay_from)
-        set_rate(self.opt_d, schedule.lr_discriminator, done, schedule.decay_from)
+        set_rate(self.opt_g, slowed(schedule.lr, done, schedule), done, schedule.decay_from)
+        set_rate(self.opt_d, slowed(schedule.lr_discriminator, done, schedule), done, schedule.decay_from)
         self._set_training(frozen_statistics=done >= schedule.freeze_from)
         with self._autocast():
             generated = self.generator(he)

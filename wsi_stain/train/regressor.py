@@ -23,12 +23,12 @@ from wsi_stain.nn.inference import pick_device
 from wsi_stain.nn.pixels import to_pixels, to_tensor
 from wsi_stain.nn.unet import UNet
 from wsi_stain.train.checkpoint import flatten_optimizer, restore_optimizer
-from wsi_stain.train.optimize import calibrate, set_rate, set_training, update_average
+from wsi_stain.train.optimize import calibrate, set_rate, set_training, slowed, update_average
 from wsi_stain.train.parallel import Ranks
 from wsi_stain.training_config import TrainConfig
 
 RESULT = "generator.safetensors"
-BLOCKS_PX = (8, 32, 128)
+BLOCKS_PX = (4, 16)
 """Sides of the blocks whose positive share is learned: serial sections do not correspond pixel by pixel."""
 
 
@@ -61,7 +61,7 @@ class RegressorRecipe:
             The mean cross entropy, and per side of block the mean absolute error of the positive share.
         """
         schedule, done = self.config.schedule, images / self.total
-        set_rate(self.optimizer, schedule.lr, done, schedule.decay_from)
+        set_rate(self.optimizer, slowed(schedule.lr, done, schedule), done, schedule.decay_from)
         set_training(self.network, frozen_statistics=done >= schedule.freeze_from)
         with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             logits = self.network(he.contiguous(memory_format=torch.channels_last))
