@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from click.testing import CliRunner
 from PIL import Image
 from slides_made import profile
 
 from wsi_stain import phantom
 from wsi_stain.bundle import DEFAULT, Bundle
-from wsi_stain.cli import main
+from wsi_stain.cli import group, main
 from wsi_stain.geometry import Size
 
 
@@ -376,3 +377,9 @@ def test_a_colour_profile_is_applied_and_recorded(folder: Path, capsys: pytest.C
     assert not found["profiled"][1]
     _, out, _ = run(capsys, "info", "profiled.identity.ome.tiff", "--json")
     assert json.loads(out)["annotations"]["icc_profile"] == found["profiled"][0]
+
+
+def test_doctor_finds_nothing_wrong_with_this_installation() -> None:
+    result = CliRunner().invoke(group, ["doctor"])
+    assert result.exit_code == 0, result.output
+    assert f"{DEFAULT}: nothing wrong" in result.output

@@ -12,13 +12,14 @@ def command() -> int:
     import torch
 
     from wsi_stain import record
-    from wsi_stain.bundle import DEFAULT, check
+    from wsi_stain.bundle import DEFAULT
+    from wsi_stain.packing import check
 
     for name, version in record.versions().items():
         click.echo(f"{name:24} {version}")
     click.echo(f"{'OpenSlide':24} {openslide.__library_version__}")
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     click.echo(f"{'devices':24} {', '.join(['cpu', *devices])}; {torch.get_num_threads()} CPU threads")
-    problems = check(DEFAULT)
+    problems = check(DEFAULT, tiles=False)
     click.echo(f"{'default model':24} {DEFAULT}: {'; '.join(problems) or 'nothing wrong'}")
     return 1 if problems else 0

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from wsi_stain.nn.discriminator import Discriminator
 from wsi_stain.nn.generator import Generator
+from wsi_stain.nn.unet import UNet
 from wsi_stain.nn.wavelet import use_strided_haar
 from wsi_stain.train.encoders import Encoders
 from wsi_stain.training_config import TrainConfig
@@ -38,14 +39,13 @@ class Needs:
 def staining_needs(config: TrainConfig) -> Needs:
     """Stage 2: generator (or direct regressor) and discriminator."""
     loss, batch, side = config.loss, config.schedule.batch, config.crop
+    trained: dict[str, nn.Module]
+    inputs: dict[str, tuple[Tensor, ...]]
     with torch.device("meta"):
+        image = torch.empty(batch, 3, side, side)
         if config.generator.kind == "unet":
-            from wsi_stain.nn.unet import UNet
-
-            trained: dict[str, nn.Module] = {"regressor": UNet()}
-            inputs = {"regressor": (torch.empty(batch, 3, side, side),)}
+            trained, inputs = {"regressor": UNet(config.generator)}, {"regressor": (image,)}
         else:
-            image = torch.empty(batch, 3, side, side)
             trained, inputs = {"generator": Generator(config.generator)}, {"generator": (image,)}
             use_strided_haar(trained["generator"])
             if loss.gan:

@@ -90,11 +90,11 @@ def discriminate(encoders: Encoders, pairs: Sequence[Pair], side: int, device: t
         TrainingError: as `strangers`.
     """
     are_strangers = strangers(pairs)
-    crops = [(i, he, ihc) for i, pair in enumerate(pairs) for he, ihc in _cut(pair, side)]
+    crops = [(i, *both) for i, pair in enumerate(pairs) for both in _cut(pair, side)]
     crops = crops[:: -(-len(crops) // MOST_CROPS)]
-    tiles = np.array([i for i, _, _ in crops])
-    he, ihc = (_embed(module, [c[k] for c in crops], device) for k, module in ((1, encoders.he), (2, encoders.ihc)))
-    similarity = he @ ihc.T
+    numbers, he, ihc = zip(*crops, strict=True)
+    tiles = np.array(numbers)
+    similarity = _embed(encoders.he, he, device) @ _embed(encoders.ihc, ihc, device).T
     are_strangers = are_strangers[np.ix_(tiles, tiles)]
 
     def split(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -154,6 +154,6 @@ def _cut(pair: Pair, side: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 @torch.no_grad()
-def _embed(encoder: torch.nn.Module, crops: list[np.ndarray], device: torch.device) -> np.ndarray:
+def _embed(encoder: torch.nn.Module, crops: Sequence[np.ndarray], device: torch.device) -> np.ndarray:
     parts = [encoder(to_tensor(np.stack(crops[i : i + 64]), device)) for i in range(0, len(crops), 64)]
     return F.normalize(torch.cat(parts).float(), dim=1).cpu().numpy()

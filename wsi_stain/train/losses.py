@@ -56,7 +56,10 @@ def weighted_l1(generated: Tensor, real: Tensor, weights: Tensor, levels: int) -
         if level:
             generated, real = F.avg_pool2d(generated, 2), F.avg_pool2d(real, 2)
         difference = (generated - real).abs().mean(dim=1, keepdim=True)
-        total = total + (weights * F.adaptive_avg_pool2d(difference, weights.shape[1:]).squeeze(1)).mean()
+        total = (
+            total
+            + (weights * F.adaptive_avg_pool2d(difference, (weights.shape[1], weights.shape[2])).squeeze(1)).mean()
+        )
     return total / levels
 
 

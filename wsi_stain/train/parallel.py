@@ -93,7 +93,7 @@ def ranks(device: str, batch: int) -> Iterator[Ranks]:
         yield Ranks(0, 1, torch.device(name))
         return
     if name.startswith("cuda"):
-        name = f"cuda:{dist.get_node_local_rank(0)}"
+        name = f"cuda:{dist.get_node_local_rank(0)}"  # pyright: ignore[reportPrivateImportUsage]
         torch.cuda.set_device(name)
     dist.init_process_group("nccl" if name.startswith("cuda") else "gloo")
     try:
