@@ -11,7 +11,7 @@ import yaml
 from pairs_made import blobs, config, settings, write_pairs
 from safetensors.torch import load_file
 
-from wsi_stain.train.recipe import RESULT
+from wsi_stain.bundle import WEIGHTS
 from wsi_stain.train.stages import pretrain, train
 
 
@@ -48,7 +48,7 @@ def test_two_processes_train_the_generator_that_one_does(tmp_path: Path, pairs: 
     torchrun("train", pairs, tmp_path / "two", *changes)
     for name in ("l1", "weighted_l1", "similarity"):
         assert losses(tmp_path / "two", name) == pytest.approx(losses(tmp_path / "one", name), rel=1e-3)
-    one, two = (load_file(tmp_path / name / RESULT) for name in ("one", "two"))
+    one, two = (load_file(tmp_path / name / WEIGHTS) for name in ("one", "two"))
     for key, tensor in one.items():
         torch.testing.assert_close(two[key], tensor, rtol=0, atol=2e-3, msg=key)
 

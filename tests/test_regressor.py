@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from wsi_stain.config import GeneratorConfig
 from wsi_stain.errors import TrainingError
-from wsi_stain.eval.stain import POSITIVE_OD, dab
 from wsi_stain.loading import load
 from wsi_stain.nn.pixels import to_tensor
 from wsi_stain.nn.unet import UNet
 from wsi_stain.train.parallel import Ranks
-from wsi_stain.train.regressor import BLOCKS_PX, RegressorRecipe, load_regressor, positive, share_loss
+from wsi_stain.train.positive import BLOCKS_PX, positive
+from wsi_stain.train.regressor import RegressorRecipe, load_regressor
 from wsi_stain.training_config import TrainConfig
 
 SHIPPED = Path(__file__).parent.parent / "configs/train/regressor.yaml"
@@ -73,47 +73,6 @@ def test_whole_steps_of_the_multiple_move_the_answer_along() -> None:
         whole, moved = network(image), network(torch.roll(image, shift, (2, 3)))
     inner = slice(208, 240)  # beyond the reach of what the rolling brought in
     torch.testing.assert_close(torch.roll(whole, shift, (2, 3))[..., inner, inner], moved[..., inner, inner])
-
-
-def test_the_target_is_the_positive_map_of_the_evaluation_bit_for_bit() -> None:
-    rng = np.random.default_rng(0)
-    glass = (247, 246, 240)
-    # Uniform colours are hardly ever near the threshold: add browns of every density.
-    density = rng.random((1, 64, 64, 1)) * 0.5 * np.array([0.27, 0.57, 0.78])
-    browns = np.rint(np.array(glass) * 10**-density).astype(np.uint8)
-    images = np.concatenate([rng.integers(0, 256, (3, 64, 64, 3), dtype=np.uint8), browns])
-    expected = np.stack([dab(image, glass) > POSITIVE_OD for image in images])
-    found = positive(to_tensor(images), glass)
-    assert found.dtype == torch.float32
-    np.testing.assert_array_equal(found[:, 0].numpy(), expected)
-    assert 0.1 < expected[-1].mean() < 0.9
-
-
-def test_the_loss_is_cross_entropy_of_shares_of_blocks() -> None:
-    torch.manual_seed(0)
-    probability, target = torch.rand(2, 1, 128, 256), (torch.rand(2, 1, 128, 256) < 0.3).float()
-    expected = []
-    for side in BLOCKS_PX:
-        entropies = []
-        for n in range(2):
-            for y in range(0, 128, side):
-                for x in range(0, 256, side):
-                    block = (n, 0, slice(y, y + side), slice(x, x + side))
-                    p, t = probability[block].mean().double(), target[block].mean().double()
-                    entropies.append(-(t * p.log() + (1 - t) * (1 - p).log()))
-        expected.append(torch.stack(entropies).mean())
-    loss, errors = share_loss(probability, target)
-    assert loss.item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)
-    whole = (probability.unfold(2, 16, 16).unfold(3, 16, 16) - target.unfold(2, 16, 16).unfold(3, 16, 16)).mean((4, 5))
-    assert errors["error_16"] == pytest.approx(whole.abs().mean().item(), abs=1e-6)
-    assert list(share_loss(probability[..., :8, :], target[..., :8, :])[1]) == ["error_4"], "no block of 16 px fits"
-
-
-def test_pixels_may_move_within_the_smallest_block_at_no_cost() -> None:
-    target = torch.zeros(1, 1, 64, 64)
-    target[..., 8:10, 8:12] = 1
-    assert share_loss(torch.roll(target, 2, dims=2), target) == share_loss(target, target)
-    assert share_loss(torch.roll(target, 4, dims=2), target)[0] > share_loss(target, target)[0]
 
 
 def test_it_learns_a_toy_share_in_seconds() -> None:

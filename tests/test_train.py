@@ -17,8 +17,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from wsi_stain.bundle import WEIGHTS
 from wsi_stain.config import GeneratorConfig
 from wsi_stain.errors import ConfigError, OutputError, TrainingError
+from wsi_stain.loading import dump
 from wsi_stain.nn.encoder import Encoder
 from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.inference import load_generator
@@ -26,9 +28,8 @@ from wsi_stain.train import checkpoint, loop
 from wsi_stain.train.encoders import Encoders
 from wsi_stain.train.losses import adversarial, patches, weighted_l1
 from wsi_stain.train.optimize import calibrate
-from wsi_stain.train.recipe import RESULT, StainingRecipe
+from wsi_stain.train.recipe import StainingRecipe
 from wsi_stain.train.stages import train
-from wsi_stain.training_config import TrainConfig
 
 CHECKPOINT = loop.CHECKPOINT
 ONE = torch.ones(1, 1, 1)
@@ -96,7 +97,7 @@ def test_encoders_are_those_of_the_file_to_the_last_bit_after_training(tmp_path:
     for i in range(3):
         recipe.step(he, ihc, 2 * i)
     recipe.freeze([(he, ihc)])
-    result = recipe.results(12, [(he, ihc)])[RESULT]
+    result = recipe.results(12, [(he, ihc)])[WEIGHTS]
     expected = load_file(file)
     assert recipe.encoders is not None
     assert recipe.generator.encoder is not None
@@ -212,7 +213,7 @@ def test_killed_and_resumed_training_ends_in_the_same_weights_and_log(tmp_path: 
     whole = config(pairs, tmp_path / "whole", "loss.rescaled=true")
     train(whole)
     file = tmp_path / "killed.yaml"
-    file.write_text(yaml.safe_dump(settings(pairs, tmp_path / "killed") | {"loss": loading_of(whole)}))
+    file.write_text(yaml.safe_dump(settings(pairs, tmp_path / "killed") | {"loss": dump(whole.loss)}))
     command = [sys.executable, "-m", "wsi_stain", "train", "--config", str(file)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     mark = tmp_path / "killed" / CHECKPOINT
@@ -227,15 +228,9 @@ def test_killed_and_resumed_training_ends_in_the_same_weights_and_log(tmp_path: 
     subprocess.run(command, check=True, capture_output=True)
     logs = [[line["l1"] for line in read_log(tmp_path / name)] for name in ("whole", "killed")]
     assert logs[0] == logs[1]
-    expected, found = (load_file(tmp_path / name / RESULT) for name in ("whole", "killed"))
+    expected, found = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "killed"))
     for key, tensor in expected.items():
         assert torch.equal(tensor, found[key]), key
-
-
-def loading_of(whole: TrainConfig) -> dict:
-    from wsi_stain.loading import dump
-
-    return dump(whole.loss)
 
 
 def test_a_run_keeps_a_plain_log_curves_and_samples(tmp_path: Path, pairs: Path) -> None:

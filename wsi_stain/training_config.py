@@ -34,6 +34,9 @@ class LossConfig:
     """Weight of a fixed L1, and the mean of a rescaled one."""
     l1_levels: int = 1
     """Scales of L1, each half as large (PyramidPix2Pix, Liu et al. 2022); serial sections profit from several."""
+    positive: float = 0.0
+    """Weight of the cross entropy between the DAB-positive shares of small blocks, generated and real; the paper has no
+    such loss. L1 asks for the most likely colour, which is blue wherever brown is the rarer of two possibilities."""
     gan: float = 1.0
     """Weight of the adversarial loss; 0 trains without a discriminator."""
     discriminator_filters: int = 64

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from wsi_stain.errors import TrainingError
 
@@ -37,6 +37,18 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {key: file.get_tensor(key) for key in file.keys()}, facts  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, KeyError, ValueError) as err:
         raise TrainingError(f"{path} is not a checkpoint of wsi-stain train ({err}); remove it to start anew") from err
+
+
+def flatten_modules(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """The weights and statistics of named networks as flat tensors: `<name>.<key>`."""
+    return {f"{name}.{key}": tensor for name, part in parts.items() for key, tensor in part.state_dict().items()}
+
+
+def restore_modules(parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `flatten_modules`."""
+    for name, part in parts.items():
+        prefix = name + "."
+        part.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
 
 
 def flatten_optimizer(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

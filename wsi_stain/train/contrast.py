@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from torch import Tensor, nn
 
-from wsi_stain.train.checkpoint import flatten_optimizer, restore_optimizer
+from wsi_stain.train.checkpoint import flatten_modules, flatten_optimizer, restore_modules, restore_optimizer
 from wsi_stain.train.crops import Crops
 from wsi_stain.train.encoders import FILE, Encoders
 from wsi_stain.train.losses import info_nce
@@ -82,13 +82,11 @@ class ContrastiveRecipe:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, as flat named tensors."""
-        tensors = {f"encoders.{key}": tensor for key, tensor in self.encoders.state_dict().items()}
-        return tensors | flatten_optimizer("optimizer", self.optimizer)
+        return flatten_modules({"encoders": self.encoders}) | flatten_optimizer("optimizer", self.optimizer)
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `state`."""
-        prefix = "encoders."
-        self.encoders.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+        restore_modules({"encoders": self.encoders}, tensors)
         restore_optimizer("optimizer", self.optimizer, tensors)
 
     def _embed(self, he: Tensor, ihc: Tensor) -> Both:

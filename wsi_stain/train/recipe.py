@@ -8,17 +8,17 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from wsi_stain.bundle import WEIGHTS
 from wsi_stain.nn.discriminator import Discriminator
 from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.wavelet import use_strided_haar
-from wsi_stain.train.checkpoint import flatten_optimizer, restore_optimizer
+from wsi_stain.train.checkpoint import flatten_modules, flatten_optimizer, restore_modules, restore_optimizer
 from wsi_stain.train.encoders import Encoders, frozen_encoders
 from wsi_stain.train.losses import adaptive_weights, adversarial, weighted_l1
 from wsi_stain.train.optimize import calibrate, set_rate, set_training, slowed, update_average
 from wsi_stain.train.parallel import Ranks
+from wsi_stain.train.positive import positive, positivity, share_loss
 from wsi_stain.training_config import TrainConfig
-
-RESULT = "generator.safetensors"
 
 
 class StainingRecipe:
@@ -44,13 +44,13 @@ class StainingRecipe:
         device, loss = ranks.device, config.loss
         self.generator = Generator(config.generator)
         use_strided_haar(self.generator)
-        self.encoders = frozen_encoders(config)
-        if self.encoders is not None and self.generator.encoder is not None:
-            self.generator.encoder.load_state_dict(self.encoders.he.trunk.state_dict())
-            self.generator.encoder.requires_grad_(False)
         self.generator.to(device)
+        self.encoders = frozen_encoders(config)
         if self.encoders is not None:
             self.encoders.to(device)
+            if self.generator.encoder is not None:
+                self.generator.encoder.load_state_dict(self.encoders.he.trunk.state_dict())
+                self.generator.encoder.requires_grad_(False)
         self.discriminator = Discriminator(loss.discriminator_filters, conditional=loss.conditional).to(device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         trained = [p for p in self.generator.parameters() if p.requires_grad]
@@ -65,7 +65,8 @@ class StainingRecipe:
         done = images / self.total
         set_rate(self.opt_g, slowed(schedule.lr, done, schedule), done, schedule.decay_from)
         set_rate(self.opt_d, slowed(schedule.lr_discriminator, done, schedule), done, schedule.decay_from)
-        self._set_training(frozen_statistics=done >= schedule.freeze_from)
+        frozen = self._frozen_part(self.generator)
+        set_training(self.generator, frozen=frozen, frozen_statistics=done >= schedule.freeze_from)
         with self._autocast():
             generated = self.generator(he)
         generated = generated.float()
@@ -74,6 +75,11 @@ class StainingRecipe:
         with torch.no_grad():
             figures["l1"] = (generated - ihc).abs().mean().item()
             figures["weighted_l1"] = total.item()
+        if loss.positive:
+            positives = positive(ihc, self.config.output.glass)
+            shares, _ = share_loss(positivity(generated, self.config.output.glass), positives)
+            figures["positive"] = shares.item()
+            total = total + loss.positive * shares
         if loss.gan:
             figures["d"] = self._step_discriminator(he, ihc, generated.detach())
             gan = self._fool(he, generated)
@@ -104,19 +110,16 @@ class StainingRecipe:
         result = copy.deepcopy(self.average)
         if images / self.total <= self.config.schedule.freeze_from:
             calibrate(result, (he for he, _ in batches), frozen=self._frozen_part(result))
-        return {RESULT: result.eval()}
+        return {WEIGHTS: result.eval()}
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, as flat named tensors; frozen encoders stay in their own file."""
-        tensors = {f"{name}.{key}": t for name, part in self._parts().items() for key, t in part.state_dict().items()}
-        tensors["weight_seen"] = self.weight_seen
+        tensors = flatten_modules(self._parts()) | {"weight_seen": self.weight_seen}
         return tensors | flatten_optimizer("opt_g", self.opt_g) | flatten_optimizer("opt_d", self.opt_d)
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `state`."""
-        for name, part in self._parts().items():
-            prefix = name + "."
-            part.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+        restore_modules(self._parts(), tensors)
         self.weight_seen = tensors["weight_seen"]
         restore_optimizer("opt_g", self.opt_g, tensors)
         restore_optimizer("opt_d", self.opt_d, tensors)
@@ -158,9 +161,6 @@ class StainingRecipe:
         self.ranks.share_gradients(self.discriminator.parameters())
         self.opt_d.step()
         return loss.item()
-
-    def _set_training(self, *, frozen_statistics: bool) -> None:
-        set_training(self.generator, frozen=self._frozen_part(self.generator), frozen_statistics=frozen_statistics)
 
     def _frozen_part(self, generator: Generator) -> nn.Module | None:
         return generator.encoder if self.encoders is not None else None

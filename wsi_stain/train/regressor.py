@@ -11,25 +11,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from wsi_stain.bundle import WEIGHTS
 from wsi_stain.errors import TrainingError
-from wsi_stain.eval.stain import POSITIVE_OD, dab
 from wsi_stain.loading import load
 from wsi_stain.nn.inference import pick_device
-from wsi_stain.nn.pixels import to_pixels, to_tensor
+from wsi_stain.nn.pixels import to_tensor
 from wsi_stain.nn.unet import UNet
-from wsi_stain.train.checkpoint import flatten_optimizer, restore_optimizer
+from wsi_stain.train.checkpoint import flatten_modules, flatten_optimizer, restore_modules, restore_optimizer
 from wsi_stain.train.optimize import calibrate, set_rate, set_training, slowed, update_average
 from wsi_stain.train.parallel import Ranks
+from wsi_stain.train.positive import positive, share_loss
 from wsi_stain.training_config import TrainConfig
-
-RESULT = "generator.safetensors"
-BLOCKS_PX = (4, 16)
-"""Sides of the blocks whose positive share is learned: serial sections do not correspond pixel by pixel."""
 
 
 class RegressorRecipe:
@@ -84,57 +80,19 @@ class RegressorRecipe:
         result = copy.deepcopy(self.average)
         if images / self.total <= self.config.schedule.freeze_from:
             calibrate(result, (he for he, _ in batches))
-        return {RESULT: result.eval()}
+        return {WEIGHTS: result.eval()}
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, as flat named tensors."""
-        tensors = {f"{name}.{key}": t for name, part in self._parts().items() for key, t in part.state_dict().items()}
-        return tensors | flatten_optimizer("optimizer", self.optimizer)
+        return flatten_modules(self._parts()) | flatten_optimizer("optimizer", self.optimizer)
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `state`."""
-        for name, part in self._parts().items():
-            prefix = name + "."
-            part.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+        restore_modules(self._parts(), tensors)
         restore_optimizer("optimizer", self.optimizer, tensors)
 
     def _parts(self) -> dict[str, nn.Module]:
         return {"network": self.network, "average": self.average}
-
-
-def positive(ihc: Tensor, glass: tuple[int, int, int]) -> Tensor:
-    """Where a stain is DAB-positive, by the very map that evaluation uses.
-
-    Args:
-        ihc: (N, 3, H, W) in [-1, 1].
-        glass: colour (R, G, B) of empty slide.
-
-    Returns:
-        float32 (N, 1, H, W), 0 or 1, on the device of `ihc`.
-    """
-    maps = np.stack([dab(image, glass) > POSITIVE_OD for image in to_pixels(ihc)])
-    return torch.from_numpy(maps[:, None]).to(ihc.device, torch.float32)
-
-
-def share_loss(probability: Tensor, target: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Binary cross entropy between predicted and true positive share of blocks, the mean over sides of `BLOCKS_PX`.
-
-    Cross entropy and not L1: its best answer is the mean of what is likely, L1's the median, which is 0 where brown is
-    rare.
-
-    Args:
-        probability: (N, 1, H, W) in [0, 1]; only whole blocks count, and sides beyond H or W not at all.
-        target: the same shape, 0 or 1.
-
-    Returns:
-        The loss, and the mean absolute error of the share per block: `error_8`, …
-    """
-    losses, errors = [], {}
-    for side in (side for side in BLOCKS_PX if side <= min(target.shape[2:])):
-        share, truth = F.avg_pool2d(probability, side), F.avg_pool2d(target, side)
-        losses.append(F.binary_cross_entropy(share, truth))
-        errors[f"error_{side}"] = (share.detach() - truth).abs().mean().item()
-    return torch.stack(losses).mean(), errors
 
 
 def load_regressor(run: Path, device: str = "auto") -> Callable[[np.ndarray], np.ndarray]:
@@ -151,9 +109,9 @@ def load_regressor(run: Path, device: str = "auto") -> Callable[[np.ndarray], np
         TrainingError: the run holds no finished regressor.
         DeviceError: the device is not there.
     """
-    weights = run / RESULT
+    weights = run / WEIGHTS
     if not weights.is_file() or not (run / "config.yaml").is_file():
-        raise TrainingError(f"{run} holds no finished training ({RESULT} and config.yaml): run wsi-stain train first")
+        raise TrainingError(f"{run} holds no finished training ({WEIGHTS} and config.yaml): run wsi-stain train first")
     config = load(TrainConfig, run / "config.yaml").generator
     if config.kind != "unet":
         raise TrainingError(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from wsi_stain.bundle import WEIGHTS
 from wsi_stain.errors import TrainingError
 from wsi_stain.loading import dump
 from wsi_stain.nn.pixels import to_pixels, to_tensor
@@ -21,7 +22,7 @@ from wsi_stain.train.loop import CHECKPOINT, Recipe, Stage, Step, run
 from wsi_stain.train.pairs import Pair, find_pairs, load_pair
 from wsi_stain.train.pairs_check import problems
 from wsi_stain.train.parallel import Ranks, ranks
-from wsi_stain.train.recipe import RESULT, StainingRecipe
+from wsi_stain.train.recipe import StainingRecipe
 from wsi_stain.train.regressor import RegressorRecipe
 from wsi_stain.training_config import PretrainScheduleConfig, ScheduleConfig, TrainConfig
 
@@ -91,10 +92,10 @@ def train(config: TrainConfig, progress: Callable[[Step], None] = quiet) -> Path
             schedule.freeze_from,
             config.workers,
         )
-        recipe: Recipe = _recipe(config, total, group)
+        recipe = _recipe(config, total, group)
         draw = None if config.generator.kind == "unet" else _painter(config, pairs, group)
         run(stage, recipe, crops, group, progress=progress, draw=draw)
-        return config.run / RESULT if group.is_first else None
+        return config.run / WEIGHTS if group.is_first else None
 
 
 def total_images(schedule: ScheduleConfig | PretrainScheduleConfig, pairs: int) -> int:
@@ -138,7 +139,7 @@ def _painter(config: TrainConfig, pairs: list[Pair], group: Ranks) -> Callable[[
         rows = []
         for pair in chosen:
             he, ihc = (x[: config.crop, : config.crop] for x in load_pair(pair))
-            generated = to_pixels(results[RESULT](to_tensor(he[None], group.device)))[0]
+            generated = to_pixels(results[WEIGHTS](to_tensor(he[None], group.device)))[0]
             rows.append(np.concatenate([he, generated, ihc], axis=1))
         return np.concatenate(rows)
 
