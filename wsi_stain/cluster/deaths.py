@@ -1,0 +1,114 @@
+"""Why a worker died, as a sentence: from what its log and the batch system say."""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from wsi_stain.cluster.config import ClusterConfig
+
+Cause = Literal["memory", "walltime", "node", "cancelled"]
+
+SIGNS: dict[Cause, str] = {
+    # Dask's nanny; slurmstepd with cgroups and without; PBS; LSF; the kernel's words that any of them may quote.
+    "memory": r"memory budget|oom[-_ ]kill|exceeded (?:job |step )?memory limit|mem .*exceeded limit|TERM_MEMLIMIT|"
+    r"OUT_OF_MEMORY|Out Of Memory",
+    "node": r"DUE TO NODE FAILURE|NODE_FAIL|BOOT_FAIL",
+    "walltime": r"DUE TO TIME LIMIT|TIMEOUT|walltime .*exceeded limit|TERM_RUNLIMIT|h_rt",
+    "cancelled": r"CANCELLED|DUE TO PREEMPTION|PREEMPTED|TERM_OWNER|TERM_PREEMPT",
+}
+"""What logs and states say of a cause; the first that is found counts: every end of a job is also a cancellation."""
+
+
+def explain(error: BaseException, subject: str, config: ClusterConfig) -> str | None:
+    """A sentence on why the workers of a task died, or `None` if `error` is no `distributed.KilledWorker`.
+
+    Args:
+        error: what the task's future raised.
+        subject: what the task worked on, for example a slide's name.
+        config: of the cluster; its `logs` are read, and SLURM is asked.
+    """
+    from distributed import KilledWorker
+
+    if not isinstance(error, KilledWorker):
+        return None
+    worker = error.last_worker
+    log = find_log(config.logs, str(worker.name), worker.address)
+    return sentence(_cause(log, config), subject, config, log)
+
+
+def sentence(cause: Cause | None, subject: str, config: ClusterConfig, log: Path | None = None) -> str:
+    """What happened to the worker of `subject`, and what to do."""
+    memory = config.memory or ("16GB" if config.memory_bytes else "of this machine")
+    goes_on = "the same command goes on where it stopped"
+    match cause:
+        case "memory":
+            said = f"by the memory limit {memory}: raise `memory` in the cluster file, or lower its `cores`"
+        case "walltime":
+            said = f"by the walltime {config.walltime}: raise `walltime` or `retire_s` in the cluster file; {goes_on}"
+        case "node":
+            said = f"by the failure of its node; {goes_on}"
+        case "cancelled":
+            said = f"because its job was cancelled or preempted; {goes_on}"
+        case _:
+            where = log or config.logs
+            said = f"without a reason that could be found: see {where}, and look for a crash of the process"
+    return f"worker killed on {subject} {said}"
+
+
+def find_log(folder: Path, name: str, address: str) -> Path | None:
+    """The newest log that speaks of a worker, known by its name or its address."""
+    logs = [path for path in folder.glob("*") if path.is_file()] if folder.is_dir() else []
+    for path in sorted(logs, key=lambda path: path.stat().st_mtime, reverse=True):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if re.search(rf"{re.escape(name)}(?!\w)|{re.escape(address)}(?!\d)", text):
+            return path
+    return None
+
+
+def _cause(log: Path | None, config: ClusterConfig) -> Cause | None:
+    text = log.read_text(encoding="utf-8", errors="replace") if log else ""
+    job = re.search(r"-(\d+)\.\w+$", log.name) if log else None
+    if config.class_ == "slurm" and job:
+        text += _slurm_state(job[1])
+    return cause_of(text)
+
+
+def cause_of(text: str) -> Cause | None:
+    """The cause that a log or a batch system's state names."""
+    return next((cause for cause, sign in SIGNS.items() if re.search(sign, text)), None)
+
+
+def _slurm_state(job: str) -> str:
+    """The state of a job that ended; sites without accounting remember it for some minutes."""
+    for command in (["sacct", "-X", "-n", "-P", "-o", "State", "-j", job], ["scontrol", "show", "job", job, "-o"]):
+        try:
+            said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        state = re.search(r"JobState=(\w+)", said.stdout) or re.match(r"\s*(\w+)", said.stdout)
+        if said.returncode == 0 and state:
+            return f"\n{state[1]}"
+    return ""
+
+
+@contextmanager
+def noted(config: ClusterConfig, name: str) -> Iterator[None]:
+    """While open, what the nannies of local workers say goes to a file in `config.logs`, as a job's output would."""
+    if config.class_ != "local":
+        yield
+        return
+    config.logs.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(config.logs / f"{name}.err", delay=True, encoding="utf-8")
+    nanny = logging.getLogger("distributed.nanny")
+    nanny.addHandler(handler)
+    try:
+        yield
+    finally:
+        nanny.removeHandler(handler)
+        handler.close()
