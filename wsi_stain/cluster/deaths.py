@@ -26,7 +26,7 @@ SIGNS: dict[Cause, str] = {
 
 
 def explain(error: BaseException, subject: str, config: ClusterConfig) -> str | None:
-    """A sentence on why the workers of a task died, or `None` if `error` is no `distributed.KilledWorker`.
+    """A sentence on why the worker of a task died; `None` if `error` is no `distributed.KilledWorker`, or nobody knows.
 
     Args:
         error: what the task's future raised.
@@ -39,10 +39,11 @@ def explain(error: BaseException, subject: str, config: ClusterConfig) -> str | 
         return None
     worker = error.last_worker
     log = find_log(config.logs, str(worker.name), worker.address)
-    return sentence(_cause(log, config), subject, config, log)
+    cause = _cause(log, config) if log else None
+    return sentence(cause, subject, config) if cause else None
 
 
-def sentence(cause: Cause | None, subject: str, config: ClusterConfig, log: Path | None = None) -> str:
+def sentence(cause: Cause, subject: str, config: ClusterConfig) -> str:
     """What happened to the worker of `subject`, and what to do."""
     memory = config.memory or ("16GB" if config.memory_bytes else "of this machine")
     goes_on = "the same command goes on where it stopped"
@@ -53,11 +54,8 @@ def sentence(cause: Cause | None, subject: str, config: ClusterConfig, log: Path
             said = f"by the walltime {config.walltime}: raise `walltime` or `retire_s` in the cluster file; {goes_on}"
         case "node":
             said = f"by the failure of its node; {goes_on}"
-        case "cancelled":
-            said = f"because its job was cancelled or preempted; {goes_on}"
         case _:
-            where = log or config.logs
-            said = f"without a reason that could be found: see {where}, and look for a crash of the process"
+            said = f"because its job was cancelled or preempted; {goes_on}"
     return f"worker killed on {subject} {said}"
 
 
@@ -71,9 +69,9 @@ def find_log(folder: Path, name: str, address: str) -> Path | None:
     return None
 
 
-def _cause(log: Path | None, config: ClusterConfig) -> Cause | None:
-    text = log.read_text(encoding="utf-8", errors="replace") if log else ""
-    job = re.search(r"-(\d+)\.\w+$", log.name) if log else None
+def _cause(log: Path, config: ClusterConfig) -> Cause | None:
+    text = log.read_text(encoding="utf-8", errors="replace")
+    job = re.search(r"-(\d+)\.\w+$", log.name)
     if config.class_ == "slurm" and job:
         text += _slurm_state(job[1])
     return cause_of(text)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wsi_stain.cluster.config import ClusterConfig
-from wsi_stain.cluster.settings import worker_environment
+from wsi_stain.cluster.settings import Started, worker_environment
 from wsi_stain.errors import ConfigError
 
 CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}
@@ -29,7 +29,7 @@ PATIENCE_S = 120
 """A worker that finds no scheduler, because this command was killed, ends its job after so many seconds."""
 
 
-def start(config: ClusterConfig, name: str) -> tuple[Any, Callable[[], str | None]]:
+def start(config: ClusterConfig, name: str, demand: Callable[[], int]) -> Started:
     """The cluster object, and what says why no worker can come: it asks for as many jobs as there are tasks.
 
     Raises:
@@ -41,15 +41,13 @@ def start(config: ClusterConfig, name: str) -> tuple[Any, Callable[[], str | Non
     try:
         _check(config, made)
         fewest, most = config.workers or (FEWEST, MOST)
-        # One task is one slide and takes long, whatever Dask believes of its duration: a target of 1 ms asks for as
-        # many workers as there are tasks.
         keeper = made.adapt(
             Adaptive=Keeper,
+            demand=demand,
             minimum=max(1, fewest),
             maximum=most,
             interval=f"{PULSE_S}s",
             wait_count=IDLE_PULSES,
-            target_duration="1ms",
         )
     except BaseException:
         made.close()
@@ -80,8 +78,7 @@ def cluster(config: ClusterConfig, name: str) -> Any:
 def options(config: ClusterConfig, name: str) -> dict[str, Any]:
     """Arguments of dask-jobqueue's class."""
     return {
-        # Dask's cores are the tasks that a worker takes at a time.
-        "cores": 1,
+        "cores": config.cores,
         "processes": 1,
         "memory": f"{config.memory_bytes} B",
         # The job is the worker: what the batch system says of the job's end is then the reason of the worker's.
@@ -127,7 +124,7 @@ def _own_options(config: ClusterConfig) -> dict[str, Any]:
     """What each batch system calls by a name of its own."""
     match config.class_:
         case "slurm":
-            return {"job_cpu": config.cores, "account": config.account}
+            return {"account": config.account}
         case "pbs":
             chosen = f"select=1:ncpus={config.cores}:mem={(config.memory_bytes or 0) >> 20}mb"
             return {"resource_spec": config.resources or chosen, "account": config.account}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import getpass
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distributed.deploy import Adaptive
+from distributed.deploy.adaptive import Adaptive
 
 logger = logging.getLogger(__name__)
 
@@ -17,17 +18,24 @@ LONGEST_PAUSE_S = 600
 
 
 class Keeper(Adaptive):
-    """Forgets the jobs that ended, so that others take their place.
+    """As many workers as there are slides, and others in the place of those that were lost.
 
-    As it is (distributed 2026.8), a worker that was lost keeps its place in the plan, and a job that ended before its
-    worker came is waited for for ever.
+    As it is (distributed 2026.8), Dask asks for workers by the duration that it expects of a task, which nobody knows
+    of a slide; a worker that was lost keeps its place in the plan; and a job that ended before its worker came is
+    waited for for ever.
+
+    Args:
+        cluster: of dask-jobqueue.
+        demand: how many workers could be used, beside the tasks that Dask has.
+        options: of Dask's `Adaptive`.
 
     Attributes:
         failure: why the first job that brought no worker ended.
     """
 
-    def __init__(self, cluster: Any, **options: Any) -> None:
+    def __init__(self, cluster: Any, demand: Callable[[], int], **options: Any) -> None:
         super().__init__(cluster, **options)
+        self._demand = demand
         self.failure: str | None = None
         self._seen: set[Any] = set()
         self._failures = 0
@@ -38,6 +46,13 @@ class Keeper(Adaptive):
         await self._forget()
         if time.monotonic() >= self._resume:
             await super().adapt()
+
+    async def target(self) -> int:
+        """Workers that could be used now: a slide is a task, and can use a whole worker."""
+        cluster: Any = self.cluster
+        scheduler = cluster.scheduler
+        tasks = len(scheduler.unrunnable) + len(scheduler.queued)
+        return max(self._demand(), tasks + sum(len(worker.processing) for worker in scheduler.workers.values()))
 
     async def _forget(self) -> None:
         """Remove from the plan the workers whose jobs are gone."""

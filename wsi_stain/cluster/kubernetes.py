@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from wsi_stain.cluster.config import ClusterConfig
-from wsi_stain.cluster.settings import worker_environment
+from wsi_stain.cluster.settings import Started, worker_environment
 from wsi_stain.errors import ConfigError
 
 FEWEST, MOST = 0, 8
@@ -16,7 +15,7 @@ READY = {"httpGet": {"port": "http-dashboard", "path": "/health"}, "initialDelay
 """When the scheduler's pod counts as up: the operator's own example."""
 
 
-def start(config: ClusterConfig, name: str) -> tuple[Any, Callable[[], str | None]]:
+def start(config: ClusterConfig, name: str) -> Started:
     """A `KubeCluster` that adapts to the tasks there are."""
     try:
         from dask_kubernetes.operator import KubeCluster  # type: ignore[import-not-found]
@@ -48,7 +47,7 @@ def _worker(config: ClusterConfig) -> dict[str, Any]:
     amount = {"cpu": str(config.cores), "memory": str(config.memory_bytes)}
     gpus = {"nvidia.com/gpu": str(config.kubernetes.gpus)} if config.kubernetes.gpus else {}
     claims = [claim.split(":", 1) for claim in config.kubernetes.claims]
-    options = ["--name", "$(DASK_WORKER_NAME)", "--nthreads", "1", "--memory-limit", "0", "--no-nanny"]
+    options = ["--name", "$(DASK_WORKER_NAME)", "--nthreads", str(config.cores), "--memory-limit", "0", "--no-nanny"]
     container = {
         "name": "worker",
         "image": config.kubernetes.image,
@@ -69,7 +68,6 @@ def _scheduler(config: ClusterConfig) -> dict[str, Any]:
         "args": ["dask", "scheduler"],
         "ports": [{"name": port, "containerPort": number, "protocol": "TCP"} for port, number in ports],
         "readinessProbe": READY,
-        "env": [{"name": "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "value": "2"}],
     }
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from typing import Any
 
 from wsi_stain.cluster.config import ClusterConfig
+from wsi_stain.cluster.settings import Started
 from wsi_stain.workers import processors
 
 
-def start(config: ClusterConfig, name: str) -> tuple[Any, Callable[[], str | None]]:
+def start(config: ClusterConfig, name: str) -> Started:
     """A `SpecCluster` of nannies, each with one worker; a worker that dies is started again.
 
     `dask_cuda.LocalCUDACluster` does the same for GPUs, but demands another version of Dask than ours.
@@ -22,7 +22,7 @@ def start(config: ClusterConfig, name: str) -> tuple[Any, Callable[[], str | Non
     gpus = visible_gpus()
     count = config.workers[1] if config.workers else len(gpus) or max(1, processors() // config.cores)
     options = {
-        "nthreads": 1,
+        "nthreads": config.cores,
         "memory_limit": config.memory_bytes or 0,
         "dashboard_address": "127.0.0.1:0",
         "local_directory": config.local_directory,

@@ -8,11 +8,11 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wsi_stain.cluster.config import ClusterConfig
 from wsi_stain.cluster.deaths import noted
-from wsi_stain.cluster.settings import SETTINGS
+from wsi_stain.cluster.settings import SETTINGS, Started
 from wsi_stain.errors import ConfigError
 from wsi_stain.workers import connect
 
@@ -26,11 +26,16 @@ PULSE_S = 0.2
 
 
 @contextmanager
-def open_cluster(config: ClusterConfig) -> Iterator[Client]:
+def open_cluster(config: ClusterConfig, demand: Callable[[], int] = lambda: 0) -> Iterator[Client]:
     """Workers as `config` says; they and their jobs end with the context, those of another scheduler stay.
 
     Returns when the first worker has come, so that an environment that does not work on the nodes is an error here and
     not a silence later. Waiting in a queue may take hours; further workers come and go with the tasks there are.
+
+    Args:
+        config: what starts the workers, and how many.
+        demand: how many workers could be used now, whatever Dask has been given so far; asked every two seconds. A
+            caller that hands tasks out little by little says here how many are left.
 
     Raises:
         ConfigError: the batch system is not here or refuses the job, a package is missing, no scheduler answers, or
@@ -46,23 +51,28 @@ def open_cluster(config: ClusterConfig) -> Iterator[Client]:
             yield stack.enter_context(connect(config.scheduler))
             return
         stack.enter_context(noted(config, name))
-        cluster, failure = _started(config, name)
+        cluster, failure = _started(config, name, demand)
         stack.enter_context(cluster)
         client = stack.enter_context(connect(cluster))
         _await_first(client, failure)
         yield client
 
 
-def _started(config: ClusterConfig, name: str) -> tuple[Any, Callable[[], str | None]]:
-    """The cluster object, and what says why none of its workers can come; packages are imported only here."""
+def _started(config: ClusterConfig, name: str, demand: Callable[[], int]) -> Started:
+    """Dispatch by the class; its packages are imported only here."""
     match config.class_:
         case "local":
-            from wsi_stain.cluster.local import start
+            from wsi_stain.cluster import local
+
+            return local.start(config, name)
         case "kubernetes":
-            from wsi_stain.cluster.kubernetes import start
+            from wsi_stain.cluster import kubernetes
+
+            return kubernetes.start(config, name)
         case _:
-            from wsi_stain.cluster.jobs import start
-    return start(config, name)
+            from wsi_stain.cluster import jobs
+
+            return jobs.start(config, name, demand)
 
 
 def _await_first(client: Client, failure: Callable[[], str | None]) -> None:

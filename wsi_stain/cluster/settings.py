@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+Started: TypeAlias = tuple[Any, Callable[[], str | None]]
+"""A cluster object of Dask, and what says why none of its workers can come."""
 
 WORKER_SETTINGS: dict[str, Any] = {
     # Tasks return names and figures: there is nothing to spill, and a worker that holds a model's weights would be
@@ -15,8 +19,6 @@ WORKER_SETTINGS: dict[str, Any] = {
 """Dask's settings in the workers."""
 
 SETTINGS: dict[str, Any] = WORKER_SETTINGS | {
-    # A slide that took three workers with it is at fault, not the workers. Those that retire do not count.
-    "distributed.scheduler.allowed-failures": 2,
     # A node that reads from a busy file system, or whose process loads a model, is slow to answer and not dead.
     "distributed.comm.timeouts.connect": "60s",
     "distributed.comm.timeouts.tcp": "120s",
