@@ -38,8 +38,10 @@ class Sample:
     """Of the device, per tile."""
     other_s: float
     """Of one thread, per tile: reading and encoding."""
+    base_bytes: int
+    """Memory of this process before: Python and libraries."""
     model_bytes: int
-    """Memory that the model and a batch of tiles take in this process."""
+    """Memory that the model and a batch of tiles add."""
 
 
 def sample(made: Plan, seconds: float = SAMPLE_S) -> Sample | None:
@@ -74,7 +76,7 @@ def sample(made: Plan, seconds: float = SAMPLE_S) -> Sample | None:
                 break
     each = max(1, done)
     device = str(getattr(generator, "device", "cpu"))
-    return Sample(device, done, started - start, generate / each, other / each, max(0, _memory() - before))
+    return Sample(device, done, started - start, generate / each, other / each, before, max(0, _memory() - before))
 
 
 def seconds(made: Plan, of: Sample | None, threads: int | None = None) -> float:
@@ -97,7 +99,7 @@ def seconds(made: Plan, of: Sample | None, threads: int | None = None) -> float:
 
 def memory_bytes(made: Plan, of: Sample | None) -> int:
     """The most memory that the process will hold: what Python and libraries take, the model, and the blocks in work."""
-    return _memory() + made.memory_bytes + (0 if of is None else of.model_bytes)
+    return made.memory_bytes + (_memory() if of is None else of.base_bytes + of.model_bytes)
 
 
 def _tissue(made: Plan, view: View) -> Iterator[Box]:

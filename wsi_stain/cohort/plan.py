@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -14,7 +14,7 @@ from wsi_stain.cohort.check import checked
 from wsi_stain.cohort.config import CohortRequest, Row, to_convert
 from wsi_stain.errors import NoRoom
 from wsi_stain.geometry import Size
-from wsi_stain.plan import ConvertRequest, Plan
+from wsi_stain.plan import ConvertRequest
 from wsi_stain.plan import plan as plan_slide
 from wsi_stain.room import disk_free, gib
 from wsi_stain.sample import Sample
@@ -132,8 +132,6 @@ def _slide(request: CohortRequest, row: Row, parent: Path, samples: dict[str, Sa
 
 
 def _elsewhere(asked: ConvertRequest, parent: Path) -> ConvertRequest:
-    from dataclasses import replace
-
     assert asked.output, "a cohort names its outputs"
     return replace(asked, output=parent / asked.output.name)
 
@@ -144,6 +142,3 @@ def _source(asked: ConvertRequest) -> tuple[str, int]:
     known = record.read(beside(asked.output, ".spool") / "run.json")
     size = asked.slide.stat().st_size if asked.slide.is_file() else sum(f.stat().st_size for f in asked.slide.iterdir())
     return (known["source_sha256"], size) if known.get("source_bytes") == size else ("", size)
-
-
-__all__ = ["CohortPlan", "Plan", "SlidePlan", "check_room", "plan"]
