@@ -41,7 +41,7 @@ def checked(request: CohortRequest) -> list[Row]:
         rows, problems = _opened(request, rows, bundles)
     if problems:
         raise ConfigError(sheet.table(sorted(problems, key=lambda p: p.line), request.sheet))
-    return rows
+    return [replace(row, slide=row.slide.absolute()) for row in rows]  # others ask, and link, from elsewhere
 
 
 def _bundles(rows: list[Row]) -> tuple[dict[str, Bundle], list[Problem]]:

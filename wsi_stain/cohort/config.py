@@ -84,6 +84,9 @@ class CohortRequest:
     take_over: bool = False
     """Break locks that processes on other hosts left, which nobody here can prove dead."""
 
+    log_lines: bool = False
+    """Whether workers log as JSON lines."""
+
     def __post_init__(self) -> None:
         if self.only is not None and not 1 <= self.only[0] <= self.only[1]:
             raise ConfigError(f"--only is {self.only[0]}/{self.only[1]}: it must be I/N with I between 1 and N")

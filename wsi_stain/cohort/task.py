@@ -18,6 +18,7 @@ from wsi_stain.cohort.account import account_of
 from wsi_stain.cohort.config import CohortRequest, Row, to_convert
 from wsi_stain.cohort.files import Folder
 from wsi_stain.cohort.lease import LOOK_S, STALE_S, Lease, Withdrawn, read_lease
+from wsi_stain.cohort.log import log_as_lines
 from wsi_stain.cohort.standin import is_retiring
 from wsi_stain.engine import Progress, convert
 from wsi_stain.errors import InUse, NoRoom, SlideError, WsiStainError
@@ -91,6 +92,8 @@ _threads = _Threads()
 
 def convert_slide(task: SlideTask) -> Outcome:
     """Convert one slide; what a Dask task runs. Whatever goes wrong is told, and written beside the outputs."""
+    if task.request.log_lines:
+        log_as_lines()
     total, address = _worker()
     if task.spread is not None:
         from distributed import secede
