@@ -1,12 +1,9 @@
-"""Why a worker died, as a sentence: from what its log and the batch system say."""
+"""Why a worker's job ended, as a sentence: from what its log and the batch system say."""
 
 from __future__ import annotations
 
-import logging
 import re
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +12,8 @@ from wsi_stain.cluster.config import ClusterConfig
 Cause = Literal["memory", "walltime", "node", "cancelled"]
 
 SIGNS: dict[Cause, str] = {
-    # Dask's nanny; slurmstepd with cgroups and without; PBS; LSF; the kernel's words that any of them may quote.
-    "memory": r"memory budget|oom[-_ ]kill|exceeded (?:job |step )?memory limit|mem .*exceeded limit|TERM_MEMLIMIT|"
+    # slurmstepd with cgroups and without; PBS; LSF; the kernel's words, which any of them may quote.
+    "memory": r"oom[-_ ]kill|exceeded (?:job |step )?memory limit|mem .*exceeded limit|TERM_MEMLIMIT|"
     r"OUT_OF_MEMORY|Out Of Memory",
     "node": r"DUE TO NODE FAILURE|NODE_FAIL|BOOT_FAIL",
     "walltime": r"DUE TO TIME LIMIT|TIMEOUT|walltime .*exceeded limit|TERM_RUNLIMIT|h_rt",
@@ -26,7 +23,7 @@ SIGNS: dict[Cause, str] = {
 
 
 def explain(error: BaseException, subject: str, config: ClusterConfig) -> str | None:
-    """A sentence on why the worker of a task died; `None` if `error` is no `distributed.KilledWorker`, or nobody knows.
+    """A sentence on why the worker of a task died; `None` if it was no job, or nobody knows.
 
     Args:
         error: what the task's future raised.
@@ -35,7 +32,7 @@ def explain(error: BaseException, subject: str, config: ClusterConfig) -> str | 
     """
     from distributed import KilledWorker
 
-    if not isinstance(error, KilledWorker):
+    if not isinstance(error, KilledWorker) or not config.is_batch:
         return None
     worker = error.last_worker
     log = find_log(config.logs, str(worker.name), worker.address)
@@ -45,7 +42,7 @@ def explain(error: BaseException, subject: str, config: ClusterConfig) -> str | 
 
 def sentence(cause: Cause, subject: str, config: ClusterConfig) -> str:
     """What happened to the worker of `subject`, and what to do."""
-    memory = config.memory or ("16GB" if config.memory_bytes else "of this machine")
+    memory = config.memory or "16GB"
     goes_on = "the same command goes on where it stopped"
     match cause:
         case "memory":
@@ -93,20 +90,3 @@ def _slurm_state(job: str) -> str:
         if said.returncode == 0 and state:
             return f"\n{state[1]}"
     return ""
-
-
-@contextmanager
-def noted(config: ClusterConfig, name: str) -> Iterator[None]:
-    """While open, what the nannies of local workers say goes to a file in `config.logs`, as a job's output would."""
-    if config.class_ != "local":
-        yield
-        return
-    config.logs.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(config.logs / f"{name}.err", delay=True, encoding="utf-8")
-    nanny = logging.getLogger("distributed.nanny")
-    nanny.addHandler(handler)
-    try:
-        yield
-    finally:
-        nanny.removeHandler(handler)
-        handler.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 from typing import Any
@@ -26,14 +27,14 @@ def start(config: ClusterConfig, name: str) -> Started:
         "memory_limit": config.memory_bytes or 0,
         "dashboard_address": "127.0.0.1:0",
         "local_directory": config.local_directory,
-        "silence_logs": logging.ERROR,
+        "silence_logs": logging.CRITICAL,
         "host": "127.0.0.1",
     }
     workers = {
         f"{name}-{i}": {"cls": Nanny, "options": options | {"env": environment(config, gpus, i)}} for i in range(count)
     }
     scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}}
-    quiet: Any = logging.ERROR  # declared as a bool, used as a level
+    quiet: Any = logging.CRITICAL  # declared as a bool, used as a level
     cluster = SpecCluster(workers=workers, scheduler=scheduler, silence_logs=quiet, name=name)
     return cluster, lambda: None
 
@@ -49,6 +50,10 @@ def environment(config: ClusterConfig, gpus: list[str], index: int) -> dict[str,
 
 def visible_gpus() -> list[str]:
     """The names by which CUDA_VISIBLE_DEVICES tells each GPU that this process may use."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:  # no driver: no need to wait for torch
+        return []
     import torch
 
     # A process that was itself given some GPUs hands on those: CUDA numbers them anew in every process.

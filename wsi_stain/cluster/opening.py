@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from wsi_stain.cluster.config import ClusterConfig
-from wsi_stain.cluster.deaths import noted
 from wsi_stain.cluster.settings import SETTINGS, Started
 from wsi_stain.errors import ConfigError
 from wsi_stain.workers import connect
@@ -50,7 +49,6 @@ def open_cluster(config: ClusterConfig, demand: Callable[[], int] = lambda: 0) -
         if config.scheduler is not None:
             yield stack.enter_context(connect(config.scheduler))
             return
-        stack.enter_context(noted(config, name))
         cluster, failure = _started(config, name, demand)
         stack.enter_context(cluster)
         client = stack.enter_context(connect(cluster))
