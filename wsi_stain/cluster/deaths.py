@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,10 @@ SIGNS: dict[Cause, str] = {
 """What logs and states say of a cause; the first that is found counts: every end of a job is also a cancellation."""
 
 
+GRACE_S = 2.0
+"""A worker's connection ends before its job does: so long SLURM may take to write why."""
+
+
 def explain(error: BaseException, subject: str, config: ClusterConfig) -> str | None:
     """A sentence on why the worker of a task died; `None` if it was no job, or nobody knows.
 
@@ -37,6 +42,10 @@ def explain(error: BaseException, subject: str, config: ClusterConfig) -> str | 
     worker = error.last_worker
     log = find_log(config.logs, str(worker.name), worker.address)
     cause = _cause(log, config) if log else None
+    end = time.monotonic() + (GRACE_S if config.class_ == "slurm" else 0)
+    while log and cause is None and time.monotonic() < end:
+        time.sleep(GRACE_S / 5)
+        cause = _cause(log, config)
     return sentence(cause, subject, config) if cause else None
 
 
