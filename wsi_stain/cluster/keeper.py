@@ -71,6 +71,8 @@ class Keeper(Adaptive):
                 cluster.workers.pop(name, None)
         for name in set(cluster.worker_spec) - set(cluster.workers):
             del cluster.worker_spec[name]
+            # Dask cancels the job of a lost worker by its name, some seconds later: that must not be another's by then.
+            cluster._i = max(cluster._i, int(name.rpartition("-")[2]) + 1)
 
     async def _queued(self) -> set[str] | None:
         """Ids of this user's jobs that wait or run; `None` where the batch system cannot be asked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import logging
 import os
@@ -35,8 +36,21 @@ def start(config: ClusterConfig, name: str) -> Started:
     }
     scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}}
     quiet: Any = logging.CRITICAL  # declared as a bool, used as a level
-    cluster = SpecCluster(workers=workers, scheduler=scheduler, silence_logs=quiet, name=name)
-    return cluster, lambda: None
+    cluster = SpecCluster(scheduler=scheduler, silence_logs=quiet, name=name)
+    cluster.worker_spec.update(workers)
+
+    async def begin() -> None:
+        await cluster._correct_state()
+
+    # In the background, as Dask's own `scale` does: whoever is interrupted meanwhile has a cluster that can be closed.
+    loop: Any = cluster.loop
+    starting = asyncio.run_coroutine_threadsafe(begin(), loop.asyncio_loop)
+
+    def failure() -> str | None:
+        error = starting.exception() if starting.done() else None
+        return f"the workers of this machine cannot start: {error}" if error else None
+
+    return cluster, failure
 
 
 def environment(config: ClusterConfig, gpus: list[str], index: int) -> dict[str, str]:
