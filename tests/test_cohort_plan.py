@@ -86,7 +86,7 @@ def test_the_time_is_that_of_the_device_where_the_device_is_slow(tmp_path, monke
 
 def test_glass_is_planned_without_a_sample(tmp_path):
     scale = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER", "photometric": "rgb"}
-    tifffile.imwrite(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8), tile=(128, 128), **scale)
+    tifffile.imwrite(tmp_path / "glass.tif", np.full((1500, 1500, 3), 243, np.uint8), tile=(128, 128), **scale)
     request = request_of(tmp_path / "glass.tif", tmp_path / "out", mask="auto")
     made = plan(request)
     assert made.samples == ()
