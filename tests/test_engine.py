@@ -738,7 +738,7 @@ def test_progress_counts_every_block_and_tile_once(tmp_path, use):
         "check",
         "done",
     ]
-    assert set(painting[-1].busy) == {"read", "generate", "blend", "write"}
+    assert set(painting[-1].busy) == {"read", "wait", "generate", "blend", "write"}
 
 
 def test_the_record_tells_how_the_output_was_made(tmp_path):
