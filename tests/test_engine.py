@@ -81,8 +81,9 @@ class FakeBundle:
     glass: tuple = (240, 241, 242)
     name, version, stain, stain_slug, sha256 = "fake", "1", "Fake", "fake", "f"
 
-    def check_device(self, device):
-        """A function runs anywhere."""
+    def precision(self, device, choice):
+        """A function has none."""
+        return "fp32"
 
     def generator(self, device, *, precision):
         return self.make()

@@ -22,6 +22,7 @@ import numpy as np
 from wsi_stain.blend import Blender, window
 from wsi_stain.bundle import Bundle
 from wsi_stain.canvas import Canvas, CanvasSpec
+from wsi_stain.config import Precision
 from wsi_stain.errors import DeviceError, UnreadableRegion
 from wsi_stain.geometry import Box
 from wsi_stain.grid import Block, TileGrid
@@ -35,7 +36,6 @@ from wsi_stain.zarr_canvas import ZarrCanvas
 log = logging.getLogger(__name__)
 
 Kind = Literal["tiff", "zarr"]
-Precision = Literal["fp32", "bf16"]
 
 CANVASES: dict[Kind, type[TileSpool] | type[ZarrCanvas]] = {"tiff": TileSpool, "zarr": ZarrCanvas}
 
@@ -58,7 +58,8 @@ class Job:
     overlap: int
     region: Box
     """What is converted, in the view's px; the canvas's origin is its first pixel."""
-    batch: int
+    batch: int | None
+    """Tiles per call of the generator; None is what suits its device."""
     cache_mb: int
     canvas: CanvasSpec
     kind: Kind
@@ -136,7 +137,7 @@ class Painter:
         self._window = window(job.tile, job.overlap)
         self._glass = np.full((job.tile, job.tile, 3), job.canvas.glass, np.uint8)
         self._cache = TileCache(job.cache_mb << 20)
-        self._batch = job.batch
+        self._batch = job.batch or self._generator.batch
         self._is_closed = False
 
     def close(self) -> None:

@@ -167,9 +167,36 @@ class DaskWorkers:
             if running:
                 self._client.cancel(list(running))
 
+    def everywhere(self, func: Callable[[], R]) -> list[R]:
+        """What `func` returns on each worker; the first exception is raised.
+
+        Raises:
+            ConfigError: the scheduler has no worker, and none comes in time.
+        """
+        from distributed import TimeoutError as NobodyCame
+
+        try:
+            self._client.wait_for_workers(1, timeout=PATIENCE)
+        except NobodyCame as err:
+            raise ConfigError(
+                f"the scheduler at {self._scheduler!r} has no worker after {PATIENCE}, so there is nobody to ask which "
+                "precision is fastest: start its workers, or choose with --precision"
+            ) from err
+        return list(self._client.run(func).values())
+
     def _close_cluster(self) -> None:
         if self._cluster is not None:
             self._cluster.close()
+
+
+def ask(scheduler: str, func: Callable[[], R]) -> list[R]:
+    """What `func` returns on each worker of the scheduler at that address.
+
+    Raises:
+        ConfigError: no scheduler there, or no worker yet.
+    """
+    with DaskWorkers(scheduler=scheduler) as workers:
+        return workers.everywhere(func)
 
 
 def choose(workers: int | None, scheduler: str | None) -> Workers:
