@@ -175,6 +175,16 @@ def test_a_slide_that_somebody_else_converts_is_left_to_them(task):
     assert not (task.request.folder / "s0.failed.json").exists()
 
 
+def test_a_slide_goes_on_in_the_precision_that_it_was_begun_in(large, monkeypatch):
+    while_painting(monkeypatch, (large.request.folder / "s0.running.json").unlink)
+    convert_slide(large)
+    path = large.request.folder / "s0.identity.ome.tiff.spool" / "run.json"
+    path.write_text(json.dumps(record.read(path) | {"precision": "bf16"}))  # as on another device
+    monkeypatch.undo()
+    assert convert_slide(large).ending == "done"
+    assert record.read(large.request.folder / "s0.identity.ome.tiff.run.json")["fingerprint"]["precision"] == "bf16"
+
+
 def leave_of(task: SlideTask, **facts) -> None:
     """What a worker on another host left that is gone: its lease, and the lock of its conversion."""
     owner = {"host": "elsewhere", "pid": 1, "started": 0.0}
