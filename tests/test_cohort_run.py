@@ -309,7 +309,7 @@ class Worker:
         (
             [(0, {"worker": Worker.address})],
             {},
-            "memory limit 7.45 GiB on slide s7: raise `memory` in the cluster file",
+            "memory limit 8 GB on slide s7: raise `memory` in the cluster file",
         ),
         ([], {"worker": Worker.address, "memory": 7.9e9}, "memory limit"),
         ([], {"worker": "tcp://another:1", "memory": 7.9e9}, "node7:4711 was lost on slide s7"),
