@@ -9,9 +9,12 @@ import numpy as np
 import openslide
 import pytest
 import tifffile
+import tiffslide
+import zarr
 from PIL import Image
 from slides_made import damage, tissue, write_svs
 
+from wsi_stain import phantom
 from wsi_stain.backends import Undecodable, open_backend
 from wsi_stain.backends.base import TileCache, over_white
 from wsi_stain.backends.tiff import TiffBackend
@@ -86,6 +89,28 @@ def test_openslide_and_tiffslide_give_the_same_pixels(data: Path, name: str) -> 
                 assert difference.mean() <= slope * 0.5 / 2**level + 1
     for backend in (ours, other):
         backend.close()
+
+
+@pytest.mark.parametrize("name", [n for n, way in REAL.items() if way == "tiffslide"])
+def test_boxes_are_bit_for_bit_what_tifffile_reads(data: Path, name: str) -> None:
+    agree_with_tifffile(data / "slides" / name)
+
+
+def test_boxes_of_a_phantom_are_bit_for_bit_what_tifffile_reads(tmp_path: Path) -> None:
+    phantom.write_slide(tmp_path / "p.svs", size=Size(1300, 1700))
+    agree_with_tifffile(tmp_path / "p.svs")
+
+
+def agree_with_tifffile(path: Path) -> None:
+    """tifffile's slow and general way, through zarr, at the corners and in the middle of every level."""
+    backend = TiffBackend(path)
+    with tiffslide.TiffSlide(path) as slide:
+        series = slide.ts_tifffile.series[slide.properties["tiffslide.series-index"]]
+        for level, size in enumerate(backend.sizes):
+            array = zarr.open(series.aszarr(level=level), mode="r")
+            for box in corners(size, 300):
+                np.testing.assert_array_equal(backend.read(level, box), array[box.slices()])
+    backend.close()
 
 
 @pytest.mark.parametrize("reader", [TiffBackend, OpenSlideBackend])

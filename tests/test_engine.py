@@ -81,8 +81,9 @@ class FakeBundle:
     glass: tuple = (240, 241, 242)
     name, version, stain, stain_slug, sha256 = "fake", "1", "Fake", "fake", "f"
 
-    def check_device(self, device):
-        """A function runs anywhere."""
+    def precision(self, device, choice):
+        """A function has none."""
+        return "fp32"
 
     def generator(self, device, *, precision):
         return self.make()
@@ -738,7 +739,7 @@ def test_progress_counts_every_block_and_tile_once(tmp_path, use):
         "check",
         "done",
     ]
-    assert set(painting[-1].busy) == {"read", "generate", "blend", "write"}
+    assert set(painting[-1].busy) == {"read", "wait", "generate", "blend", "write"}
 
 
 def test_the_record_tells_how_the_output_was_made(tmp_path):

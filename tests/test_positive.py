@@ -1,16 +1,12 @@
-"""The DAB-positive share as something to learn: the truth is evaluation's own, and a generator can follow it."""
-
-from pathlib import Path
+"""The DAB-positive share as something to learn: the truth is evaluation's own, and misalignment costs little."""
 
 import numpy as np
 import pytest
 import torch
-from pairs_made import ALONE, config, placed_pairs
 
 from wsi_stain.eval.stain import POSITIVE_OD, dab
 from wsi_stain.nn.pixels import to_tensor
-from wsi_stain.train.positive import BLOCKS_PX, positive, positivity, share_loss
-from wsi_stain.train.recipe import StainingRecipe
+from wsi_stain.train.positive import BLOCKS_PX, positive, share_loss
 
 GLASS = (247, 246, 240)
 
@@ -55,44 +51,3 @@ def test_pixels_may_move_within_the_smallest_block_at_no_cost() -> None:
     target[..., 8:10, 8:12] = 1
     assert share_loss(torch.roll(target, 2, dims=2), target) == share_loss(target, target)
     assert share_loss(torch.roll(target, 4, dims=2), target)[0] > share_loss(target, target)[0]
-
-
-def test_the_slope_crosses_one_half_where_evaluation_draws_its_line() -> None:
-    images = browns()
-    slope = positivity(to_tensor(images), GLASS)[0, 0].numpy()
-    density = dab(images[0], GLASS)
-    np.testing.assert_array_equal(slope > 0.5, density > POSITIVE_OD)
-    order = np.argsort(density.ravel())
-    assert np.all(np.diff(slope.ravel()[order])[np.diff(density.ravel()[order]) > 1e-3] > 0)
-
-
-def test_blue_is_further_from_positive_than_glass() -> None:
-    colours = np.array([[[GLASS, (90, 80, 160)]]], np.uint8)
-    white, blue = positivity(to_tensor(colours), GLASS).flatten()
-    assert blue < white < 0.01
-
-
-def test_a_generator_that_follows_the_loss_becomes_as_brown_as_the_real_stain() -> None:
-    real = to_tensor(browns())
-    generated = torch.full_like(real, 0.6).requires_grad_()
-    optimizer = torch.optim.Adam([generated], 0.02)
-    for _ in range(150):
-        loss, errors = share_loss(positivity(generated, GLASS), positive(real, GLASS))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert errors["error_4"] < 0.03
-    assert errors["error_16"] < 0.01
-
-
-def test_the_weight_of_the_loss_is_what_the_generator_feels(tmp_path: Path) -> None:
-    pairs = placed_pairs(tmp_path / "pairs")
-    batch = to_tensor(np.concatenate([browns(128)] * 2))
-    grown = {}
-    for weight in (0, 1, 2):
-        recipe = StainingRecipe(config(pairs, tmp_path / "run", f"loss.positive={weight}", "loss.gan=0"), 12, ALONE)
-        figures = recipe.step(-batch, batch, 0)
-        assert ("positive" in figures) == bool(weight)
-        grown[weight] = recipe.generator.decoder[-2].bias.grad
-    torch.testing.assert_close(grown[2] - grown[1], grown[1] - grown[0], rtol=0.02, atol=1e-3)
-    assert (grown[1] - grown[0]).abs().max() > 1e-3

@@ -260,6 +260,23 @@ def test_a_pickled_view_reads_the_same(tmp_path: Path) -> None:
         twin.slide.close()
 
 
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_slide_closed_while_it_is_read_is_not_taken_for_damaged(at: int) -> None:
+    slide, calls = computed([Size(64, 64)]), []
+
+    def closing(level: int, box: Box) -> np.ndarray:
+        calls.append(box)
+        if len(calls) == at:
+            slide.close()
+        raise Undecodable("seek of closed file")
+
+    slide._backend.read = closing
+    with pytest.raises(SlideError, match="is closed: open it again") as caught:
+        slide.at(None).read(Box(0, 0, 8, 8))
+    assert not isinstance(caught.value, UnreadableRegion)
+    assert len(calls) == at
+
+
 def test_a_closed_slide_says_so(tmp_path: Path) -> None:
     slide = Slide.open(write_svs(tmp_path / "a.svs", tissue(400, 300)))
     view = slide.at(None)

@@ -117,6 +117,20 @@ def test_joint_encoders_learn(tmp_path: Path, pairs: Path) -> None:
     assert all(not torch.equal(a, b) for a, b in zip(before, recipe.generator.encoder.parameters(), strict=True))
 
 
+def test_tuned_encoders_begin_at_the_file_and_only_the_generators_own_learns(tmp_path: Path, pairs: Path) -> None:
+    file = pretrained(tmp_path)
+    recipe = made_recipe(pairs, tmp_path / "run", "encoders.source=tuned", f"encoders.file={file}")
+    expected = load_file(file)
+    own = recipe.generator.encoder
+    assert own is not None
+    assert all(torch.equal(tensor, expected[f"he.trunk.{key}"]) for key, tensor in own.state_dict().items())
+    recipe.step(*torch.rand(2, 2, 3, 128, 128).unbind(0), images=0)
+    assert all(not torch.equal(p, expected[f"he.trunk.{key}"]) for key, p in own.named_parameters())
+    assert recipe.encoders is not None
+    for key, tensor in recipe.encoders.state_dict().items():
+        assert torch.equal(tensor, expected[key]), key
+
+
 def test_inference_needs_the_he_alone(tmp_path: Path, pairs: Path) -> None:
     """The paper's code asks for the real stain at inference; ours writes a generator that cannot take one."""
     settings_of_run = config(pairs, tmp_path / "run", "schedule.images=4")

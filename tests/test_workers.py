@@ -8,7 +8,7 @@ import pytest
 from distributed import LocalCluster
 
 from wsi_stain.errors import ConfigError, OutputError
-from wsi_stain.workers import MOST_THREADS, DaskWorkers, SerialWorkers, choose
+from wsi_stain.workers import MOST_THREADS, DaskWorkers, SerialWorkers, ThreadWorkers, choose
 
 # Functions for Dask are the module's own: it pickles others, and they would work on copies of what they share.
 started = []
@@ -38,11 +38,18 @@ def wait_if_first(n):
     return n
 
 
-@pytest.fixture(params=["serial", "one thread", "three threads"])
+KINDS = {
+    "serial": SerialWorkers,
+    "one thread": lambda: ThreadWorkers(1),
+    "three threads": lambda: ThreadWorkers(3),
+    "one thread of Dask": DaskWorkers,
+    "three threads of Dask": lambda: DaskWorkers(3),
+}
+
+
+@pytest.fixture(params=KINDS)
 def workers(request):
-    with {"serial": SerialWorkers, "one thread": DaskWorkers, "three threads": lambda: DaskWorkers(3)}[
-        request.param
-    ]() as made:
+    with KINDS[request.param]() as made:
         yield made
 
 
@@ -71,13 +78,16 @@ def test_few_items_are_handed_out_before_they_are_needed(workers):
     results.close() if hasattr(results, "close") else None
 
 
-def test_threads_work_at_once():
-    with DaskWorkers(3) as workers:
+@pytest.mark.parametrize("kind", [ThreadWorkers, DaskWorkers])
+def test_threads_work_at_once(kind):
+    with kind(3) as workers:
         assert sorted(workers.map(meet, range(9))) == list(range(9))
 
 
-def test_results_come_as_they_finish():
-    with DaskWorkers(2) as workers:
+@pytest.mark.parametrize("kind", [ThreadWorkers, DaskWorkers])
+def test_results_come_as_they_finish(kind):
+    finished.clear()
+    with kind(2) as workers:
         results = workers.map(wait_if_first, range(4))
         first = [next(results) for _ in range(3)]
         finished.set()
@@ -112,8 +122,8 @@ def test_a_scheduler_that_is_not_there_is_a_sentence(monkeypatch):
 
 def test_the_choice_of_workers():
     assert isinstance(choose(0, None), SerialWorkers)
-    assert isinstance(choose(3, None), DaskWorkers)
-    assert isinstance(choose(None, None), DaskWorkers)
+    assert isinstance(choose(3, None), ThreadWorkers)
+    assert isinstance(choose(None, None), ThreadWorkers)
     assert MOST_THREADS == 8
     with pytest.raises(ConfigError, match="--workers is -2: it must be 0"):
         choose(-2, None)

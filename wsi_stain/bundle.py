@@ -9,11 +9,18 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from wsi_stain.config import BundleConfig, BundleInput, BundleOutput, GeneratorConfig
+from wsi_stain.config import (
+    BundleConfig,
+    BundleInput,
+    BundleOutput,
+    GeneratorConfig,
+    Precision,
+    PrecisionChoice,
+)
 from wsi_stain.errors import BundleError
 from wsi_stain.loading import load
 
@@ -42,6 +49,8 @@ class Generator(Protocol):
     """Tile origins and sides must be multiples of this many px."""
     reach: int
     """Radius in px within which an input pixel can change an output pixel."""
+    batch: int
+    """Tiles per call that suit its device."""
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W, 3) sRGB → uint8 (N, H, W, 3); each tile's result is independent of the others."""
@@ -53,6 +62,7 @@ class IdentityGenerator:
 
     multiple = 1
     reach = 0
+    batch = 4
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W, 3) → the same."""
@@ -146,30 +156,31 @@ class Bundle:
         """The model card; `None` for identity."""
         return self.folder / self.config.card if self.folder else None
 
-    def generator(self, device: str = "cpu", *, precision: Literal["fp32", "bf16"] = "fp32") -> Generator:
+    def generator(self, device: str = "cpu", *, precision: PrecisionChoice = "fp32") -> Generator:
         """The generator on a device (`auto`, `cpu`, `cuda`, `cuda:N`); imports torch unless this is `identity`.
 
         Raises:
             BundleError: the weights do not fit the network.
-            DeviceError: the device is not there.
+            DeviceError: the device is not there, or has no such precision.
         """
         if self.config.generator.kind == "identity":
             return IdentityGenerator()
         from wsi_stain.nn.inference import TorchGenerator, load_generator, pick_device
 
         module = load_generator(self.config.generator, self.weights_path)
-        return TorchGenerator(module, pick_device(device), precision)
+        return TorchGenerator(module, pick_device(device), self.precision(device, precision))
 
-    def check_device(self, device: str) -> None:
-        """Refuse a device that is not there, before any work; imports torch unless this is `identity`.
+    def precision(self, device: str, choice: PrecisionChoice) -> Precision:
+        """The precision that `choice` means on a device of this machine; imports torch unless this is `identity`.
 
         Raises:
-            DeviceError: the name is unknown, or the device is not there.
+            DeviceError: the name is unknown, the device is not there, or has no such precision.
         """
-        if self.config.generator.kind != "identity":
-            from wsi_stain.nn.inference import pick_device
+        if self.config.generator.kind == "identity":
+            return "fp32" if choice == "auto" else choice
+        from wsi_stain.nn.inference import pick_precision
 
-            pick_device(device)
+        return pick_precision(choice, device)
 
     def _verify(self) -> None:
         if self.config.generator.kind == "identity":

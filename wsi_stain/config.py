@@ -9,6 +9,10 @@ from wsi_stain.errors import ConfigError
 
 Compression = Literal["jpeg", "deflate"]
 Subsampling = Literal["420", "422", "rgb"]
+Precision = Literal["fp32", "bf16", "fp16"]
+"""Of a generator's arithmetic: float32, bfloat16, float16."""
+PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
+"""`auto` is the fastest that the device has units for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +60,9 @@ class ConvertConfig:
 
     grid: GridConfig = field(default_factory=GridConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
-    batch: int = 4
-    """Tiles per call of the generator."""
+    batch: int | None = None
+    """Tiles per call of the generator; what suits its device by default, and halved where the device's memory is full.
+    A tile's pixels do not depend on it."""
     cache_mb: int = 256
     """Memory for generated tiles that the next block needs again, in MiB."""
     max_unreadable: float = 0.01

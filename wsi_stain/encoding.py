@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import imagecodecs
 import numpy as np
 
@@ -91,7 +92,7 @@ def pad_tile(pixels: np.ndarray, side: int = TILE_PX) -> np.ndarray:
     assert 1 <= min(h, w) <= max(h, w) <= side, f"{h}×{w} px cannot be filled up to {side}×{side}"
     if (h, w) == (side, side):
         return pixels
-    return np.pad(pixels, ((0, side - h), (0, side - w), (0, 0)), mode="edge")
+    return cv2.copyMakeBorder(pixels, 0, side - h, 0, side - w, cv2.BORDER_REPLICATE)
 
 
 def _deflate(tile: np.ndarray) -> bytes:

@@ -27,13 +27,15 @@ from wsi_stain import ometiff, record
 from wsi_stain.canvas import Canvas, beside
 from wsi_stain.errors import NoRoom, OutputError
 from wsi_stain.geometry import Box
+from wsi_stain.grid import painting_order
 from wsi_stain.loading import dump
 from wsi_stain.lock import locked
 from wsi_stain.plan import ConvertRequest, Plan, check_room, is_done, plan
 from wsi_stain.room import gib
 from wsi_stain.spool import TileSpool
-from wsi_stain.stain import BlockReport, painter, release, save_mask, stain_block
+from wsi_stain.stain import BlockReport, Job, painter, release, save_mask, stain_block
 from wsi_stain.tissue import to_geojson
+from wsi_stain.usage import Usage
 from wsi_stain.workers import Workers, choose
 
 __all__ = ["ConvertRequest", "Plan", "Progress", "Result", "convert", "plan"]
@@ -56,7 +58,11 @@ class Progress:
     seconds: float = 0.0
     """Since this run started."""
     busy: Mapping[str, float] = field(default_factory=dict)
-    """Thread-seconds in the stages read, generate, blend and write so far: the largest limits the speed."""
+    """Thread-seconds in the stages read, wait (for the device), generate, blend and write so far."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """The same as shares of the threads' time, 0–1."""
+    device_busy: float = 0.0
+    """Share of the time in which the device worked, 0–1: near 1 it limits the speed, else the largest stage does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +107,8 @@ class _Run:
     def __init__(self, made: Plan, workers: Workers, tell: Callable[[Progress], None]) -> None:
         self.plan, self._workers, self._tell = made, workers, tell
         self._start, self._started = time.perf_counter(), datetime.now(UTC)
-        self._busy: dict[str, float] = {}
-        self._stages: dict[str, float] = {}
+        self._usage, self._staining_since = Usage(), self._start
+        self._stages: dict[str, float] = {"stain": 0.0}
         self._generated = self._painted = 0
         self._device = made.job.device
 
@@ -113,8 +119,7 @@ class _Run:
             # The same settings, killed and repeated without --restart: the old output must not count as this one's.
             record.path_of(self.plan.output).unlink(missing_ok=True)
         self._write_mask(canvas)
-        with self._stage("stain"):
-            unreadable = self._paint(canvas)
+        unreadable = self._paint(canvas)
         with self._stage("assemble"):
             canvas.finish()
             if isinstance(canvas, TileSpool):
@@ -127,7 +132,7 @@ class _Run:
 
     def _paint(self, canvas: Canvas) -> tuple[Box, ...]:
         """Paint what is missing; returns the tiles that could not be read, in the output's px."""
-        job, blocks, request = self.plan.job, self.plan.blocks, self.plan.request
+        job, blocks = self.plan.job, self.plan.blocks
         todo = canvas.todo(blocks)  # again, and of all: another run may have held the lock since the plan
         self._painted = len(todo)
         unreadable = _unreadable(canvas)
@@ -136,19 +141,23 @@ class _Run:
         self._say("stain", done, tiles)
         if not todo:
             return self._in_output(unreadable)
-        try:
-            with self._workers as workers:
-                for report in workers.map(partial(stain_block, job), todo):
+        with self._workers as workers, _released(job):
+            self._load()
+            with self._stage("stain"):
+                self._staining_since = time.perf_counter()
+                for report in workers.map(partial(stain_block, job), painting_order(todo)):
                     done, tiles = done + 1, tiles + report.tissue
                     unreadable.update(report.unreadable)
                     self._count(report)
                     self._check_unreadable(unreadable)
                     self._say("stain", done, tiles)
-            if request.scheduler is None:
-                self._device = painter(job).device
-        finally:
-            release(job)
         return self._in_output(unreadable)
+
+    def _load(self) -> None:
+        """Open slide and generator before the clock of the stages starts; a cluster's workers do so with a block."""
+        with self._stage("load"):
+            if self.plan.request.scheduler is None:
+                self._device = painter(self.plan.job).device
 
     def _assemble(self, canvas: TileSpool, unreadable: tuple[Box, ...]) -> None:
         """The OME-TIFF under its unfinished name, checked, then renamed."""
@@ -202,13 +211,15 @@ class _Run:
 
     def _count(self, report: BlockReport) -> None:
         self._generated += report.generated
-        for stage, seconds in report.seconds.items():
-            self._busy[stage] = self._busy.get(stage, 0.0) + seconds
+        self._usage.add(report.seconds, report.where)
 
     def _say(self, stage: Stage, done_blocks: int, done_tiles: int) -> None:
         blocks, tiles = len(self.plan.blocks), self.plan.tissue_tiles_todo
-        seconds = time.perf_counter() - self._start
-        self._tell(Progress(stage, done_blocks, blocks, done_tiles, tiles, seconds, dict(self._busy)))
+        now = time.perf_counter()
+        wall, usage = now - self._staining_since, self._usage
+        shares, device = usage.shares(wall), usage.device_busy(wall)
+        seconds = dict(usage.seconds)
+        self._tell(Progress(stage, done_blocks, blocks, done_tiles, tiles, now - self._start, seconds, shares, device))
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -219,7 +230,7 @@ class _Run:
     def _record(self, canvas: Canvas, unreadable: tuple[Box, ...]) -> dict[str, Any]:
         made, request = self.plan, self.plan.request
         seconds = time.perf_counter() - self._start
-        stain = self._stages["stain"]
+        stain, usage = self._stages["stain"], self._usage
         return {
             "notice": ometiff.NOTICE,
             "output": made.output.name,
@@ -232,7 +243,10 @@ class _Run:
             "blocks": {"all": len(made.blocks), "painted_in_this_run": self._painted},
             "unreadable": [list(box) for box in unreadable],
             "size_px": list(made.job.region.size),
-            "seconds": {"all": seconds, **self._stages, "threads": self._busy},
+            "seconds": {"all": seconds, **self._stages, "threads": usage.seconds},
+            "threads": len(usage.threads),
+            "shares": usage.shares(stain),
+            "device_busy": usage.device_busy(stain),
             "tiles_per_s": self._generated / stain if stain else 0.0,
             "peak_memory_bytes": record.peak_memory_bytes(),
             "started": self._started.isoformat(timespec="seconds"),
@@ -248,6 +262,15 @@ def _unreadable(canvas: Canvas) -> set[Box]:
 def _arguments(request: ConvertRequest) -> dict[str, Any]:
     """The request as the user gave it."""
     return {key: value for key, value in dump(request).items() if key != "config"}
+
+
+@contextmanager
+def _released(job: Job) -> Iterator[None]:
+    """This process's painter is closed afterwards: what its threads are still at ends, instead of being waited for."""
+    try:
+        yield
+    finally:
+        release(job)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ same tiles. Blocks are anchored at the output's origin, because pyramid tiles ar
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -95,3 +95,15 @@ class TileGrid:
         first = max(0, (start - self.tile) // self.stride + 1)
         final = min(last, (end - 1) // self.stride)
         return [(k * self.stride, k * self.stride + self.tile) for k in range(first, final + 1)]
+
+
+def painting_order(blocks: Iterable[Block]) -> list[Block]:
+    """The blocks, along the shorter side of what they cover.
+
+    A worker keeps the tiles between its last blocks and their neighbours: those along one row, or one column. A glass
+    slide is 25 mm wide, which at 0.5 µm/px, tiles of 512 and an overlap of 128 px takes 103 MiB; a row of the long side
+    may take three times as much, and what does not fit into the cache is computed twice.
+    """
+    blocks = list(blocks)
+    rows, columns = (len({block.index[axis] for block in blocks}) for axis in (0, 1))
+    return sorted(blocks, key=lambda block: block.index[:: -1 if rows < columns else 1])

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,15 +17,16 @@ import psutil
 from wsi_stain import __version__, ometiff, record
 from wsi_stain.bundle import DEFAULT, Bundle
 from wsi_stain.canvas import CanvasSpec
-from wsi_stain.config import ConvertConfig
+from wsi_stain.config import ConvertConfig, Precision, PrecisionChoice
 from wsi_stain.errors import ConfigError, NoRoom, OutputError, SlideError
 from wsi_stain.geometry import Box, Size
 from wsi_stain.grid import Block, TileGrid
 from wsi_stain.loading import dump
 from wsi_stain.room import disk_bytes, disk_free, gib, memory_bytes
 from wsi_stain.slide import Slide, View
-from wsi_stain.stain import Job, Kind, Precision
+from wsi_stain.stain import Job, Kind
 from wsi_stain.tissue import TissueMask, everything, find_tissue, from_geojson
+from wsi_stain.workers import ask
 
 ENDINGS: dict[str, Kind] = {".ome.tiff": "tiff", ".ome.tif": "tiff", ".ome.zarr": "zarr"}
 
@@ -52,7 +54,8 @@ class ConvertRequest:
     restart: bool = False
     """Throw away what an earlier run left, and replace an existing output."""
     allow_upsampling: bool = False
-    precision: Precision = "fp32"
+    precision: PrecisionChoice = "auto"
+    """Of the arithmetic; `auto` is the fastest that the device has units for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +109,17 @@ def plan(request: ConvertRequest, *, source: tuple[str, int] | None = None) -> P
         WsiStainError: a sentence on what is wrong with the slide, the model, the mask, the region or the output.
     """
     bundle = Bundle.open(request.model)
-    if request.scheduler is None:
-        bundle.check_device(request.device)  # elsewhere the workers' devices count, not this machine's
+    precision = _precision(request, bundle)
     with Slide.open(request.slide, mpp=request.mpp) as slide:
         view = slide.at(bundle.mpp, allow_upsampling=request.allow_upsampling)
         mask = _mask(request, slide)
         magnification = _magnification(slide, view)
         region = _region(request, view, slide.size)
         icc = slide.icc
-    print_ = _fingerprint(request, bundle, mask, region, view, source)
-    print_ |= {"icc_profile": icc or "none: pixels as stored"}
+    print_ = _fingerprint(request, bundle, mask, region, view, source) | {
+        "precision": precision,
+        "icc_profile": icc or "none: pixels as stored",
+    }
     job = _job(request, bundle, view, region, print_)
     grid = TileGrid(view.size, job.tile, job.overlap)
     blocks = tuple(grid.blocks(request.config.grid.block, region))
@@ -213,6 +217,21 @@ def _magnification(slide: Slide, view: View) -> float | None:
     return nearest if abs(nearest / usual - 1) < 0.1 else round(usual, 2)
 
 
+def _precision(request: ConvertRequest, bundle: Bundle) -> Precision:
+    """What `auto` means where the tiles are stained; known before anything is written, since it changes the pixels."""
+    if request.scheduler is None:
+        return bundle.precision(request.device, request.precision)
+    if request.precision != "auto":
+        return request.precision  # the workers' devices count, not this machine's
+    found = sorted(set(ask(request.scheduler, partial(bundle.precision, request.device, "auto"))))
+    if len(found) > 1:
+        raise ConfigError(
+            f"the workers of {request.scheduler} are fastest in different precisions ({', '.join(found)}), and pixels "
+            f"would depend on who made them: choose one for all, for example --precision {found[-1]}"
+        )
+    return found[0]
+
+
 def _fingerprint(
     request: ConvertRequest, bundle: Bundle, mask: TissueMask, region: Box, view: View, source: tuple[str, int] | None
 ) -> dict[str, Any]:
@@ -234,7 +253,6 @@ def _fingerprint(
         "block": grid.block,
         "mask_sha256": mask.sha256,
         "output": dump(request.config.output),
-        "precision": request.precision,
         "wsi_stain": __version__,
     }
 
@@ -258,7 +276,7 @@ def _job(request: ConvertRequest, bundle: Bundle, view: View, region: Box, print
             f"{'folder' if kind == 'zarr' else 'file'}: choose another name with -o, or remove it first"
         )
     config = request.config
-    if config.batch < 1 or config.cache_mb < 0:
+    if (config.batch is not None and config.batch < 1) or config.cache_mb < 0:
         raise ConfigError(f"batch is {config.batch} and cache_mb {config.cache_mb}: at least 1 and 0")
     canvas = CanvasSpec(
         output=output,
@@ -276,7 +294,7 @@ def _job(request: ConvertRequest, bundle: Bundle, view: View, region: Box, print
         allow_upsampling=request.allow_upsampling,
         model=str(_shared(request, Path(request.model)) if Path(request.model).is_dir() else request.model),
         device=request.device,
-        precision=request.precision,
+        precision=print_["precision"],
         tile=print_["tile"],
         overlap=print_["overlap"],
         region=region,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
@@ -39,6 +40,7 @@ def halve(pixels: np.ndarray) -> np.ndarray:
     return cv2.resize(pixels, (-(-w // 2), -(-h // 2)), interpolation=cv2.INTER_AREA)
 
 
+@lru_cache(maxsize=64)
 def level_sizes(size: Size) -> tuple[Size, ...]:
     """Sizes of all levels, halved until the longer side is at most one tile."""
     sizes = [size]

@@ -55,8 +55,9 @@ def sample(made: Plan, seconds: float = SAMPLE_S) -> Sample | None:
     with Slide.open(job.slide, mpp=job.slide_mpp) as slide:
         view = slide.at(job.view_mpp, allow_upsampling=job.allow_upsampling)
         tiles = list(_tissue(made, view))
-        batches = [tiles[i : i + job.batch] for i in range(0, len(tiles), job.batch)]
-        warm = next((batch for box in batches if len(batch := _read(view, box))), None)
+        batch = job.batch or generator.batch
+        batches = [tiles[i : i + batch] for i in range(0, len(tiles), batch)]
+        warm = next((found for boxes in batches if len(found := _read(view, boxes))), None)
         if warm is None:
             return None
         generator(warm)

@@ -201,22 +201,27 @@ class Slide:
 
     def _read(self, level: int, box: Box) -> np.ndarray:
         """Pixels of the file; a failure is tried once more on a fresh handle."""
-        if self._is_closed:
-            raise SlideError(f"{self.path.name} is closed: open it again")
+        self._check_open()
         try:
             return self._backend.read(level, box)
         except Undecodable as err:
             log.info("%s: level %d, %s: %s; trying once more", self.path.name, level, box, err)
+        self._check_open()  # closed meanwhile: the file is not damaged
         self._backend.renew()
         try:
             return self._backend.read(level, box)
         except Undecodable as err:
+            self._check_open()
             raise UnreadableRegion(
                 f"{self.path.name}: x {box.x0}–{box.x1}, y {box.y0}–{box.y1} of level {level} cannot be decoded "
                 f"({err}); the file is damaged there, the rest can be read",
                 box,
                 level,
             ) from err
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise SlideError(f"{self.path.name} is closed: open it again")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,32 +8,34 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 
 from wsi_stain.blend import Blender, window
 from wsi_stain.bundle import Bundle
 from wsi_stain.canvas import Canvas, CanvasSpec
+from wsi_stain.config import Precision
 from wsi_stain.errors import DeviceError, UnreadableRegion
 from wsi_stain.geometry import Box
 from wsi_stain.grid import Block, TileGrid
 from wsi_stain.slide import Slide
 from wsi_stain.spool import TileSpool
+from wsi_stain.tile_cache import TileCache
 from wsi_stain.tissue import TissueMask
+from wsi_stain.usage import Clock, Where
 from wsi_stain.zarr_canvas import ZarrCanvas
 
 log = logging.getLogger(__name__)
 
 Kind = Literal["tiff", "zarr"]
-Precision = Literal["fp32", "bf16"]
 
 CANVASES: dict[Kind, type[TileSpool] | type[ZarrCanvas]] = {"tiff": TileSpool, "zarr": ZarrCanvas}
 
@@ -56,7 +58,8 @@ class Job:
     overlap: int
     region: Box
     """What is converted, in the view's px; the canvas's origin is its first pixel."""
-    batch: int
+    batch: int | None
+    """Tiles per call of the generator; None is what suits its device."""
     cache_mb: int
     canvas: CanvasSpec
     kind: Kind
@@ -91,7 +94,9 @@ class BlockReport:
     unreadable: tuple[Box, ...]
     """Tiles that could not be read and became glass; a tile of two blocks is told by both."""
     seconds: dict[str, float] = field(hash=False)
-    """Time in the stages read, generate, blend and write."""
+    """Time in the stages read, wait (for the device), generate, blend and write."""
+    where: Where = field(default_factory=Where.here)
+    """The thread that painted it."""
 
 
 def stain_block(job: Job, block: Block) -> BlockReport:
@@ -110,38 +115,14 @@ def load_mask(path: Path) -> TissueMask:
         return TissueMask(content["array"], Fraction(*content["scale"].tolist()))
 
 
-class TileCache:
-    """Generated tiles that other blocks still need, the least recently used dropped first.
-
-    Memory bound: `limit_bytes`. Not for several threads at once: the holder of the device uses it.
-    """
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit, self._held = limit_bytes, 0
-        self._tiles: OrderedDict[Box, tuple[np.ndarray, int]] = OrderedDict()
-
-    def take(self, tile: Box) -> np.ndarray | None:
-        """The tile's pixels if they are here; the last block that needs them takes them away."""
-        pixels, uses = self._tiles.pop(tile, (None, 0))
-        if pixels is not None:
-            self._held -= pixels.nbytes
-            self.keep(tile, pixels, uses - 1)
-        return pixels
-
-    def keep(self, tile: Box, pixels: np.ndarray, uses: int) -> None:
-        """Keep a tile that `uses` more blocks need."""
-        if uses < 1 or pixels.nbytes > self._limit:
-            return
-        self._tiles[tile] = pixels, uses
-        self._held += pixels.nbytes
-        while self._held > self._limit:
-            self._held -= self._tiles.popitem(last=False)[1][0].nbytes
-
-
 class Painter:
     """Paints blocks of one job; shared by the threads of a process."""
 
     def __init__(self, job: Job) -> None:
+        # Blocks run side by side, and the codecs use one thread each; a pool inside every resize would only add threads
+        # that wait for each other. torch keeps all processors: the network is 98 % of a conversion on a CPU, and to
+        # set one of two cores aside for the rest would nearly double its time. BLAS has no part in any of this.
+        cv2.setNumThreads(1)
         bundle = Bundle.open(job.model)
         self.job = job
         self._slide = Slide.open(job.slide, mpp=job.slide_mpp)
@@ -156,10 +137,12 @@ class Painter:
         self._window = window(job.tile, job.overlap)
         self._glass = np.full((job.tile, job.tile, 3), job.canvas.glass, np.uint8)
         self._cache = TileCache(job.cache_mb << 20)
-        self._batch = job.batch
+        self._batch = job.batch or self._generator.batch
+        self._is_closed = False
 
     def close(self) -> None:
-        """Close the slide; the generator goes with the painter."""
+        """Close the slide; the generator goes with the painter. Blocks that are not generated yet end unpainted."""
+        self._is_closed = True
         self._slide.close()
 
     def is_tissue(self, tile: Box) -> bool:
@@ -168,14 +151,17 @@ class Painter:
 
     def paint(self, block: Block) -> BlockReport:
         """Read, generate, blend and paint one block."""
-        clock = _Clock()
+        clock = Clock()
         tissue = [tile for tile in block.tiles if self.is_tissue(tile)]
         pixels, unreadable, generated = None, (), 0
         if tissue:
             with clock("read"):
                 inputs = self._read(tissue, block)
             unreadable = tuple(tile for tile in tissue if tile not in inputs)
-            pixels, generated = self._blend(block, inputs, clock)
+            outputs, generated = self._generate(inputs, clock)
+            del inputs  # as large as the block, and blending takes as much again
+            with clock("blend"):
+                pixels = self._blend(block, outputs)
         owned = [tile for tile in block.tiles if self.job.owns(block, tile)]
         tissue_owned = len(set(owned).intersection(tissue))
         notes = {"tiles": len(owned), "tissue": tissue_owned, "unreadable": [list(box) for box in unreadable]}
@@ -207,45 +193,40 @@ class Painter:
             except UnreadableRegion as err:
                 log.warning("%s; it becomes glass", err)
 
-    def _blend(self, block: Block, inputs: dict[Box, np.ndarray], clock: _Clock) -> tuple[np.ndarray, int]:
-        """The block's pixels, and how many tiles were generated for it."""
-        with clock("blend"):
-            blender = Blender(block.write, self._window)
-            for tile in block.tiles:
-                if tile not in inputs:
-                    blender.add(tile, self._glass)
-        waiting, generated = list(inputs), 0
-        while waiting:
-            ready, made = self._generate(waiting, inputs, clock)
-            generated += made
-            with clock("blend"):
-                for tile, pixels in ready:
-                    blender.add(tile, pixels)
-        with clock("blend"):
-            return blender.result(), generated
+    def _generate(self, inputs: dict[Box, np.ndarray], clock: Clock) -> tuple[dict[Box, np.ndarray], int]:
+        """The generator's output for every tile, and how many were made for this block and not taken from the cache.
 
-    def _generate(
-        self, waiting: list[Box], inputs: dict[Box, np.ndarray], clock: _Clock
-    ) -> tuple[list[tuple[Box, np.ndarray]], int]:
-        """Takes tiles out of `waiting`: those in the cache, and one batch of new ones (and how many)."""
-        ready: list[tuple[Box, np.ndarray]] = []
-        batch: list[Box] = []
-        with _device, clock("generate"):
+        The device is held for the whole block. Were it given away after every batch, the threads would finish their
+        blocks at the same time, and all read and write at the same time while the device waits.
+        """
+        outputs, made = {}, 0
+        with _held(clock), clock("generate"):
             # Looked up while holding the device: what another thread just made is there, and nobody makes it twice.
-            while waiting and len(batch) < self._batch:
-                tile = waiting.pop(0)
+            waiting = []
+            for tile in inputs:
                 known = self._cache.take(tile)
                 if known is None:
-                    batch.append(tile)
+                    waiting.append(tile)
                 else:
-                    ready.append((tile, known))
-            if batch:
-                outputs = self._run(np.stack([inputs[tile] for tile in batch]))
-                for tile, pixels in zip(batch, outputs, strict=True):
+                    outputs[tile] = known
+            while waiting:
+                if self._is_closed:
+                    raise CancelledError("the conversion has ended: nobody waits for this block")
+                batch, waiting = waiting[: self._batch], waiting[self._batch :]
+                results = self._run(np.stack([inputs[tile] for tile in batch]))
+                made += len(batch)
+                for tile, pixels in zip(batch, results, strict=True):
+                    outputs[tile] = pixels
                     if (uses := self.job.uses(tile)) > 1:
                         self._cache.keep(tile, pixels.copy(), uses - 1)  # a copy: a view would hold the whole batch
-                    ready.append((tile, pixels))
-        return ready, len(batch)
+        return outputs, made
+
+    def _blend(self, block: Block, outputs: dict[Box, np.ndarray]) -> np.ndarray:
+        """The block's pixels; tiles that were not generated are glass."""
+        blender = Blender(block.write, self._window)
+        for tile in block.tiles:
+            blender.add(tile, outputs.get(tile, self._glass))
+        return blender.result()
 
     def _run(self, tiles: np.ndarray) -> np.ndarray:
         """The generator's output; the batch is halved, now and from now on, where the device's memory is too small."""
@@ -266,25 +247,21 @@ class Painter:
         return np.concatenate([self._run(tiles[:half]), self._run(tiles[half:])])
 
 
-class _Clock:
-    """Adds up the time spent in named stages."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-
-
 _painters: dict[Job, Painter] = {}
 _opening = threading.Lock()
 _device = threading.Lock()
 """Held by the one thread that generates: a device that two feed at once is no faster and may run out of memory."""
+
+
+@contextmanager
+def _held(clock: Clock) -> Iterator[None]:
+    """Hold the device; the time until then counts as waiting."""
+    with clock("wait"):
+        _device.acquire()
+    try:
+        yield
+    finally:
+        _device.release()
 
 
 def painter(job: Job) -> Painter:

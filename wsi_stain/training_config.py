@@ -13,7 +13,7 @@ from wsi_stain.config import BundleInput, BundleOutput, GeneratorConfig
 from wsi_stain.errors import ConfigError
 
 Exclusion = Literal["none", "neighbours", "slide"]
-EncoderSource = Literal["pretrained", "random", "joint"]
+EncoderSource = Literal["pretrained", "tuned", "random", "joint"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,6 @@ class LossConfig:
     """Weight of a fixed L1, and the mean of a rescaled one."""
     l1_levels: int = 1
     """Scales of L1, each half as large (PyramidPix2Pix, Liu et al. 2022); serial sections profit from several."""
-    positive: float = 0.0
-    """Weight of the cross entropy between the DAB-positive shares of small blocks, generated and real; the paper has no
-    such loss. L1 asks for the most likely colour, which is blue wherever brown is the rarer of two possibilities."""
     gan: float = 1.0
     """Weight of the adversarial loss; 0 trains without a discriminator."""
     discriminator_filters: int = 64
@@ -83,8 +80,9 @@ class EncodersConfig:
     """Where the two encoders of stage 2 come from."""
 
     source: EncoderSource = "pretrained"
-    """`pretrained`: frozen, from `file`. `random`: frozen as they were drawn (the control that the paper's code ran by
-    accident). `joint`: none is frozen, the H&E encoder learns with the generator; leaves no adaptive L1."""
+    """`pretrained`: frozen, from `file` (paper). `tuned`: from `file`; the H&E encoder's part in the generator learns
+    on, the IHC encoder stays frozen. `random`: frozen as they were drawn (the control that the paper's code ran by
+    accident). `joint`: the H&E encoder begins at random and learns with the generator; leaves no adaptive L1."""
     file: Path | None = None
     """encoders.safetensors of `wsi-stain pretrain`; by default that in the run folder."""
 

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
+
+from wsi_stain.config import PrecisionChoice
 
 if TYPE_CHECKING:
     from wsi_stain.cohort.config import CohortRequest
@@ -61,7 +63,7 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--mpp", type=float, help="µm per px of rows that name none."),
         click.option("--mask", type=click.Choice(["auto", "none"]), default="auto", help="Of rows that name none."),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
-        click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True),
+        click.option("--precision", type=click.Choice(get_args(PrecisionChoice)), default="auto", show_default=True),
         click.option("--allow-upsampling", is_flag=True, help="Accept slides coarser than the model's µm/px."),
         click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML of settings."),
         click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="e.g. convert.grid.overlap=64."),

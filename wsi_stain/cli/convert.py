@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
+
+from wsi_stain.config import PrecisionChoice
 
 
 class RegionType(click.ParamType):
@@ -29,7 +31,13 @@ class RegionType(click.ParamType):
 @click.option("--model", help="Bundle: a name or a folder; the default model if not given.")
 @click.option("--mpp", type=float, help="µm per px of the slide, where the file does not say or lies.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(get_args(PrecisionChoice)),
+    default="auto",
+    show_default=True,
+    help="Of the arithmetic; auto is the fastest that the device has units for.",
+)
 @click.option("--mask", default="auto", show_default=True, help="auto, none, or a GeoJSON file (QuPath's export).")
 @click.option("--region", type=RegionType(), help="Convert only this part, in level-0 pixels.")
 @click.option("--workers", type=int, help="Threads; 0 is the calling thread, one per processor if not given.")
@@ -109,7 +117,7 @@ def describe_plan(made: Any, sample: Any) -> str:
         [
             f"output   {made.output}",
             f"size     {size.w} × {size.h} px" + (f" at {job.canvas.mpp:g} µm/px" if job.canvas.mpp else ""),
-            f"model    {job.model} ({made.stain})",
+            f"model    {job.model} ({made.stain}), {job.precision}",
             f"tiles    {made.tissue_tiles} with tissue of {made.tiles}, {made.tissue_tiles_todo} to do",
             f"blocks   {state}",
             f"disk     {gib(made.disk_bytes)} needed, {gib(made.disk_free_bytes)} free",

@@ -22,7 +22,8 @@ WORDS = {
     "check": "checking the file",
     "done": "done",
 }
-VERBS = {"read": "reading", "generate": "the model", "blend": "blending", "write": "encoding and writing"}
+VERBS = {"read": "reading", "blend": "blending", "write": "encoding and writing"}
+"""Stages of the threads; in `generate` one of them holds the device, in `wait` they wait for it."""
 
 
 @contextmanager
@@ -76,14 +77,19 @@ class _Lines:
 
 
 def speed(event: Progress) -> str:
-    """Tiles per second and the stage that takes most of the threads' time, as `2.1 tiles/s, the model 93 %`."""
+    """Tiles per second and what limits them, as `2.1 tiles/s, reading 12%, device 97%`.
+
+    The stage is the one that takes most of the threads' time. Near 100 % the device limits the speed; else the threads
+    do, and more `--workers` help where there are processors.
+    """
     if event.stage != "stain" or not event.done_tiles or not event.seconds:
         return ""
     text = f"{event.done_tiles / event.seconds:.1f} tiles/s"
-    if not sum(event.busy.values()):
+    shares = {stage: share for stage, share in event.shares.items() if stage in VERBS}
+    if not shares:
         return text
-    slowest = max(event.busy, key=lambda stage: event.busy[stage])
-    return f"{text}, {VERBS.get(slowest, slowest)} {event.busy[slowest] / sum(event.busy.values()):.0%}"
+    largest = max(shares, key=lambda stage: shares[stage])
+    return f"{text}, {VERBS[largest]} {shares[largest]:.0%}, device {event.device_busy:.0%}"
 
 
 def time_left(event: Progress) -> str:

@@ -90,6 +90,8 @@ def _changed(request: CohortRequest, row: Row, bundle: Bundle) -> list[str]:
     made = {**run.get("arguments", {}), "config": run.get("config"), **run.get("fingerprint", {})}
     wanted = {key: asked[key] for key in ("mask", "precision", "allow_upsampling", "config")}
     wanted |= {"model": bundle.name, "model_sha256": bundle.sha256}
+    if asked["precision"] == "auto":
+        del wanted["precision"]  # whatever suited the device then
     if row.slide.is_file():
         wanted["source_bytes"] = row.slide.stat().st_size
     return [key for key, value in json.loads(json.dumps(wanted)).items() if made.get(key) != value]

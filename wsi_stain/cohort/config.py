@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from wsi_stain.bundle import DEFAULT, Bundle
-from wsi_stain.config import ConvertConfig
+from wsi_stain.config import ConvertConfig, PrecisionChoice
 from wsi_stain.errors import ConfigError
 from wsi_stain.plan import ConvertRequest
-from wsi_stain.stain import Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ class CohortRequest:
     mask: str = "auto"
     """Of rows that name none."""
     device: str = "auto"
-    precision: Precision = "fp32"
+    precision: PrecisionChoice = "auto"
     allow_upsampling: bool = False
     config: CohortConfig = field(default_factory=CohortConfig)
     cluster: Path | None = None

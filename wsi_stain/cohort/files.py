@@ -10,6 +10,7 @@ cohort.lock                         who runs it
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -22,7 +23,7 @@ from wsi_stain import lock, record
 from wsi_stain.canvas import beside
 from wsi_stain.cohort.config import CohortRequest, Row
 from wsi_stain.cohort.lease import STALE_S, read_lease
-from wsi_stain.errors import InUse, OutputError
+from wsi_stain.errors import InUse, NoRoom, OutputError
 from wsi_stain.loading import dump, load
 
 State = Literal["done", "failed", "running", "interrupted", "waiting"]
@@ -153,6 +154,19 @@ def claimed(request: CohortRequest) -> Iterator[Folder]:
             if owner is not None and not lock.is_dead(owner):
                 raise InUse(_sentence(folder, other, owner))
         yield Folder(folder)
+
+
+@contextmanager
+def told_when_full(folder: Path) -> Iterator[None]:
+    """Turns the system's words for a full disk into a sentence."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise NoRoom(
+            f"the disk of {folder} is full: make room and run the same command again, which goes on where it stopped"
+        ) from err
 
 
 @contextmanager

@@ -8,7 +8,6 @@ Nothing is remembered here that is not in the folder's files too: this process m
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import queue
 import time
@@ -24,12 +23,12 @@ from wsi_stain.cluster import explain
 from wsi_stain.cohort import words
 from wsi_stain.cohort.check import checked
 from wsi_stain.cohort.config import CohortRequest, Row
-from wsi_stain.cohort.files import Folder, claimed
+from wsi_stain.cohort.files import Folder, claimed, told_when_full
 from wsi_stain.cohort.lease import read_lease
 from wsi_stain.cohort.pool import Pool, pool
 from wsi_stain.cohort.summary import write_summary
 from wsi_stain.cohort.task import Outcome, SlideTask, convert_slide
-from wsi_stain.errors import NoRoom, OutputError
+from wsi_stain.errors import OutputError
 
 Kind = Literal["begin", "done", "failed", "again", "in use", "warning", "end"]
 
@@ -92,7 +91,7 @@ def run(request: CohortRequest, tell: Callable[[Event], None] | None = None) -> 
         OutputError: the scheduler was lost; the same call goes on.
     """
     rows = checked(request)
-    with _full_disk(request.folder), claimed(request) as folder:
+    with told_when_full(request.folder), claimed(request) as folder:
         folder.begin(request, rows)
         chosen = [row for index, row in enumerate(rows) if request.is_chosen(index)]
         result = Result(len(chosen))
@@ -108,19 +107,6 @@ def run(request: CohortRequest, tell: Callable[[Event], None] | None = None) -> 
             coordinator.summarise()
         coordinator.say("end")
         return result
-
-
-@contextlib.contextmanager
-def _full_disk(folder: Path) -> Iterator[None]:
-    """Turns the system's words for a full disk into a sentence."""
-    try:
-        yield
-    except OSError as err:
-        if err.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise NoRoom(
-            f"the disk of {folder} is full: make room and run the same command again, which goes on where it stopped"
-        ) from err
 
 
 def _todo(request: CohortRequest, folder: Folder, rows: Iterable[Row], result: Result) -> Iterator[Row]:

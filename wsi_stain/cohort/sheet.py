@@ -1,4 +1,4 @@
-"""The sheet: which slides a cohort holds. A CSV, a folder, or a glob.
+"""The sheet: which slides a cohort holds. A CSV, a folder, a glob, or a single slide.
 
 slide,slide_id,mpp,model,mask      only `slide` is needed; paths are relative to the sheet
 a.svs,case-1,0.25,he2her2,roi.geojson
@@ -44,6 +44,8 @@ def read(request: CohortRequest) -> tuple[list[Row], list[Problem]]:
     source = Path(request.sheet)
     if source.is_dir():
         found = _in_folder(source)
+    elif source.suffix.lower()[1:] in SLIDE_ENDINGS and source.exists():
+        found = [source]
     elif source.is_file():
         return _from_csv(source, request)
     elif glob.has_magic(request.sheet):

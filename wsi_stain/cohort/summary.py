@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import os
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,18 +121,16 @@ def _write_page(files: Folder, write: Callable[[str], Any]) -> None:
     heads = "".join(
         f'<th scope="col"{" data-sorts" if sorts else ""}>{escape(name)}</th>' for name, sorts in COLUMNS.items()
     )
-    counts: dict[str, int] = {}
-    write(f'<div class="wide"><table id="slides"><thead><tr>{heads}</tr></thead><tbody>\n')
-    for slide in _slides(files):
-        counts[slide.state.state] = counts.get(slide.state.state, 0) + 1
-        write(_row(files, slide) + "\n")
-    write("</tbody></table></div>")
+    counts = Counter(files.state(row).state for row in files.rows())
     said = ", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "no slides"
     when = datetime.now(UTC).isoformat(sep=" ", timespec="minutes").removesuffix("+00:00")
     write(
-        f'<p class="counts">{said}. Written {when} UTC by wsi-stain {escape(__version__)}.</p>{MEANINGS}'
-        f"<script>{SORTING}</script></main></body></html>\n"
+        f'<p class="counts">{said}. Written {when} UTC by wsi-stain {escape(__version__)}.</p>'
+        f'<div class="wide"><table id="slides"><thead><tr>{heads}</tr></thead><tbody>\n'
     )
+    for slide in _slides(files):
+        write(_row(files, slide) + "\n")
+    write(f"</tbody></table></div>{MEANINGS}<script>{SORTING}</script></main></body></html>\n")
 
 
 def _row(files: Folder, slide: _Slide) -> str:

@@ -20,6 +20,7 @@ from wsi_stain.cohort.config import CohortRequest, Row, to_convert
 from wsi_stain.cohort.files import Folder
 from wsi_stain.cohort.lease import LOOK_S, STALE_S, Lease, Withdrawn, read_lease
 from wsi_stain.cohort.log import log_as_lines
+from wsi_stain.config import Precision
 from wsi_stain.engine import Progress, convert
 from wsi_stain.errors import InUse, NoRoom, SlideError, WsiStainError
 
@@ -135,6 +136,8 @@ def _under_lease(task: SlideTask, threads: int, address: str) -> Outcome:
 
 def _convert(task: SlideTask, folder: Folder, lease: Lease, threads: int) -> None:
     request = to_convert(task.request, task.row, threads)
+    if request.precision == "auto":
+        request = replace(request, precision=_begun_in(folder, task.row) or "auto")
     if task.spread is not None:
         request = replace(request, workers=None, scheduler=task.spread)
     is_there = watched(request.slide)
@@ -148,6 +151,13 @@ def _convert(task: SlideTask, folder: Folder, lease: Lease, threads: int) -> Non
 
     convert(request, show)
     record.write(folder.account_file(task.row), account_of(task.row, request))
+
+
+def _begun_in(folder: Folder, row: Row) -> Precision | None:
+    """The precision of what is painted: a slide goes on in it, whatever suits the device of its next worker."""
+    begun = record.read(folder.spool_lock(row).with_name("run.json"))
+    done = record.read(record.path_of(folder.output(row))).get("fingerprint", {})
+    return begun.get("precision") or done.get("precision")
 
 
 def watched(slide: Path) -> Callable[[], None]:

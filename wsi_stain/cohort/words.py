@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dask.utils import format_bytes
-
 TOPIC = "worker-restart-memory"
 """Where Dask's nannies tell that they end a worker whose memory is used up."""
 NEAR = 0.8
@@ -27,7 +25,7 @@ def death(slide_id: str, worker: Any, events: Any, lease: Mapping[str, Any]) -> 
     told = any(event.get("worker") == worker.address for _, event in events or ())
     if limit and (told or used > NEAR * limit):
         return (
-            f"worker killed by the memory limit {format_bytes(limit)} on slide {slide_id}: raise `memory` in the "
+            f"worker killed by the memory limit {limit / 1e9:.3g} GB on slide {slide_id}: raise `memory` in the "
             "cluster file, or lower its `cores`"
         )
     return (

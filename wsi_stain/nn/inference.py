@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from wsi_stain.config import GeneratorConfig
+from wsi_stain.config import GeneratorConfig, Precision, PrecisionChoice
 from wsi_stain.errors import BundleError, DeviceError
+from wsi_stain.nn.folding import folded
 from wsi_stain.nn.generator import Generator
-from wsi_stain.nn.pixels import to_pixels, to_tensor
-from wsi_stain.nn.wavelet import use_strided_haar
+from wsi_stain.nn.pixels import to_bytes, to_levels
 
-Precision = Literal["fp32", "bf16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 REACH = 129
 """Receptive-field radius in px without attention: a hard bound, from the kernels and strides."""
+IN_FLIGHT = 8
+"""Tiles per call that hide the transfers and the launches of a CUDA device; each still runs alone."""
 
 
 class TorchGenerator:
-    """Runs a generator with frozen statistics on one device; see the engine's `Generator` protocol.
+    """Runs the fast form of a trained generator on one device; see the engine's `Generator` protocol.
 
     Args:
-        module: the trained network.
+        module: the trained network; it is copied.
         device: `cpu`, `cuda` or `cuda:N`.
         precision: of the arithmetic; what goes in and out is uint8.
     """
@@ -36,10 +39,10 @@ class TorchGenerator:
         self.multiple = module.multiple
         self.device = torch.device(device)
         self.precision = precision
-        use_strided_haar(module)
-        # Tensor cores want channels-last; oneDNN's depthwise kernels are about a tenth faster without.
-        self._layout = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
-        self.module = module.to(self.device, memory_format=self._layout).eval().requires_grad_(False)  # type: ignore
+        self.batch = IN_FLIGHT if self.device.type == "cuda" else 1
+        self._dtype = DTYPES[precision]
+        self.module = folded(module, self._dtype).to(self.device)
+        self._run = CudaRunner(self.device, self._stain) if self.device.type == "cuda" else self._on_cpu
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W, 3) H&E → uint8 (N, H, W, 3) stain.
@@ -47,13 +50,49 @@ class TorchGenerator:
         A tile's result does not depend on its companions: each runs alone, since libraries choose other kernels,
         and so other roundings, for other batch sizes.
         """
-        return np.concatenate([self._stain(tiles[i : i + 1]) for i in range(len(tiles))])
+        own = np.require(tiles, requirements=["C_CONTIGUOUS", "WRITEABLE"])  # torch warns of what it could not write to
+        return self._run(torch.from_numpy(own)).numpy()
+
+    def _on_cpu(self, tiles: Tensor) -> Tensor:
+        return torch.cat([self._stain(tile) for tile in tiles.split(1)])
 
     @torch.inference_mode()
-    def _stain(self, tile: np.ndarray) -> np.ndarray:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            x = to_tensor(tile, self.device).contiguous(memory_format=self._layout)
-            return to_pixels(self.module(x))
+    def _stain(self, tile: Tensor) -> Tensor:
+        return to_bytes(self.module(to_levels(tile, self._dtype)))
+
+
+class CudaRunner:
+    """Feeds a CUDA device tile by tile: uploads, arithmetic and downloads on streams of their own, at the same time.
+
+    Args:
+        device: a CUDA device.
+        stain: uint8 (1, H, W, 3) → the same, both on the device; it only queues work on the current stream.
+    """
+
+    def __init__(self, device: torch.device, stain: Callable[[Tensor], Tensor]) -> None:
+        self._device, self._stain = device, stain
+        self._up, self._work, self._down = (torch.cuda.Stream(device) for _ in range(3))
+        torch.cuda.synchronize(device)  # the weights are there before another stream reads them
+
+    def __call__(self, tiles: Tensor) -> Tensor:
+        """uint8 (N, H, W, 3) in the host's memory → the same, pinned."""
+        results = torch.empty(tiles.shape, dtype=torch.uint8, pin_memory=True)
+        arriving = [self._upload(tile) for tile in tiles.pin_memory().split(1)]
+        for (tile, there), result in zip(arriving, results.split(1), strict=True):
+            self._work.wait_event(there)
+            with torch.cuda.stream(self._work):
+                tile.record_stream(self._work)  # its memory is free again when this stream is done with it
+                stained = self._stain(tile)
+            self._down.wait_stream(self._work)
+            with torch.cuda.stream(self._down):
+                stained.record_stream(self._down)
+                result.copy_(stained, non_blocking=True)
+        self._down.synchronize()
+        return results
+
+    def _upload(self, tile: Tensor) -> tuple[Tensor, torch.cuda.Event]:
+        with torch.cuda.stream(self._up):
+            return tile.to(self._device, non_blocking=True), self._up.record_event()
 
 
 def load_generator(config: GeneratorConfig, weights: Path) -> Generator:
@@ -90,6 +129,26 @@ def pick_device(name: str) -> str:
     if device.type not in ("cpu", "cuda"):
         raise DeviceError(f"--device {name}: only cpu and cuda are supported; choose auto, cpu, cuda or cuda:N")
     return name
+
+
+def pick_precision(name: PrecisionChoice, device: str) -> Precision:
+    """`auto` → the fastest arithmetic that the device has units for; anything else is checked.
+
+    Raises:
+        DeviceError: float16 on a CPU, or a device that is not there.
+    """
+    kind = torch.device(device := pick_device(device)).type
+    if name == "fp16" and kind == "cpu":
+        raise DeviceError("--precision fp16: CPUs are no faster in float16; choose auto, fp32 or bf16 with --device cpu")
+    if name != "auto":
+        return name
+    if kind == "cpu":
+        # Without such units oneDNN computes bfloat16 by float32, more slowly. Older torch does not tell: float32.
+        found = getattr(torch.cpu, "get_capabilities", dict)()
+        return "bf16" if found.get("avx512_bf16") or found.get("amx_bf16") else "fp32"
+    # By generation: Ampere has bfloat16, Volta and Turing float16 on tensor cores, Pascal neither.
+    generation = torch.cuda.get_device_capability(device)[0]
+    return "bf16" if generation >= 8 else "fp16" if generation == 7 else "fp32"
 
 
 def save_half(source: Path, target: Path) -> None:

@@ -55,7 +55,7 @@ def staining_needs(config: TrainConfig) -> Needs:
         has_frozen = config.generator.kind == "ceff" and config.encoders.source != "joint"
         frozen: dict[str, nn.Module] = {"encoders": Encoders(config.generator.channels)} if has_frozen else {}
         encoder = getattr(trained.get("generator"), "encoder", None)
-        if has_frozen and encoder is not None:
+        if has_frozen and encoder is not None and config.encoders.source != "tuned":
             encoder.requires_grad_(False)  # a copy of what is counted among the encoders
         kept = sum(_kept_numbers(part, inputs[name]) for name, part in trained.items())
     return _needs(trained, frozen, kept, copies=5)

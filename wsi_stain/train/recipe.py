@@ -17,7 +17,6 @@ from wsi_stain.train.encoders import Encoders, frozen_encoders
 from wsi_stain.train.losses import adaptive_weights, adversarial, weighted_l1
 from wsi_stain.train.optimize import calibrate, set_rate, set_training, slowed, update_average
 from wsi_stain.train.parallel import Ranks
-from wsi_stain.train.positive import positive, positivity, share_loss
 from wsi_stain.training_config import TrainConfig
 
 
@@ -50,7 +49,7 @@ class StainingRecipe:
             self.encoders.to(device)
             if self.generator.encoder is not None:
                 self.generator.encoder.load_state_dict(self.encoders.he.trunk.state_dict())
-                self.generator.encoder.requires_grad_(False)
+                self.generator.encoder.requires_grad_(config.encoders.source == "tuned")
         self.discriminator = Discriminator(loss.discriminator_filters, conditional=loss.conditional).to(device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         trained = [p for p in self.generator.parameters() if p.requires_grad]
@@ -75,11 +74,6 @@ class StainingRecipe:
         with torch.no_grad():
             figures["l1"] = (generated - ihc).abs().mean().item()
             figures["weighted_l1"] = total.item()
-        if loss.positive:
-            positives = positive(ihc, self.config.output.glass)
-            shares, _ = share_loss(positivity(generated, self.config.output.glass), positives)
-            figures["positive"] = shares.item()
-            total = total + loss.positive * shares
         if loss.gan:
             figures["d"] = self._step_discriminator(he, ihc, generated.detach())
             gan = self._fool(he, generated)
@@ -163,7 +157,7 @@ class StainingRecipe:
         return loss.item()
 
     def _frozen_part(self, generator: Generator) -> nn.Module | None:
-        return generator.encoder if self.encoders is not None else None
+        return generator.encoder if self.config.encoders.source in ("pretrained", "random") else None
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")

@@ -1,0 +1,178 @@
+"""What a conversion does once and not twice: decode, generate, own the device."""
+
+import json
+import threading
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from slides_made import tissue, write_svs
+from test_engine import FakeBundle, InvertAndBlur, request_of
+
+from wsi_stain import plan, stain
+from wsi_stain.backends.tiff import TiffBackend
+from wsi_stain.bundle import IdentityGenerator
+from wsi_stain.canvas import CanvasSpec
+from wsi_stain.config import ConvertConfig
+from wsi_stain.engine import convert
+from wsi_stain.geometry import Box, Size
+from wsi_stain.grid import TileGrid, painting_order
+from wsi_stain.stain import Job
+from wsi_stain.tile_cache import TileCache
+
+MOST_REPEATED = 0.03
+"""Tiles computed more than once, as a share of all (the design's promise)."""
+
+
+@pytest.fixture
+def use(monkeypatch):
+    """Make `Bundle.open` give a bundle of this generator."""
+
+    def put(make, **fields):
+        bundle = FakeBundle(make, **fields)
+        for module in (plan, stain):
+            monkeypatch.setattr(module, "Bundle", type("Found", (), {"open": staticmethod(lambda _: bundle)}))
+
+    return put
+
+
+# Decoding ------------------------------------------------------------------------------------------------------------
+
+VIEWS = {
+    "the slide's own pixels": (None, []),
+    "tiles across the slide's tiles": (None, ["grid.tile=300", "grid.overlap=50"]),
+    "half the scale": (0.5, []),
+    "an odd scale": (0.61, ["grid.tile=320", "grid.overlap=64"]),
+}
+
+
+def islands(path):
+    """A mask of two parts of one block, far apart."""
+    corners = [[[[x, y], [x + 250, y], [x + 250, y + 90], [x, y + 90], [x, y]]] for x, y in ((20, 20), (600, 800))]
+    path.write_text(json.dumps({"type": "MultiPolygon", "coordinates": corners}))
+    return path
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "two islands"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_block_decodes_each_tile_of_the_slide_once(tmp_path, use, monkeypatch, view, masked):
+    mpp, keys = VIEWS[view]
+    use(InvertAndBlur, mpp=mpp)
+    decoded, most = Counter(), []
+    decode, paint = TiffBackend._decode, stain.Painter.paint
+
+    def counting(self, source, index):
+        decoded[source.size, index] += 1
+        return decode(self, source, index)
+
+    def painting(self, block):
+        decoded.clear()
+        report = paint(self, block)
+        most.append(max(decoded.values(), default=0))
+        return report
+
+    slide = write_svs(tmp_path / "s.svs", tissue(1700, 1500))
+    mask = islands(tmp_path / "m.geojson") if masked else "none"
+    request = request_of(slide, tmp_path / "x.ome.tiff", "grid.block=1024", *keys, mask=mask)
+    monkeypatch.setattr(TiffBackend, "_decode", counting)
+    monkeypatch.setattr(stain.Painter, "paint", painting)
+    convert(request)
+    assert max(most) == 1
+
+
+# Generating ----------------------------------------------------------------------------------------------------------
+
+
+def job_of(size: Size, block: int) -> Job:
+    canvas = CanvasSpec(Path("x.ome.tiff"), size, block, (243, 243, 243))
+    values = dict.fromkeys(Job.__dataclass_fields__) | {"region": Box.of(size), "canvas": canvas, "kind": "tiff"}
+    return Job(**values)
+
+
+def repeated(size: Size, tile: int, overlap: int, order) -> float:
+    """Tiles generated more than once, as a share of all, by a worker with the default cache; no pixel is touched."""
+    config = ConvertConfig()
+    job, grid, cache = job_of(size, config.grid.block), TileGrid(size, tile, overlap), TileCache(config.cache_mb << 20)
+    pixels = np.broadcast_to(np.uint8(0), (tile, tile, 3))
+    generated = 0
+    for block in order(grid.blocks(config.grid.block)):
+        for box in block.tiles:
+            if cache.take(box) is None:
+                generated += 1
+                cache.keep(box, pixels, job.uses(box) - 1)
+    return generated / grid.count(Box.of(size)) - 1
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(512, 128), (512, 256), (1024, 256)])
+@pytest.mark.parametrize("size", [Size(50_000, 150_000), Size(150_000, 50_000), Size(45_000, 45_000)])
+def test_tiles_between_blocks_are_kept_on_slides_of_any_shape(size, tile, overlap):
+    assert repeated(size, tile, overlap, painting_order) <= MOST_REPEATED
+
+
+def test_rows_of_a_wide_slide_would_not_fit_into_the_cache():
+    assert repeated(Size(50_000, 150_000), 512, 256, list) > 2 * MOST_REPEATED
+
+
+def test_the_order_of_painting_runs_along_the_shorter_side_and_loses_no_block():
+    wide, tall = (TileGrid(size, 512, 128).blocks(512) for size in (Size(1500, 3000), Size(3000, 1500)))
+    assert [block.index for block in painting_order(wide)][:4] == [(0, 0), (1, 0), (2, 0), (0, 1)]
+    assert painting_order(tall) == tall
+    assert sorted(painting_order(wide), key=lambda block: block.index) == wide
+    assert painting_order([]) == []
+
+
+# The device ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_thread_holds_the_device_for_its_whole_block(tmp_path, use):
+    calls = []
+
+    class Noting(InvertAndBlur):
+        def __call__(self, tiles):
+            calls.append(threading.get_ident())
+            return super().__call__(tiles)
+
+    use(Noting)
+    slide = write_svs(tmp_path / "s.svs", tissue(1500, 1300))
+    made = convert(request_of(slide, tmp_path / "x.ome.tiff", "batch=1", workers=3))
+    changes = sum(a != b for a, b in pairwise(calls))
+    assert len(calls) == made.record["tiles"]["all"] > 100
+    assert changes < made.record["blocks"]["all"]
+
+
+def test_what_is_under_way_when_a_run_fails_ends_before_its_next_batch(tmp_path, use):
+    calls = []
+
+    class Failing(IdentityGenerator):
+        def __call__(self, tiles):
+            calls.append(len(tiles))
+            if len(calls) == 3:
+                stain.release(job)
+            return tiles
+
+    use(Failing)
+    slide = write_svs(tmp_path / "s.svs", tissue(700, 600))
+    job = plan.plan(request_of(slide, tmp_path / "x.ome.tiff", "batch=1")).job
+    block = TileGrid(Size(700, 600), 128, 32).blocks(512)[0]
+    (tmp_path / "x.ome.tiff.spool").mkdir()
+    with pytest.raises(stain.CancelledError):
+        stain.stain_block(job, block)
+    assert len(calls) == 3 < len(block.tiles)
+    assert list((tmp_path / "x.ome.tiff.spool").iterdir()) == []
+
+
+def test_the_record_and_the_events_tell_who_was_busy(tmp_path, use):
+    use(InvertAndBlur)
+    events = []
+    slide = write_svs(tmp_path / "s.svs", tissue(1500, 1300))
+    record = convert(request_of(slide, tmp_path / "x.ome.tiff", workers=2), events.append).record
+    assert 1 <= record["threads"] <= 2
+    assert set(record["shares"]) == {"read", "wait", "generate", "blend", "write"}
+    assert 0.5 < sum(record["shares"].values()) <= 1.01
+    assert 0 < record["device_busy"] <= 1
+    assert record["device_busy"] == pytest.approx(record["seconds"]["threads"]["generate"] / record["seconds"]["stain"])
+    last = [event for event in events if event.stage == "stain"][-1]
+    assert last.shares["generate"] == pytest.approx(record["shares"]["generate"], rel=0.2)
+    assert last.device_busy == pytest.approx(record["device_busy"], rel=0.2)

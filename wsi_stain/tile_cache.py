@@ -1,0 +1,37 @@
+"""Generated tiles that lie in several blocks, so that a worker makes each of them once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+
+from wsi_stain.geometry import Box
+
+
+class TileCache:
+    """Generated tiles that other blocks still need, the least recently used dropped first.
+
+    Memory bound: `limit_bytes`. Not for several threads at once: the holder of the device uses it.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit, self._held = limit_bytes, 0
+        self._tiles: OrderedDict[Box, tuple[np.ndarray, int]] = OrderedDict()
+
+    def take(self, tile: Box) -> np.ndarray | None:
+        """The tile's pixels if they are here; the last block that needs them takes them away."""
+        pixels, uses = self._tiles.pop(tile, (None, 0))
+        if pixels is not None:
+            self._held -= pixels.nbytes
+            self.keep(tile, pixels, uses - 1)
+        return pixels
+
+    def keep(self, tile: Box, pixels: np.ndarray, uses: int) -> None:
+        """Keep a tile that `uses` more blocks need."""
+        if uses < 1 or pixels.nbytes > self._limit:
+            return
+        self._tiles[tile] = pixels, uses
+        self._held += pixels.nbytes
+        while self._held > self._limit:
+            self._held -= self._tiles.popitem(last=False)[1][0].nbytes
