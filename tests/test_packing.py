@@ -82,7 +82,7 @@ def test_the_card_says_what_the_run_knows(run: Path, packed: Path) -> None:
 
 def test_the_promise_is_what_was_measured_with_a_margin(packed: Path) -> None:
     bundle, text = Bundle.open(packed), " ".join((packed / "card.md").read_text().split())
-    measured = packing.measure(bundle, bundle.generator("cpu"))
+    measured = packing.measure(bundle, bundle.generator("cpu", precision=packing.PACKED))
     assert bundle.config.invariance == packing.promise(measured)
     assert f"procedural histology: {in_words(measured)}. The bundle promises 2 times that" in text
 
