@@ -33,8 +33,9 @@ def alone(arguments: list[str]) -> None:
     generator = Bundle.open(job.model).generator(job.device, precision=job.precision)
     generator(np.stack(inputs[:1]))  # the first call allocates, chooses kernels, compiles
     start = time.perf_counter()
-    for first in range(0, len(inputs), job.batch):
-        generator(np.stack(inputs[first : first + job.batch]))
+    batch = job.batch or generator.batch
+    for first in range(0, len(inputs), batch):
+        generator(np.stack(inputs[first : first + batch]))
     say(seconds=time.perf_counter() - start, tiles=len(inputs))
 
 

@@ -37,9 +37,10 @@ def picture(path: Path, found: dict[int, list[tuple[float, float, float]]]) -> N
     memory, speed = figure.subplots(1, 2)
     for workers, lines in found.items():
         gigapixels, seconds, over = zip(*lines, strict=True)
-        memory.plot(gigapixels, over, "o-", label=f"{workers} workers")
-        speed.plot(gigapixels, seconds, "o-", label=f"{workers} workers")
-    memory.set(xscale="log", ylim=(0, None), xlabel="gigapixels", title="peak over start-up, MiB")
+        memory.plot(gigapixels, over, "o-", label=f"workers: {workers}")
+        speed.plot(gigapixels, seconds, "o-", label=f"workers: {workers}")
+    highest = max(over for lines in found.values() for *_, over in lines)
+    memory.set(xscale="log", ylim=(0, 1.15 * highest), xlabel="gigapixels", title="peak over start-up, MiB")
     speed.set(xscale="log", yscale="log", xlabel="gigapixels", title="seconds")
     for axes in (memory, speed):
         axes.spines[["top", "right"]].set_visible(False)
