@@ -145,6 +145,10 @@ class BlockStore:
         """A painted block's file."""
         return zipfile.ZipFile(self.folder / _name(index))
 
+    def exists(self, index: tuple[int, int]) -> bool:
+        """Whether the block's file is there; `is_painted` also reads it."""
+        return (self.folder / _name(index)).exists()
+
     def is_painted(self, index: tuple[int, int]) -> bool:
         """Whether the block's file is there and whole; a damaged one is deleted."""
         path = self.folder / _name(index)

@@ -16,7 +16,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -33,7 +33,7 @@ from wsi_stain.lock import locked
 from wsi_stain.plan import ConvertRequest, Plan, check_room, is_done, plan
 from wsi_stain.room import gib
 from wsi_stain.spool import TileSpool
-from wsi_stain.stain import BlockReport, Job, painter, release, save_mask, stain_block
+from wsi_stain.stain import BlockReport, painter, release, save_mask, stain_block
 from wsi_stain.tissue import to_geojson
 from wsi_stain.usage import Usage
 from wsi_stain.workers import Workers, choose
@@ -141,7 +141,8 @@ class _Run:
         self._say("stain", done, tiles)
         if not todo:
             return self._in_output(unreadable)
-        with self._workers as workers, _released(job):
+        with self._workers as workers, ExitStack() as last:
+            last.callback(release, job)  # before the threads are waited for: what they are at ends
             self._load()
             with self._stage("stain"):
                 self._staining_since = time.perf_counter()
@@ -262,15 +263,6 @@ def _unreadable(canvas: Canvas) -> set[Box]:
 def _arguments(request: ConvertRequest) -> dict[str, Any]:
     """The request as the user gave it."""
     return {key: value for key, value in dump(request).items() if key != "config"}
-
-
-@contextmanager
-def _released(job: Job) -> Iterator[None]:
-    """This process's painter is closed afterwards: what its threads are still at ends, instead of being waited for."""
-    try:
-        yield
-    finally:
-        release(job)
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +26,7 @@ from wsi_stain.config import Precision
 from wsi_stain.errors import DeviceError, UnreadableRegion
 from wsi_stain.geometry import Box
 from wsi_stain.grid import Block, TileGrid
+from wsi_stain.shelf import SLOW_S, Shelf
 from wsi_stain.slide import Slide
 from wsi_stain.spool import TileSpool
 from wsi_stain.tile_cache import TileCache
@@ -75,11 +76,12 @@ class Job:
         y, x = max(tile.y0, self.region.y0), max(tile.x0, self.region.x0)
         return block.write.y0 <= y < block.write.y1 and block.write.x0 <= x < block.write.x1
 
-    def uses(self, tile: Box) -> int:
-        """How many blocks need the tile."""
+    def blocks_of(self, tile: Box) -> list[tuple[int, int]]:
+        """Row and column of every block that needs the tile."""
         inside, side = (tile & self.region).shift(-self.region.y0, -self.region.x0), self.canvas.block
-        rows = (inside.y1 - 1) // side - inside.y0 // side + 1
-        return rows * ((inside.x1 - 1) // side - inside.x0 // side + 1)
+        rows = range(inside.y0 // side, (inside.y1 - 1) // side + 1)
+        columns = range(inside.x0 // side, (inside.x1 - 1) // side + 1)
+        return [(row, column) for row in rows for column in columns]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ class Painter:
         self._window = window(job.tile, job.overlap)
         self._glass = np.full((job.tile, job.tile, 3), job.canvas.glass, np.uint8)
         self._cache = TileCache(job.cache_mb << 20)
+        self._shelf, self._is_slow = Shelf(self._canvas.store), False
         self._batch = job.batch or self._generator.batch
         self._is_closed = False
 
@@ -167,6 +170,7 @@ class Painter:
         notes = {"tiles": len(owned), "tissue": tissue_owned, "unreadable": [list(box) for box in unreadable]}
         with clock("write"):
             self._canvas.put(block, pixels, notes)
+            self._clear_shelf(tissue)
         return BlockReport(block.index, len(owned), tissue_owned, generated, unreadable, clock.seconds)
 
     def _read(self, tiles: list[Box], block: Block) -> dict[Box, np.ndarray]:
@@ -200,11 +204,13 @@ class Painter:
         blocks at the same time, and all read and write at the same time while the device waits.
         """
         outputs, made = {}, 0
-        with _held(clock), clock("generate"):
+        with clock.holding(_device, "generate"):
             # Looked up while holding the device: what another thread just made is there, and nobody makes it twice.
             waiting = []
             for tile in inputs:
                 known = self._cache.take(tile)
+                if known is None:
+                    known = self._shelf.take(tile, like=self._glass)
                 if known is None:
                     waiting.append(tile)
                 else:
@@ -213,13 +219,27 @@ class Painter:
                 if self._is_closed:
                     raise CancelledError("the conversion has ended: nobody waits for this block")
                 batch, waiting = waiting[: self._batch], waiting[self._batch :]
+                start = time.perf_counter()
                 results = self._run(np.stack([inputs[tile] for tile in batch]))
+                self._is_slow = time.perf_counter() - start > SLOW_S * len(batch)
                 made += len(batch)
                 for tile, pixels in zip(batch, results, strict=True):
                     outputs[tile] = pixels
-                    if (uses := self.job.uses(tile)) > 1:
-                        self._cache.keep(tile, pixels.copy(), uses - 1)  # a copy: a view would hold the whole batch
+                    self._keep(tile, pixels)
         return outputs, made
+
+    def _keep(self, tile: Box, pixels: np.ndarray) -> None:
+        """In memory for this process's other blocks; on disk, where it is worth it, in case that the run is killed."""
+        if (uses := len(self.job.blocks_of(tile))) > 1:
+            self._cache.keep(tile, pixels.copy(), uses - 1)  # a copy: a view would hold the whole batch
+        if self._is_slow:
+            self._shelf.put(tile, pixels)
+
+    def _clear_shelf(self, tiles: list[Box]) -> None:
+        """Throw away the tiles that no other block waits for; what is forgotten goes with the canvas's folder."""
+        if self._is_slow:
+            is_painted = self._canvas.store.exists
+            self._shelf.clear(tile for tile in tiles if all(map(is_painted, self.job.blocks_of(tile))))
 
     def _blend(self, block: Block, outputs: dict[Box, np.ndarray]) -> np.ndarray:
         """The block's pixels; tiles that were not generated are glass."""
@@ -251,17 +271,6 @@ _painters: dict[Job, Painter] = {}
 _opening = threading.Lock()
 _device = threading.Lock()
 """Held by the one thread that generates: a device that two feed at once is no faster and may run out of memory."""
-
-
-@contextmanager
-def _held(clock: Clock) -> Iterator[None]:
-    """Hold the device; the time until then counts as waiting."""
-    with clock("wait"):
-        _device.acquire()
-    try:
-        yield
-    finally:
-        _device.release()
 
 
 def painter(job: Job) -> Painter:
