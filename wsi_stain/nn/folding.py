@@ -53,7 +53,7 @@ def folded(generator: Generator, dtype: torch.dtype = torch.float32) -> nn.Modul
 
 def _fold_children(module: nn.Module) -> None:
     for name, child in module.named_children():
-        if isinstance(child, CoA):
+        if isinstance(child, CoA) and isinstance(child.norm, nn.BatchNorm2d):  # else by statistics of the tile
             setattr(module, name, FastCoA(child))
         elif isinstance(child, ConvGRU):
             setattr(module, name, FastGRU(child))
@@ -325,9 +325,7 @@ class PhasedConv(nn.Module):
     def __init__(self, source: nn.Conv2d) -> None:
         super().__init__()
         self.outputs, side = source.out_channels, source.kernel_size[0]
-        self.conv = nn.Conv2d(
-            source.in_channels, PHASES * self.outputs, (side, side + PHASES - 1), stride=(1, PHASES)
-        )
+        self.conv = nn.Conv2d(source.in_channels, PHASES * self.outputs, (side, side + PHASES - 1), stride=(1, PHASES))
         kernels = [F.pad(source.weight, (i, PHASES - 1 - i)) for i in range(PHASES)]
         assert source.bias is not None, "the last convolution has a bias"
         self.conv.weight, self.conv.bias = _fixed(torch.cat(kernels)), _fixed(source.bias.repeat(PHASES))
