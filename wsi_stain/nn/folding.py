@@ -51,7 +51,7 @@ def folded(generator: Generator, dtype: torch.dtype = torch.float32) -> nn.Modul
 
 def _fold_children(module: nn.Module) -> None:
     for name, child in module.named_children():
-        if isinstance(child, CoA):
+        if isinstance(child, CoA) and isinstance(child.norm, nn.BatchNorm2d):  # else by statistics of the tile
             setattr(module, name, FastCoA(child))
         elif isinstance(child, ConvGRU):
             setattr(module, name, FastGRU(child))
