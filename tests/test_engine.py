@@ -112,6 +112,30 @@ class InvertAndBlur(IdentityGenerator):
         return np.stack([cv2.blur(255 - tile, (5, 5), borderType=cv2.BORDER_REPLICATE) for tile in tiles])
 
 
+def test_auto_is_one_precision_before_anything_is_written(tmp_path, use, monkeypatch):
+    use(InvertAndBlur)
+    monkeypatch.setattr(FakeBundle, "precision", lambda self, device, choice: "bf16" if choice == "auto" else choice)
+    slide = write_slide(tmp_path / "s.tif", noise(200, 300))
+    auto = engine.plan(request_of(slide, tmp_path / "a.ome.tiff"))
+    assert (auto.job.precision, auto.fingerprint["precision"]) == ("bf16", "bf16")
+    named = engine.plan(request_of(slide, tmp_path / "a.ome.tiff", precision="bf16"))
+    assert named.fingerprint == auto.fingerprint, "the same work, asked for in other words, is resumed"
+    assert engine.plan(request_of(slide, tmp_path / "a.ome.tiff", precision="fp32")).fingerprint != auto.fingerprint
+
+
+def test_a_cluster_s_workers_say_what_auto_is_and_must_agree(tmp_path, use, monkeypatch):
+    use(InvertAndBlur)
+    slide = write_slide(tmp_path / "s.tif", noise(200, 300))
+    request = request_of(slide, tmp_path / "a.ome.tiff", scheduler="tcp://there:1")
+    monkeypatch.setattr(plan, "ask", lambda scheduler, func: ["fp16", "fp16"])
+    assert engine.plan(request).job.precision == "fp16"
+    monkeypatch.setattr(plan, "ask", lambda scheduler, func: ["fp32", "bf16"])
+    with pytest.raises(ConfigError, match=r"different precisions \(bf16, fp32\).*for example --precision fp32"):
+        engine.plan(request)
+    chosen = dataclasses.replace(request, precision="bf16")
+    assert engine.plan(chosen).job.precision == "bf16"
+
+
 def test_a_cluster_s_workers_in_another_folder_give_the_same_bytes(tmp_path, monkeypatch):
     elsewhere, home = tmp_path / "elsewhere", tmp_path / "home"
     elsewhere.mkdir()
