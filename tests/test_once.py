@@ -146,7 +146,7 @@ def test_a_slow_generator_makes_no_tile_again_after_an_interruption(tmp_path, us
     whole = convert(request_of(slide, tmp_path / "whole.ome.zarr"))
     monkeypatch.setattr(stain, "SLOW_S", 0.0)
     monkeypatch.setattr(Killed, "made", 0)
-    request = request_of(slide, tmp_path / "x.ome.zarr", "batch=1", workers=workers)
+    request = request_of(slide, tmp_path / "x.ome.zarr", "batch=1", "certificate=false", workers=workers)
     for at in (50, 7, 61):
         monkeypatch.setattr(Killed, "calls", 0)
         monkeypatch.setattr(Killed, "at", at)
@@ -189,7 +189,7 @@ def test_a_thread_holds_the_device_for_its_whole_block(tmp_path, use):
 
     use(Noting)
     slide = write_svs(tmp_path / "s.svs", tissue(1500, 1300))
-    made = convert(request_of(slide, tmp_path / "x.ome.tiff", "batch=1", workers=3))
+    made = convert(request_of(slide, tmp_path / "x.ome.tiff", "batch=1", "certificate=false", workers=3))
     changes = sum(a != b for a, b in pairwise(calls))
     assert len(calls) == made.record["tiles"]["all"] > 100
     assert changes < made.record["blocks"]["all"]
@@ -222,7 +222,7 @@ def test_the_record_and_the_events_tell_who_was_busy(tmp_path, use):
     slide = write_svs(tmp_path / "s.svs", tissue(1500, 1300))
     record = convert(request_of(slide, tmp_path / "x.ome.tiff", workers=2), events.append).record
     assert 1 <= record["threads"] <= 2
-    assert set(record["shares"]) == {"read", "wait", "generate", "blend", "write"}
+    assert set(record["shares"]) == {"read", "wait", "generate", "blend", "certify", "write"}
     assert 0.5 < sum(record["shares"].values()) <= 1.01
     assert 0 < record["device_busy"] <= 1
     assert record["device_busy"] == pytest.approx(record["seconds"]["threads"]["generate"] / record["seconds"]["stain"])
