@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Dask's profiler stops a process for ever now and then (python/cpython#106883, mended in 3.11.9 and 3.12.3).
+os.environ.setdefault("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "False")
+
 
 @pytest.fixture(scope="session")
 def data() -> Path:

@@ -26,11 +26,11 @@ from typing import Any, Literal
 
 from wsi_stain import ometiff, record
 from wsi_stain.canvas import Canvas, beside
-from wsi_stain.errors import OutputError
+from wsi_stain.errors import NoRoom, OutputError
 from wsi_stain.eval import seams
 from wsi_stain.examine import certify
 from wsi_stain.geometry import Box
-from wsi_stain.grid import TileGrid, painting_order
+from wsi_stain.grid import painting_order
 from wsi_stain.loading import dump
 from wsi_stain.lock import locked
 from wsi_stain.plan import ConvertRequest, Plan, check_room, is_done, plan
@@ -332,7 +332,7 @@ def _disk_full(made: Plan) -> Iterator[None]:
         if err.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         free = shutil.disk_usage(made.output.parent).free
-        raise OutputError(
+        raise NoRoom(
             f"the disk of {made.output} is full: about {gib(made.disk_bytes)} were needed when this run started and "
             f"{gib(free)} are free now: make room and repeat the command, which goes on where it stopped"
         ) from err

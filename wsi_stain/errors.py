@@ -7,6 +7,8 @@
     ├── BundleError           a model bundle is missing, broken or altered
     ├── MaskError             a tissue mask cannot be used
     ├── OutputError           the output exists, belongs to another run, or cannot be written
+    │   ├── InUse             another run holds it
+    │   └── NoRoom            the disk or the memory is too small for it
     ├── DeviceError           the device asked for is not there
     └── TrainingError         training cannot start or go on
 
@@ -60,6 +62,14 @@ class MaskError(WsiStainError):
 
 class OutputError(WsiStainError):
     """The output exists, belongs to another run, does not fit, or cannot be written."""
+
+
+class InUse(OutputError):  # noqa: N818 - a state, as users say it
+    """Another run holds it."""
+
+
+class NoRoom(OutputError):  # noqa: N818 - a state, as users say it
+    """The disk or the memory is too small: nothing is wrong with the slide or the call."""
 
 
 class DeviceError(WsiStainError):

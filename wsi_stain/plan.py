@@ -18,7 +18,7 @@ from wsi_stain import __version__, ometiff, record
 from wsi_stain.bundle import DEFAULT, Bundle
 from wsi_stain.canvas import CanvasSpec
 from wsi_stain.config import BundlePromise, ConvertConfig, Norm, Precision, PrecisionChoice
-from wsi_stain.errors import ConfigError, OutputError, SlideError
+from wsi_stain.errors import ConfigError, NoRoom, OutputError, SlideError
 from wsi_stain.eval import seams
 from wsi_stain.examine import Tissue, calibration, places
 from wsi_stain.geometry import Box, Size
@@ -108,8 +108,12 @@ class Plan:
         return None if path.resolve() == Path(self.request.mask).resolve() else path
 
 
-def plan(request: ConvertRequest) -> Plan:
+def plan(request: ConvertRequest, *, source: tuple[str, int] | None = None) -> Plan:
     """Work out what `convert(request)` will do.
+
+    Args:
+        request: what the user asks for.
+        source: SHA-256 and bytes of the slide where they are known; hashing a gigapixel takes seconds.
 
     Raises:
         WsiStainError: a sentence on what is wrong with the slide, the model, the mask, the region or the output.
@@ -122,7 +126,7 @@ def plan(request: ConvertRequest) -> Plan:
         magnification = _magnification(slide, view)
         region = _region(request, view, slide.size)
         icc = slide.icc
-    print_ = _fingerprint(request, bundle, mask, region, view) | {
+    print_ = _fingerprint(request, bundle, mask, region, view, source) | {
         "precision": precision,
         "icc_profile": icc or "none: pixels as stored",
     }
@@ -171,16 +175,16 @@ def check_room(made: Plan) -> None:
     """Refuse a plan that cannot fit.
 
     Raises:
-        OutputError: the disk or the memory is too small; both numbers are in the sentence.
+        NoRoom: the disk or the memory is too small; both numbers are in the sentence.
     """
     if made.disk_bytes > made.disk_free_bytes:
-        raise OutputError(
+        raise NoRoom(
             f"{made.output} needs about {gib(made.disk_bytes)} until it is finished and its disk has "
             f"{gib(made.disk_free_bytes)} free: make room, or write elsewhere with -o"
         )
     free = psutil.virtual_memory().available
     if made.memory_bytes > free:
-        raise OutputError(
+        raise NoRoom(
             f"this needs about {gib(made.memory_bytes)} of memory besides the model and {gib(free)} are free: "
             "use fewer --workers or smaller blocks (--set grid.block=1024)"
         )
@@ -243,12 +247,14 @@ def _precision(request: ConvertRequest, bundle: Bundle) -> Precision:
     return found[0]
 
 
-def _fingerprint(request: ConvertRequest, bundle: Bundle, mask: TissueMask, region: Box, view: View) -> dict[str, Any]:
+def _fingerprint(
+    request: ConvertRequest, bundle: Bundle, mask: TissueMask, region: Box, view: View, source: tuple[str, int] | None
+) -> dict[str, Any]:
     """Everything that can change a byte of the output."""
     grid = request.config.grid
-    source, size = _source(request.slide)
+    sha256, size = source or _source(request.slide)
     return {
-        "source_sha256": source,
+        "source_sha256": sha256,
         "source_bytes": size,
         "mpp": None if view.mpp is None else float(view.mpp),
         "scale": str(view.scale),

@@ -19,6 +19,7 @@ from wsi_stain.errors import ConfigError, DeviceError, WsiStainError
 
 COMMANDS = {
     "convert": "Stain a slide virtually: an OME-TIFF or OME-Zarr that opens beside it.",
+    "cohort": "Convert many slides, on this machine or a cluster: plan, run, status.",
     "demo": "Make a synthetic H&E slide and convert it.",
     "info": "Say what a slide or an output is.",
     "validate": "Check that an OME-TIFF will open perfectly in QuPath.",

@@ -62,7 +62,10 @@ def command(slide: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
 
     made = request_of(slide, **options)
     if dry_run:
-        click.echo(describe_plan(plan(made)))
+        from wsi_stain.sample import sample
+
+        planned = plan(made)
+        click.echo(describe_plan(planned, None if planned.is_done else sample(planned)))
         return
     from wsi_stain.cli.progress import shown
 
@@ -113,9 +116,11 @@ def request_of(slide: Path, *, config_file: Path | None = None, settings: tuple[
     )
 
 
-def describe_plan(made: Any) -> str:
-    """A plan in lines for people."""
+def describe_plan(made: Any, sample: Any) -> str:
+    """A plan in lines for people; time and memory by a sample of it, if there is one."""
+    from wsi_stain.cli.progress import duration
     from wsi_stain.plan import gib
+    from wsi_stain.sample import memory_bytes, seconds
 
     job = made.job
     size = job.region.size
@@ -128,6 +133,7 @@ def describe_plan(made: Any) -> str:
             f"tiles    {made.tissue_tiles} with tissue of {made.tiles}, {made.tissue_tiles_todo} to do",
             f"blocks   {state}",
             f"disk     {gib(made.disk_bytes)} needed, {gib(made.disk_free_bytes)} free",
-            f"memory   {gib(made.memory_bytes)} besides the model",
+            f"memory   {gib(memory_bytes(made, sample))} at most",
+            f"time     about {duration(seconds(made, sample))}" + (f" on {sample.device}" if sample else ""),
         ]
     )

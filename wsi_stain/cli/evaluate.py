@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from wsi_stain.cli.progress import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from wsi_stain.eval.evaluate import Field
     from wsi_stain.eval.figures import Ruler
     from wsi_stain.train.pairs import Pair
-
-LINE_EVERY_S = 10.0
 
 
 @click.command("evaluate")
@@ -82,7 +81,7 @@ def command(
     features = _features(inception, device)
     contenders = _told_apart([*contenders, *baselines(_mean_colour(pairs))])
     fields, unit = _fields(chosen)
-    result = evaluate(contenders, fields, ruler=ruler, features=features, progress=_progress("fields"))
+    result = evaluate(contenders, fields, ruler=ruler, features=features, progress=counted("fields"))
     if output is not None:
         stain = bundles[0].stain if bundles else "virtual stain"
         report.write(output, result, report.Facts(str(pairs), split, stain, unit, ruler, __version__))
@@ -175,7 +174,7 @@ def _mean_colour(source: Path) -> np.ndarray | None:
     if not training:
         click.echo(f"{source} has no training split: the row of its mean stain colour is left out", err=True)
         return None
-    show = _progress("training pairs, for their mean colour")
+    show = counted("training pairs, for their mean colour")
 
     def images() -> Iterator[np.ndarray]:
         for i, pair in enumerate(training):
@@ -183,16 +182,3 @@ def _mean_colour(source: Path) -> np.ndarray | None:
             show(i + 1, len(training))
 
     return mean_colour(images())
-
-
-def _progress(what: str) -> Callable[[int, int], None]:
-    """Writes a line to standard error now and then, and at the end."""
-    last = time.monotonic()
-
-    def show(done: int, total: int) -> None:
-        nonlocal last
-        if done == total or time.monotonic() - last > LINE_EVERY_S:
-            last = time.monotonic()
-            click.echo(f"{done}/{total} {what}", err=True)
-
-    return show

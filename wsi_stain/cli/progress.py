@@ -100,9 +100,27 @@ def time_left(event: Progress) -> str:
 
 
 def _left(seconds: float) -> str:
+    return f"{duration(seconds)} left"
+
+
+def duration(seconds: float) -> str:
+    """A time for people, as `12 min`."""
     if seconds >= 3 * 3600:
-        return f"{seconds / 3600:.0f} h left"
-    return f"{seconds / 60:.0f} min left" if seconds >= 90 else f"{seconds:.0f} s left"
+        return f"{seconds / 3600:.0f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def counted(what: str) -> Callable[[int, int], None]:
+    """A function that writes how many of how many are done to standard error, now and then and at the end."""
+    last = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last > LINE_EVERY_S:
+            last = time.monotonic()
+            click.echo(f"{done}/{total} {what}", err=True)
+
+    return show
 
 
 class TrainingLine:

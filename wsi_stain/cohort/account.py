@@ -1,0 +1,142 @@
+"""The account of a finished slide: thumbnails, positive area, warnings; small enough to keep for thousands."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import imagecodecs
+import numpy as np
+import tifffile
+
+from wsi_stain import record
+from wsi_stain.bundle import Bundle
+from wsi_stain.cohort.config import Row
+from wsi_stain.errors import MaskError
+from wsi_stain.eval.stain import POSITIVE_OD, dab
+from wsi_stain.geometry import Size
+from wsi_stain.plan import ConvertRequest
+from wsi_stain.slide import Slide
+from wsi_stain.tissue import TissueMask, everything, from_geojson
+
+THUMBNAIL_PX = 192
+"""Longer side; three of them take about 15 kB."""
+JPEG_QUALITY = 80
+MEASURED_PX = 4 << 20
+"""Most pixels that the positive area is measured on: the finest level of the pyramid that has no more."""
+TISSUE_COLOUR = (0, 110, 60)
+
+
+def account_of(row: Row, request: ConvertRequest) -> dict[str, Any]:
+    """Everything that the summary says about a finished slide.
+
+    Args:
+        row: of the sheet.
+        request: its conversion, whose output and record are complete.
+    """
+    assert request.output, "a cohort names its outputs"
+    run = record.read(record.path_of(request.output))
+    bundle = Bundle.open(request.model)
+    with Slide.open(request.slide, mpp=request.mpp) as slide:
+        he, size = slide.thumbnail(THUMBNAIL_PX), slide.size
+    mask, mask_file = _mask(request, size)
+    level, mpp = _level(request.output, run)
+    return {
+        "slide_id": row.slide_id,
+        "slide": str(row.slide),
+        "output": request.output.name,
+        "mask_file": mask_file,
+        "model": bundle.name,
+        "stain": bundle.stain,
+        "size_px": run.get("size_px"),
+        "mpp": run.get("fingerprint", {}).get("mpp"),
+        "tissue_tiles": run.get("tiles", {}).get("tissue"),
+        "positive": None if bundle.folder is None else positive_area(level, mask, bundle.glass),
+        "positive_mpp": mpp,
+        "seams": run.get("seams"),
+        "warnings": list(_warnings(run)),
+        "seconds": run.get("seconds", {}).get("all"),
+        "thumbnails": {
+            "he": jpeg(he),
+            "mask": jpeg(outlined(he, mask)),
+            "stain": jpeg(shrunk(level, THUMBNAIL_PX)),
+        },
+    }
+
+
+def positive_area(stain: np.ndarray, mask: TissueMask, glass: tuple[int, int, int]) -> float | None:
+    """Share of the tissue whose DAB density is above `POSITIVE_OD`; None without tissue.
+
+    Args:
+        stain: the virtual stain, reduced: uint8 (h, w, 3).
+        mask: where tissue is.
+        glass: colour of empty slide in the stain.
+    """
+    tissue = _fitted(mask.array, Size(*stain.shape[:2]))
+    positive = count = 0
+    for y in range(0, len(stain), 256):  # in strips: densities take 16 times the bytes of the pixels
+        inside = tissue[y : y + 256]
+        positive += int((dab(stain[y : y + 256], glass)[inside] > POSITIVE_OD).sum())
+        count += int(inside.sum())
+    return positive / count if count else None
+
+
+def outlined(he: np.ndarray, mask: TissueMask) -> np.ndarray:
+    """The H&E with everything but tissue bleached, and the tissue's outline: uint8 (h, w, 3)."""
+    tissue = _fitted(mask.array, Size(*he.shape[:2])).astype(np.uint8)
+    shown = np.where(tissue[..., None] > 0, he, (he.astype(np.uint16) + 2 * 235) // 3).astype(np.uint8)
+    contours, _ = cv2.findContours(tissue, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(shown, contours, -1, TISSUE_COLOUR, 1)
+    return shown
+
+
+def jpeg(pixels: np.ndarray) -> str:
+    """uint8 (h, w, 3) → JPEG in base64."""
+    return base64.b64encode(imagecodecs.jpeg8_encode(np.ascontiguousarray(pixels), level=JPEG_QUALITY)).decode()
+
+
+def shrunk(pixels: np.ndarray, longest: int) -> np.ndarray:
+    """uint8 (h, w, 3), its longer side at most `longest` px."""
+    h, w = pixels.shape[:2]
+    scale = min(1.0, longest / max(h, w))
+    return cv2.resize(pixels, (max(1, round(w * scale)), max(1, round(h * scale))), interpolation=cv2.INTER_AREA)
+
+
+def _level(output: Path, run: Mapping[str, Any]) -> tuple[np.ndarray, float | None]:
+    """The finest level that is small enough, and its µm/px."""
+    mpp = run.get("fingerprint", {}).get("mpp")
+    with tifffile.TiffFile(output) as tiff:
+        levels = tiff.series[0].levels
+        index = next((i for i, level in enumerate(levels) if level.size // 3 <= MEASURED_PX), len(levels) - 1)
+        return levels[index].asarray(), None if mpp is None else round(mpp * 2**index, 6)
+
+
+def _mask(request: ConvertRequest, size: Size) -> tuple[TissueMask, str | None]:
+    """The tissue as the conversion had it, and the file beside the output that says so."""
+    assert request.output, "a cohort names its outputs"
+    if request.mask == "none":
+        return everything(size), None
+    beside = request.output.with_name(request.output.name.removesuffix(".ome.tiff") + ".tissue.geojson")
+    path = beside if beside.exists() else Path(request.mask)
+    try:
+        return from_geojson(path, size), beside.name if path == beside else None
+    except MaskError:  # a slide of glass: an outline of nothing is no area
+        return TissueMask(np.zeros((1, 1), bool), everything(size).scale, size), beside.name
+
+
+def _fitted(array: np.ndarray, size: Size) -> np.ndarray:
+    """A mask's cells as bool (h, w) of another size; the last cells may reach out of the slide, by less than one."""
+    return cv2.resize(array.astype(np.uint8), (size.w, size.h), interpolation=cv2.INTER_NEAREST).astype(bool)
+
+
+def _warnings(run: Mapping[str, Any]) -> Iterator[str]:
+    if unreadable := len(run.get("unreadable", ())):
+        yield f"{unreadable} tiles of the slide could not be read and are glass"
+    if not run.get("tiles", {}).get("tissue", 1):
+        yield "no tissue was found: all is glass"
+    seams = run.get("seams") or {}
+    if seams.get("verdict") == "fail":
+        yield f"seams: {'; '.join(seams.get('reasons', ()))}"

@@ -1,0 +1,72 @@
+"""Where slides run: worker processes of this machine, a cluster that a file describes, or a scheduler's address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from wsi_stain.cohort.config import CohortRequest
+from wsi_stain.cohort.standin import ClusterConfig, open_cluster
+from wsi_stain.loading import load
+from wsi_stain.workers import MOST_THREADS, processors
+
+
+SETTINGS = {
+    # The first death of a worker is told at once: the coordinator decides what is tried again, and how.
+    "distributed.scheduler.allowed-failures": 0,
+    # Dask's profiler asks for all threads' frames a hundred times a second, which stops a process for ever now and then
+    # (python/cpython#106883, mended in 3.11.9 and 3.12.3).
+    "distributed.worker.profile.enabled": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A Dask client, and what it can do."""
+
+    client: Any
+    config: ClusterConfig
+
+    @property
+    def threads(self) -> list[int]:
+        """Of every worker that is there now."""
+        return list(self.client.nthreads().values())
+
+    @property
+    def scheduler(self) -> str:
+        """Identity of the scheduler."""
+        return str(self.client.scheduler_info()["id"])
+
+    @property
+    def address(self) -> str:
+        """Where the scheduler answers."""
+        return str(self.client.scheduler.address)
+
+
+@contextmanager
+def pool(request: CohortRequest, demand: Callable[[], int]) -> Iterator[Pool]:
+    """The workers that a request names; what is started here ends here.
+
+    Args:
+        request: names a scheduler, a cluster file, or neither.
+        demand: how many workers could be used now.
+
+    Raises:
+        ConfigError: the cluster file is wrong, or no scheduler answers.
+    """
+    from dask import config as dask_config
+
+    config = cluster_of(request)
+    with dask_config.set(SETTINGS), open_cluster(config, demand) as client:
+        yield Pool(client, config)
+
+
+def cluster_of(request: CohortRequest) -> ClusterConfig:
+    """The cluster's configuration; without a file, processes of this machine that share all its processors."""
+    if request.scheduler is not None:
+        return ClusterConfig(scheduler=request.scheduler)
+    if request.cluster is not None:
+        return load(ClusterConfig, request.cluster)
+    return ClusterConfig(cores=min(MOST_THREADS, processors()))
