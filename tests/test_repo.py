@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 import wsi_stain
-from wsi_stain import bundle, config, loading, packing, training_config
+from wsi_stain import bundle, cluster, config, loading, packing, training_config
 from wsi_stain.cli import COMMANDS, group
 
 ROOT = Path(__file__).parent.parent
@@ -21,7 +21,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MOST_LINES = 80
 MOST_ARGUMENTS = 8
-CONFIG_KINDS = {"convert": config.ConvertConfig, "train": training_config.TrainConfig}
+CONFIG_KINDS = {"convert": config.ConvertConfig, "train": training_config.TrainConfig, "cluster": cluster.ClusterConfig}
 
 
 def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:

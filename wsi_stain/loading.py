@@ -42,7 +42,12 @@ def load(cls: type[T], source: Path | Mapping[str, Any] | None = None, overrides
 
 def dump(config: Any) -> dict[str, Any]:
     """The plain, YAML-ready form of a dataclass: tuples as lists, nested dataclasses as mappings."""
-    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    return {_key(f): _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def _key(field: dataclasses.Field[Any]) -> str:
+    """A field's key: `class_` is `class`, a word that Python keeps for itself."""
+    return field.name.removesuffix("_")
 
 
 def _plain(value: Any) -> Any:
@@ -100,7 +105,7 @@ def _apply_override(data: dict[str, Any], text: str) -> None:
 
 def _build(cls: type[T], data: Mapping[str, Any], where: str, prefix: str) -> T:
     hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {_key(f): f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in data:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1)
@@ -113,7 +118,8 @@ def _build(cls: type[T], data: Mapping[str, Any], where: str, prefix: str) -> T:
     ]
     if missing:
         raise ConfigError(f"{where}: the key {prefix + missing[0]!r} is missing")
-    values = {key: _convert(hints[key], value, where, prefix + key) for key, value in data.items()}
+    names = {key: fields[key].name for key in data}
+    values = {names[key]: _convert(hints[names[key]], value, where, prefix + key) for key, value in data.items()}
     return cls(**values)
 
 

@@ -114,7 +114,7 @@ class DaskWorkers:
         return self
 
     def _connect(self) -> None:
-        from distributed import Client, LocalCluster
+        from distributed import LocalCluster
 
         if self._scheduler is None:
             options: dict[str, Any] = {
@@ -127,13 +127,10 @@ class DaskWorkers:
             }
             self._cluster = LocalCluster(n_workers=1, threads_per_worker=self._threads, **options)
         try:
-            self._client = Client(self._cluster or self._scheduler, set_as_default=False, timeout=PATIENCE)
-        except (OSError, ValueError) as err:
+            self._client = connect(self._cluster or self._scheduler)
+        except ConfigError:
             self._close_cluster()
-            raise ConfigError(
-                f"no Dask scheduler answers at {self._scheduler!r}: {err}; give --scheduler the address that "
-                "`dask scheduler` printed, for example tcp://host:8786"
-            ) from err
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -197,6 +194,23 @@ def ask(scheduler: str, func: Callable[[], R]) -> list[R]:
     """
     with DaskWorkers(scheduler=scheduler) as workers:
         return workers.everywhere(func)
+
+
+def connect(target: Any) -> Any:
+    """A `distributed.Client` of a cluster object, or of the scheduler at an address.
+
+    Raises:
+        ConfigError: nobody answers.
+    """
+    from distributed import Client
+
+    try:
+        return Client(target, set_as_default=False, timeout=PATIENCE)
+    except (OSError, ValueError) as err:
+        raise ConfigError(
+            f"no Dask scheduler answers at {target!r}: {err}; give --scheduler the address that "
+            "`dask scheduler` printed, for example tcp://host:8786"
+        ) from err
 
 
 def choose(workers: int | None, scheduler: str | None) -> Workers:

@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from wsi_stain.cluster import ClusterConfig, open_cluster
 from wsi_stain.cohort.config import CohortRequest
-from wsi_stain.cohort.standin import ClusterConfig, open_cluster
 from wsi_stain.loading import load
 from wsi_stain.workers import MOST_THREADS, processors
-
 
 SETTINGS = {
     # The first death of a worker is told at once: the coordinator decides what is tried again, and how.

@@ -1,0 +1,15 @@
+"""Where the slides of a cohort run: processes of this machine, jobs of a batch system, pods, or a scheduler's workers.
+
+    with open_cluster(load(ClusterConfig, Path("configs/cluster/slurm.yaml"))) as client:
+        futures = [client.submit(stain, slide, pure=False) for slide in slides]
+
+A worker does one task at a time, with `cores` processors and at most one GPU of its own. Nothing but coordinates and
+names travels: workers must see the same files under the same paths.
+"""
+
+from wsi_stain.cluster.config import ClusterConfig, KubernetesConfig
+from wsi_stain.cluster.deaths import explain
+from wsi_stain.cluster.opening import open_cluster
+from wsi_stain.cluster.retirement import is_retiring
+
+__all__ = ["ClusterConfig", "KubernetesConfig", "explain", "is_retiring", "open_cluster"]
