@@ -225,7 +225,7 @@ class Moody:
 def test_check_finds_a_network_whose_answer_depends_on_more_than_the_tile(
     folder: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    monkeypatch.setattr(Bundle, "generator", lambda self, device: Moody(by))
+    monkeypatch.setattr(Bundle, "generator", lambda self, device, precision: Moody(by))
     assert check(folder) == ["the same tile stained twice, alone and beside another, gives different pixels"]
 
 
@@ -234,7 +234,7 @@ def test_check_finds_another_shape(folder: Path, monkeypatch: pytest.MonkeyPatch
         def __call__(self, tiles: np.ndarray) -> np.ndarray:
             return tiles[:, ::2, ::2]
 
-    monkeypatch.setattr(Bundle, "generator", lambda self, device: Halving("call"))
+    monkeypatch.setattr(Bundle, "generator", lambda self, device, precision: Halving("call"))
     assert check(folder) == ["the generator returns uint8 (1, 128, 128, 3) for uint8 (1, 256, 256, 3)"]
 
 
