@@ -5,9 +5,7 @@ All know one verb. Only coordinates travel: the function gets an item and leaves
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
@@ -90,53 +88,28 @@ class ThreadWorkers:
 
 
 class DaskWorkers:
-    """Dask futures: on threads of this process, or on the scheduler at an address.
+    """Dask futures, on the workers of a scheduler.
 
     Args:
-        threads: of this process; not used with a scheduler.
         scheduler: address of a running Dask scheduler whose workers see the same files.
 
-        with DaskWorkers(threads=4) as workers:
+        with DaskWorkers("tcp://host:8786") as workers:
             for result in workers.map(func, items):
                 ...
     """
 
-    def __init__(self, threads: int = 1, scheduler: str | None = None) -> None:
-        self._threads, self._scheduler = threads, scheduler
-        self._cluster: Any = None
+    def __init__(self, scheduler: str) -> None:
+        self._scheduler = scheduler
         self._client: Any = None
 
     def __enter__(self) -> Self:
-        with warnings.catch_warnings():
-            # Without a network Dask cannot find out this machine's address, says so, and works all the same.
-            warnings.filterwarnings("ignore", "Couldn't detect a suitable IP address", RuntimeWarning)
-            self._connect()
+        self._client = connect(self._scheduler)
         return self
-
-    def _connect(self) -> None:
-        from distributed import LocalCluster
-
-        if self._scheduler is None:
-            options: dict[str, Any] = {
-                "processes": False,
-                # Dask serves a status page in any case, and with None on port 8787, where a second run would stumble.
-                "dashboard_address": "127.0.0.1:0",
-                "worker_dashboard_address": "127.0.0.1:0",
-                "memory_limit": None,  # a block's memory is bounded; Dask would pause threads for the model's weights
-                "silence_logs": logging.CRITICAL,
-            }
-            self._cluster = LocalCluster(n_workers=1, threads_per_worker=self._threads, **options)
-        try:
-            self._client = connect(self._cluster or self._scheduler)
-        except ConfigError:
-            self._close_cluster()
-            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._client.close()
-        self._close_cluster()
 
     def map(self, func: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Results as they finish; a few tasks per thread are handed out at a time."""
@@ -181,10 +154,6 @@ class DaskWorkers:
             ) from err
         return list(self._client.run(func).values())
 
-    def _close_cluster(self) -> None:
-        if self._cluster is not None:
-            self._cluster.close()
-
 
 def ask(scheduler: str, func: Callable[[], R]) -> list[R]:
     """What `func` returns on each worker of the scheduler at that address.
@@ -192,7 +161,7 @@ def ask(scheduler: str, func: Callable[[], R]) -> list[R]:
     Raises:
         ConfigError: no scheduler there, or no worker yet.
     """
-    with DaskWorkers(scheduler=scheduler) as workers:
+    with DaskWorkers(scheduler) as workers:
         return workers.everywhere(func)
 
 
@@ -220,7 +189,7 @@ def choose(workers: int | None, scheduler: str | None) -> Workers:
         ConfigError: a negative number.
     """
     if scheduler is not None:
-        return DaskWorkers(scheduler=scheduler)
+        return DaskWorkers(scheduler)
     if workers is None:
         workers = min(MOST_THREADS, processors())
     if workers < 0:

@@ -13,15 +13,6 @@ from wsi_stain.loading import load
 from wsi_stain.workers import MOST_THREADS, processors
 
 
-SETTINGS = {
-    # The first death of a worker is told at once: the coordinator decides what is tried again, and how.
-    "distributed.scheduler.allowed-failures": 0,
-    # Dask's profiler asks for all threads' frames a hundred times a second, which stops a process for ever now and then
-    # (python/cpython#106883, mended in 3.11.9 and 3.12.3).
-    "distributed.worker.profile.enabled": False,
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Pool:
     """A Dask client, and what it can do."""
@@ -59,7 +50,8 @@ def pool(request: CohortRequest, demand: Callable[[], int]) -> Iterator[Pool]:
     from dask import config as dask_config
 
     config = cluster_of(request)
-    with dask_config.set(SETTINGS), open_cluster(config, demand) as client:
+    # The first death of a worker is told at once: the coordinator decides what is tried again, and how.
+    with dask_config.set({"distributed.scheduler.allowed-failures": 0}), open_cluster(config, demand) as client:
         yield Pool(client, config)
 
 
