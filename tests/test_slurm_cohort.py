@@ -139,17 +139,18 @@ def job_of(pid: int) -> str:
 
 
 SLOW = """#!{python}
-import os, time
+import os, threading, time
 from wsi_stain.cli import main
 from wsi_stain.spool import TileSpool
 
-put = TileSpool.put
+put, one = TileSpool.put, threading.Lock()
 
 
 def slow_put(spool, *arguments):
     folder = spool.store.folder
     if "svs" in str(folder) and len(list(folder.glob("b_*"))) >= 5 and "SLURM_RESTART_COUNT" not in os.environ:
-        time.sleep(3)
+        with one:
+            time.sleep(3)
     return put(spool, *arguments)
 
 
@@ -161,7 +162,7 @@ if __name__ == "__main__":
 
 
 def shorten(job: str) -> None:
-    """Let the walltime end in about a minute: SLURM, which looks every 30 s, warns at its next look or the one after."""
+    """Let the walltime end in about a minute: SLURM looks every 30 s, and warns at its next look or the one after."""
     found = re.search(r"RunTime=(\d+):(\d+):(\d+)", slurm_site.ask("scontrol", "show", "job", job, "-o"))
     assert found
     hours, minutes, seconds = map(int, found.groups())
