@@ -1,6 +1,5 @@
 """The fast form of a generator: equal to the plain one, fold by fold; its precisions; what a tile may depend on."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from wsi_stain.nn import folding, inference
 from wsi_stain.nn.coa import CoA, windowed_attention
 from wsi_stain.nn.folding import DenseHaar, EnlargingConv, FastCoA, FastGRU, PhasedConv, SlicedHaar, attend, folded
 from wsi_stain.nn.generator import Generator
-from wsi_stain.nn.inference import TorchGenerator, load_generator, pick_precision
+from wsi_stain.nn.inference import DTYPES, TorchGenerator, load_generator, pick_precision
 from wsi_stain.nn.msfpm import ConvGRU
 from wsi_stain.nn.pixels import to_levels, to_pixels, to_tensor
 from wsi_stain.nn.wavelet import LibraryHaar, WTConv, use_strided_haar
@@ -196,16 +195,23 @@ def tiles() -> np.ndarray:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("upsample", ["transposed", "resize"])
-def test_a_tile_depends_neither_on_its_companions_nor_on_the_threads(tiles, threads, precision, upsample) -> None:
-    generator = TorchGenerator(make(channels=16, upsample=upsample).float(), "cpu", precision)
-    threads(1)
+def test_a_tile_does_not_depend_on_its_companions(tiles, precision) -> None:
+    generator = TorchGenerator(make(channels=16).float(), "cpu", precision)
     together = generator(tiles)
     np.testing.assert_array_equal(generator(tiles[1:2]), together[1:2])
     np.testing.assert_array_equal(generator(tiles[::-1])[::-1], together)
-    for n in (3, 8, 12):  # one or the other catches transposed convolutions, padded 2×2 ones and σ (torch 2.13)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("upsample", ["transposed", "resize"])
+def test_no_bit_depends_on_the_number_of_threads(tiles, threads, precision, upsample) -> None:
+    generator = TorchGenerator(make(channels=16, upsample=upsample).float(), "cpu", precision)
+    x = to_levels(torch.from_numpy(tiles[:1]), DTYPES[precision])
+    threads(1)
+    expected = generator.module(x)
+    for n in (3, 8, 12):  # one or another catches transposed convolutions, 2×2 ones that oneDNN pads, and σ
         threads(n)
-        np.testing.assert_array_equal(generator(tiles[1:2]), together[1:2], err_msg=f"{n} threads")
+        assert torch.equal(generator.module(x), expected), f"{n} threads"
 
 
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 70), ("bf16", LEAST_PSNR)])
@@ -219,11 +225,14 @@ def test_the_shipped_model_on_drawn_tissue_is_near_the_plain_module(precision, l
     assert expected.std() > 5, "stain must differ from place to place"
 
 
-def real_tiles(data: Path, n: int) -> np.ndarray:
-    with (data / "pairs/cam52/pairs.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "val"]
-    images = [Image.open(data / "pairs/cam52" / row["he"]).convert("RGB") for row in rows[:: -(-len(rows) // n)]]
-    return np.stack([np.asarray(image) for image in images])
+HARD = ("he/x07680_y09216.jpg", "he/x07168_y05120.jpg")
+"""Of the validation fields: the one where bfloat16 was worst (44 dB, before the stem's weights stayed in float32), and
+another one."""
+
+
+def real_tiles(data: Path) -> list[np.ndarray]:
+    """uint8 (1, 512, 512, 3) each."""
+    return [np.asarray(Image.open(data / "pairs/cam52" / name).convert("RGB"))[None] for name in HARD]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -231,10 +240,10 @@ def test_the_shipped_model_on_real_tiles_is_within_45_db_of_the_plain_module(dat
     bundle = Bundle.open()
     plain = load_generator(bundle.config.generator, bundle.weights_path)
     generator = TorchGenerator(plain, "cpu", precision)
-    for tile in real_tiles(data, 3):
+    for tile in real_tiles(data):
         with torch.inference_mode():
-            expected = to_pixels(plain(to_tensor(tile[None])))
-        assert psnr(generator(tile[None]), expected) >= LEAST_PSNR
+            expected = to_pixels(plain(to_tensor(tile)))
+        assert psnr(generator(tile), expected) >= LEAST_PSNR
 
 
 @pytest.mark.parametrize(
