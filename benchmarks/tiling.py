@@ -70,7 +70,7 @@ class Network:
     @torch.inference_mode()
     def __call__(self, pixels: Pixels, origin: tuple[int, int] = (0, 0)) -> Pixels:
         """uint8 (h, w, 3) → the same; the windows lie on multiples of 128 px from `origin` back."""
-        offset = tuple(n // QUARTER % WINDOW for n in origin)
+        offset = origin[0] // QUARTER % WINDOW, origin[1] // QUARTER % WINDOW
         if self.module.coa is not None and self.is_windowed:
             self.module.coa.attend = partial(anchored, offset=offset) if any(offset) else windowed_attention
         return to_pixels(self.module(to_tensor(pixels[None])))[0]

@@ -197,7 +197,7 @@ class _Run:
         grid = TileGrid(made.view_size, job.tile, job.overlap)
         return dump(certify(canvas, job, grid, made.lines, made.promise))
 
-    def _assemble(self, canvas: TileSpool, unreadable: tuple[Box, ...], facts: Mapping[str, str]) -> None:
+    def _assemble(self, canvas: TileSpool, unreadable: tuple[Box, ...], facts: dict[str, str]) -> None:
         """The OME-TIFF under its unfinished name, checked, then renamed."""
         made, part = self.plan, self.plan.job.canvas.part
         self._say("assemble", len(made.blocks), 0)
