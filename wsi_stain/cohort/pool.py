@@ -12,7 +12,6 @@ from wsi_stain.cohort.standin import ClusterConfig, open_cluster
 from wsi_stain.loading import load
 from wsi_stain.workers import MOST_THREADS, processors
 
-
 SETTINGS = {
     # The first death of a worker is told at once: the coordinator decides what is tried again, and how.
     "distributed.scheduler.allowed-failures": 0,
@@ -58,8 +57,12 @@ def pool(request: CohortRequest, demand: Callable[[], int]) -> Iterator[Pool]:
     """
     from dask import config as dask_config
 
+    from wsi_stain.cohort.interrupt import IgnoreInterrupt
+
     config = cluster_of(request)
     with dask_config.set(SETTINGS), open_cluster(config, demand) as client:
+        if config.scheduler is None:
+            client.register_plugin(IgnoreInterrupt())
         yield Pool(client, config)
 
 
