@@ -57,8 +57,12 @@ def pool(request: CohortRequest, demand: Callable[[], int]) -> Iterator[Pool]:
     """
     from dask import config as dask_config
 
+    from wsi_stain.cohort.interrupt import IgnoreInterrupt
+
     config = cluster_of(request)
     with dask_config.set(SETTINGS), open_cluster(config, demand) as client:
+        if config.scheduler is None:
+            client.register_plugin(IgnoreInterrupt())
         yield Pool(client, config)
 
 
