@@ -15,6 +15,9 @@ WORKER_SETTINGS: dict[str, Any] = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 1.0,
+    # The profiler asks for all threads' frames a hundred times a second, which stops a process for ever now and then
+    # (python/cpython#106883, mended in 3.11.9 and 3.12.3).
+    "distributed.worker.profile.enabled": False,
 }
 """Dask's settings in the workers."""
 

@@ -12,14 +12,6 @@ from wsi_stain.cohort.config import CohortRequest
 from wsi_stain.loading import load
 from wsi_stain.workers import MOST_THREADS, processors
 
-SETTINGS = {
-    # The first death of a worker is told at once: the coordinator decides what is tried again, and how.
-    "distributed.scheduler.allowed-failures": 0,
-    # Dask's profiler asks for all threads' frames a hundred times a second, which stops a process for ever now and then
-    # (python/cpython#106883, mended in 3.11.9 and 3.12.3).
-    "distributed.worker.profile.enabled": False,
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Pool:
@@ -60,7 +52,8 @@ def pool(request: CohortRequest, demand: Callable[[], int]) -> Iterator[Pool]:
     from wsi_stain.cohort.interrupt import IgnoreInterrupt
 
     config = cluster_of(request)
-    with dask_config.set(SETTINGS), open_cluster(config, demand) as client:
+    # The first death of a worker is told at once: the coordinator decides what is tried again, and how.
+    with dask_config.set({"distributed.scheduler.allowed-failures": 0}), open_cluster(config, demand) as client:
         if config.scheduler is None:
             client.register_plugin(IgnoreInterrupt())
         yield Pool(client, config)
