@@ -1,72 +1,85 @@
-"""Time and peak memory of `convert --model identity` over slide sizes, beside what the same process needs to start.
+"""Time and peak memory of `convert --model identity` over slide sizes and workers.
 
     python benchmarks/scaling.py --folder /tmp/bench --gigapixels 0.1 1
 
-Slides are phantoms, written once into the folder and kept. Prints one line per size, as a Markdown table.
+Slides are phantoms, written once into the folder and kept (ten gigapixels take a quarter of an hour and 1.7 GB). Memory
+is given above what the same imports take in a process that does nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
-import time
 from pathlib import Path
 
-from wsi_stain import phantom
-from wsi_stain.geometry import Size
-
-START_UP = """
-import distributed, cv2, imagecodecs, openslide, tifffile, tiffslide, zarr
-from wsi_stain import engine, record
-from wsi_stain.workers import DaskWorkers
-with DaskWorkers(2) as workers:
-    list(workers.map(abs, range(10)))
-print(record.peak_memory_bytes())
-"""
-"""Imports and cluster of a conversion, without a slide."""
+from side_by_side import convert, machine, mib, phantom_slide, run, say, table
 
 
-def slide_of(folder: Path, gigapixels: float) -> Path:
-    """A phantom of about so many pixels, 5 : 4."""
-    path = folder / f"phantom-{gigapixels:g}.svs"
-    if not path.exists():
-        side = (gigapixels * 1e9 / 20) ** 0.5
-        phantom.write_slide(path, size=Size(round(4 * side), round(5 * side)))
-    return path
+def start_up() -> None:
+    """Imports and threads of a conversion, without a slide."""
+    import importlib
+
+    from wsi_stain.workers import ThreadWorkers
+
+    for module in ("wsi_stain.engine", "wsi_stain.backends.tiff"):
+        importlib.import_module(module)
+    with ThreadWorkers(2) as workers:
+        say(sum=sum(workers.map(abs, range(10))))
 
 
-def measure(slide: Path, folder: Path, workers: int) -> dict:
-    """One conversion in a process of its own: seconds, and its record."""
-    output = folder / "out.ome.tiff"
-    command = [sys.executable, "-m", "wsi_stain", "convert", str(slide), "--model", "identity", "--mask", "none"]
-    command += ["-o", str(output), "--workers", str(workers), "--restart", "--json"]
-    start = time.perf_counter()
-    record = json.loads(subprocess.check_output(command, stderr=subprocess.DEVNULL))
-    return record | {"seconds": time.perf_counter() - start}
+def picture(path: Path, found: dict[int, list[tuple[float, float, float]]]) -> None:
+    """Peak memory and time over gigapixels, a line per number of workers."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    memory, speed = figure.subplots(1, 2)
+    for workers, lines in found.items():
+        gigapixels, seconds, over = zip(*lines, strict=True)
+        memory.plot(gigapixels, over, "o-", label=f"workers: {workers}")
+        speed.plot(gigapixels, seconds, "o-", label=f"workers: {workers}")
+    highest = max(over for lines in found.values() for *_, over in lines)
+    memory.set(xscale="log", ylim=(0, 1.15 * highest), xlabel="gigapixels", title="peak over start-up, MiB")
+    speed.set(xscale="log", yscale="log", xlabel="gigapixels", title="seconds")
+    for axes in (memory, speed):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    figure.savefig(path, metadata={"Software": None})
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--gigapixels", type=float, nargs="+", default=[0.1, 1])
-    parser.add_argument("--workers", type=int, nargs="+", default=[2])
+    parser.add_argument("--gigapixels", type=float, nargs="+", default=[0.1, 0.3, 1, 3, 10])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    base = int(subprocess.check_output([sys.executable, "-c", START_UP]))
-    print(f"start-up: {base / 2**20:.0f} MiB\n")
-    print("| gigapixels | workers | s | Mpx/s | peak over start-up, MiB |\n|---|---|---|---|---|")
+    here = machine()
+    base = mib(run(__file__, "start-up"))
+    rows, found = [], {workers: [] for workers in options.workers}
     for gigapixels in options.gigapixels:
-        slide = slide_of(options.folder, gigapixels)
+        slide = phantom_slide(options.folder, gigapixels)
         for workers in options.workers:
-            found = measure(slide, options.folder, workers)
-            pixels = found["size_px"][0] * found["size_px"][1]
-            over = (found["peak_memory_bytes"] - base) / 2**20
-            speed = pixels / found["seconds"] / 1e6
-            print(f"| {pixels / 1e9:.2f} | {workers} | {found['seconds']:.1f} | {speed:.0f} | {over:.0f} |", flush=True)
+            arguments = ["--model", "identity", "--mask", "none", "--workers", workers]
+            done = convert(slide, options.folder / "scaling.ome.tiff", *arguments)
+            pixels = done.said["size_px"][0] * done.said["size_px"][1]
+            over = mib(done) - base
+            found[workers].append((pixels / 1e9, done.seconds, over))
+            speed = f"{pixels / done.seconds / 1e6:.0f}"
+            rows.append(
+                [f"{pixels / 1e9:.2f}", workers, f"{done.seconds:.1f}", speed, f"{done.cpu_s:.1f}", f"{over:.0f}"]
+            )
+            print(f"{gigapixels:g} gigapixels, {workers} workers: {done.seconds:.1f} s", file=sys.stderr, flush=True)
+    print(f"{here}; start-up {base:.0f} MiB\n")
+    print(table(["gigapixels", "workers", "s", "Mpx/s", "CPU s", "peak over start-up, MiB"], rows))
+    if options.picture:
+        picture(options.picture, found)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == ["start-up"]:
+        start_up()
+    else:
+        main()

@@ -80,6 +80,7 @@ class FakeBundle:
     mpp: float | None = None
     glass: tuple = (240, 241, 242)
     name, version, stain, stain_slug, sha256 = "fake", "1", "Fake", "fake", "f"
+    multiple, promise, is_pointwise, has_tile_statistics = 1, None, False, False
 
     def precision(self, device, choice):
         """A function has none."""
@@ -109,6 +110,30 @@ class InvertAndBlur(IdentityGenerator):
 
     def __call__(self, tiles):
         return np.stack([cv2.blur(255 - tile, (5, 5), borderType=cv2.BORDER_REPLICATE) for tile in tiles])
+
+
+def test_auto_is_one_precision_before_anything_is_written(tmp_path, use, monkeypatch):
+    use(InvertAndBlur)
+    monkeypatch.setattr(FakeBundle, "precision", lambda self, device, choice: "bf16" if choice == "auto" else choice)
+    slide = write_slide(tmp_path / "s.tif", noise(200, 300))
+    auto = engine.plan(request_of(slide, tmp_path / "a.ome.tiff"))
+    assert (auto.job.precision, auto.fingerprint["precision"]) == ("bf16", "bf16")
+    named = engine.plan(request_of(slide, tmp_path / "a.ome.tiff", precision="bf16"))
+    assert named.fingerprint == auto.fingerprint, "the same work, asked for in other words, is resumed"
+    assert engine.plan(request_of(slide, tmp_path / "a.ome.tiff", precision="fp32")).fingerprint != auto.fingerprint
+
+
+def test_a_cluster_s_workers_say_what_auto_is_and_must_agree(tmp_path, use, monkeypatch):
+    use(InvertAndBlur)
+    slide = write_slide(tmp_path / "s.tif", noise(200, 300))
+    request = request_of(slide, tmp_path / "a.ome.tiff", scheduler="tcp://there:1")
+    monkeypatch.setattr(plan, "ask", lambda scheduler, func: ["fp16", "fp16"])
+    assert engine.plan(request).job.precision == "fp16"
+    monkeypatch.setattr(plan, "ask", lambda scheduler, func: ["fp32", "bf16"])
+    with pytest.raises(ConfigError, match=r"different precisions \(bf16, fp32\).*for example --precision fp32"):
+        engine.plan(request)
+    chosen = dataclasses.replace(request, precision="bf16")
+    assert engine.plan(chosen).job.precision == "bf16"
 
 
 def test_a_cluster_s_workers_in_another_folder_give_the_same_bytes(tmp_path, monkeypatch):
@@ -298,7 +323,8 @@ def test_tiles_without_tissue_are_neither_read_nor_stained(tmp_path, use, monkey
     margin = Box(around.y0 - 128, around.x0 - 128, around.y1 + 128, around.x1 + 128)  # the mask's cells may reach out
     assert boxes
     assert all(margin.contains(box) for box in boxes)
-    assert sum(seen) == made.record["tiles"]["tissue"] < made.record["tiles"]["all"] / 10
+    tiles = made.record["tiles"]
+    assert sum(seen) == tiles["tissue"] + tiles["stained_again_in_this_run"] < tiles["all"] / 10
     got = pixels_of(made.output)
     assert (got[:900] == bundle.glass).all()
     inside = (slice(1150, 1250), slice(700, 850))
@@ -739,7 +765,7 @@ def test_progress_counts_every_block_and_tile_once(tmp_path, use):
         "check",
         "done",
     ]
-    assert set(painting[-1].busy) == {"read", "wait", "generate", "blend", "write"}
+    assert set(painting[-1].busy) == {"read", "wait", "generate", "blend", "certify", "write"}
 
 
 def test_the_record_tells_how_the_output_was_made(tmp_path):

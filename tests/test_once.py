@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from slides_made import tissue, write_svs
-from test_engine import FakeBundle, InvertAndBlur, request_of
+from test_engine import FakeBundle, InvertAndBlur, pixels_of, request_of
 
 from wsi_stain import plan, stain
 from wsi_stain.backends.tiff import TiffBackend
 from wsi_stain.bundle import IdentityGenerator
-from wsi_stain.canvas import CanvasSpec
+from wsi_stain.canvas import BlockStore, CanvasSpec
 from wsi_stain.config import ConvertConfig
 from wsi_stain.engine import convert
 from wsi_stain.geometry import Box, Size
 from wsi_stain.grid import TileGrid, painting_order
+from wsi_stain.pyramid import Pyramid
+from wsi_stain.shelf import Shelf
 from wsi_stain.stain import Job
 from wsi_stain.tile_cache import TileCache
 
@@ -101,7 +103,7 @@ def repeated(size: Size, tile: int, overlap: int, order) -> float:
         for box in block.tiles:
             if cache.take(box) is None:
                 generated += 1
-                cache.keep(box, pixels, job.uses(box) - 1)
+                cache.keep(box, pixels, len(job.blocks_of(box)) - 1)
     return generated / grid.count(Box.of(size)) - 1
 
 
@@ -123,6 +125,57 @@ def test_the_order_of_painting_runs_along_the_shorter_side_and_loses_no_block():
     assert painting_order([]) == []
 
 
+class Killed(IdentityGenerator):
+    """Fails at one of its calls, for good; counts the tiles that it made."""
+
+    at, calls, made = 0, 0, 0
+
+    def __call__(self, tiles):
+        Killed.calls += 1
+        if Killed.calls == Killed.at:
+            raise ValueError("killed")
+        Killed.made += len(tiles)
+        return 255 - tiles
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_slow_generator_makes_no_tile_again_after_an_interruption(tmp_path, use, monkeypatch, workers):
+    use(Killed)
+    slide = write_svs(tmp_path / "s.svs", tissue(1500, 1300))
+    monkeypatch.setattr(Killed, "at", 0)
+    whole = convert(request_of(slide, tmp_path / "whole.ome.zarr"))
+    monkeypatch.setattr(stain, "SLOW_S", 0.0)
+    monkeypatch.setattr(Killed, "made", 0)
+    request = request_of(slide, tmp_path / "x.ome.zarr", "batch=1", "certificate=false", workers=workers)
+    for at in (50, 7, 61):
+        monkeypatch.setattr(Killed, "calls", 0)
+        monkeypatch.setattr(Killed, "at", at)
+        with pytest.raises(ValueError, match="killed"):
+            convert(request)
+    shelved = sorted((tmp_path / "x.ome.zarr.spool").glob("t_*"))
+    assert 0 < len(shelved) < 100  # those of unpainted blocks, and no others
+    monkeypatch.setattr(Killed, "at", 0)
+    resumed = convert(request)
+    assert Killed.made == resumed.record["tiles"]["all"] > 200
+    assert np.array_equal(pixels_of(resumed.output), pixels_of(whole.output))
+    assert not (tmp_path / "x.ome.zarr.spool").exists()
+
+
+def test_a_damaged_tile_on_the_shelf_is_generated_again(tmp_path):
+    store = BlockStore(tmp_path, Pyramid(Size(512, 512), 512), (243, 243, 243))
+    shelf, pixels, box = Shelf(store), tissue(64, 64), Box(384, 768, 448, 832)
+    assert shelf.take(box, like=pixels) is None
+    shelf.put(box, pixels)
+    assert np.array_equal(Shelf(store).take(box, like=pixels), pixels)
+    path = tmp_path / "t_384_768"
+    content = path.read_bytes()
+    for damaged in (b"", content[:3], content[:-1], content[:50] + bytes([content[50] ^ 1]) + content[51:]):
+        path.write_bytes(damaged)
+        assert shelf.take(box, like=pixels) is None
+    shelf.clear([box, box])
+    assert not path.exists()
+
+
 # The device ----------------------------------------------------------------------------------------------------------
 
 
@@ -136,7 +189,7 @@ def test_a_thread_holds_the_device_for_its_whole_block(tmp_path, use):
 
     use(Noting)
     slide = write_svs(tmp_path / "s.svs", tissue(1500, 1300))
-    made = convert(request_of(slide, tmp_path / "x.ome.tiff", "batch=1", workers=3))
+    made = convert(request_of(slide, tmp_path / "x.ome.tiff", "batch=1", "certificate=false", workers=3))
     changes = sum(a != b for a, b in pairwise(calls))
     assert len(calls) == made.record["tiles"]["all"] > 100
     assert changes < made.record["blocks"]["all"]
@@ -169,7 +222,7 @@ def test_the_record_and_the_events_tell_who_was_busy(tmp_path, use):
     slide = write_svs(tmp_path / "s.svs", tissue(1500, 1300))
     record = convert(request_of(slide, tmp_path / "x.ome.tiff", workers=2), events.append).record
     assert 1 <= record["threads"] <= 2
-    assert set(record["shares"]) == {"read", "wait", "generate", "blend", "write"}
+    assert set(record["shares"]) == {"read", "wait", "generate", "blend", "certify", "write"}
     assert 0.5 < sum(record["shares"].values()) <= 1.01
     assert 0 < record["device_busy"] <= 1
     assert record["device_busy"] == pytest.approx(record["seconds"]["threads"]["generate"] / record["seconds"]["stain"])

@@ -17,6 +17,7 @@ from wsi_stain.cli import group
 from wsi_stain.config import BundlePromise
 from wsi_stain.errors import BundleError
 from wsi_stain.loading import dump, load
+from wsi_stain.nn.inference import load_generator
 from wsi_stain.packing import check, in_words, pack
 from wsi_stain.training_config import TrainConfig
 
@@ -66,7 +67,7 @@ def test_a_packed_bundle_lacks_nothing_but_words_in_its_card(packed: Path, folde
 
 def test_the_card_says_what_the_run_knows(run: Path, packed: Path) -> None:
     bundle, text = Bundle.open(packed), (packed / "card.md").read_text()
-    learned = sum(p.numel() for p in bundle.generator("cpu").module.parameters())  # type: ignore[attr-defined]
+    learned = sum(p.numel() for p in load_generator(bundle.config.generator, bundle.weights_path).parameters())
     for fact in ("# he2x 2.0.0", "RESEARCH USE ONLY", "1,234 crops", f"{learned:,} weights", "CC-BY-4.0 OR Apache-2.0"):
         assert fact in text
     assert bundle.config.invariance
@@ -82,7 +83,7 @@ def test_the_card_says_what_the_run_knows(run: Path, packed: Path) -> None:
 
 def test_the_promise_is_what_was_measured_with_a_margin(packed: Path) -> None:
     bundle, text = Bundle.open(packed), " ".join((packed / "card.md").read_text().split())
-    measured = packing.measure(bundle, bundle.generator("cpu"))
+    measured = packing.measure(bundle, bundle.generator("cpu", precision=packing.PACKED))
     assert bundle.config.invariance == packing.promise(measured)
     assert f"procedural histology: {in_words(measured)}. The bundle promises 2 times that" in text
 
@@ -224,7 +225,7 @@ class Moody:
 def test_check_finds_a_network_whose_answer_depends_on_more_than_the_tile(
     folder: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    monkeypatch.setattr(Bundle, "generator", lambda self, device: Moody(by))
+    monkeypatch.setattr(Bundle, "generator", lambda self, device, precision: Moody(by))
     assert check(folder) == ["the same tile stained twice, alone and beside another, gives different pixels"]
 
 
@@ -233,7 +234,7 @@ def test_check_finds_another_shape(folder: Path, monkeypatch: pytest.MonkeyPatch
         def __call__(self, tiles: np.ndarray) -> np.ndarray:
             return tiles[:, ::2, ::2]
 
-    monkeypatch.setattr(Bundle, "generator", lambda self, device: Halving("call"))
+    monkeypatch.setattr(Bundle, "generator", lambda self, device, precision: Halving("call"))
     assert check(folder) == ["the generator returns uint8 (1, 128, 128, 3) for uint8 (1, 256, 256, 3)"]
 
 

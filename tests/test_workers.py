@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import threading
@@ -8,7 +9,7 @@ import pytest
 from distributed import LocalCluster
 
 from wsi_stain.errors import ConfigError, OutputError
-from wsi_stain.workers import MOST_THREADS, DaskWorkers, SerialWorkers, ThreadWorkers, choose
+from wsi_stain.workers import MOST_THREADS, DaskWorkers, SerialWorkers, ThreadWorkers, ask, choose
 
 # Functions for Dask are the module's own: it pickles others, and they would work on copies of what they share.
 started = []
@@ -102,6 +103,20 @@ def test_a_running_scheduler_can_be_used_and_is_left_running():
         for _ in range(2):
             with choose(None, cluster.scheduler_address) as workers:
                 assert sorted(workers.map(double, range(20))) == [2 * n for n in range(20)]
+
+
+def test_every_worker_of_a_scheduler_is_asked_or_there_is_a_sentence(monkeypatch):
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0", protocol="tcp"
+    ) as cluster:
+        assert ask(cluster.scheduler_address, os.getpid) == [os.getpid()] * 2
+        cluster.scale(0)
+        monkeypatch.setattr("wsi_stain.workers.PATIENCE", "1s")
+        deadline = time.monotonic() + 20
+        while cluster.scheduler.workers and time.monotonic() < deadline:
+            time.sleep(0.1)
+        with pytest.raises(ConfigError, match="has no worker after 1s"):
+            ask(cluster.scheduler_address, os.getpid)
 
 
 def test_two_runs_on_one_machine_do_not_stumble_over_each_other():

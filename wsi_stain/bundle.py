@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,7 @@ from wsi_stain.config import (
     BundleConfig,
     BundleInput,
     BundleOutput,
+    BundlePromise,
     GeneratorConfig,
     Precision,
     PrecisionChoice,
@@ -140,6 +142,26 @@ class Bundle:
         return self.config.output.glass
 
     @property
+    def multiple(self) -> int:
+        """Px of which tile origins and sides must be multiples; the generator's own, known without torch."""
+        return self.config.generator.multiple
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether each pixel is made from itself alone, so that there cannot be seams."""
+        return self.config.generator.kind == "identity"
+
+    @property
+    def has_tile_statistics(self) -> bool:
+        """Whether its network normalises by statistics of the very tile, unless they are measured for a slide."""
+        return self.config.generator.norm == "instance"
+
+    @property
+    def promise(self) -> BundlePromise | None:
+        """How far tiles may be from one pass; `None` promises nothing."""
+        return self.config.invariance
+
+    @property
     def sha256(self) -> str:
         """Hash of the weights; empty for identity."""
         return self.config.weights.sha256 if self.config.weights else ""
@@ -156,8 +178,15 @@ class Bundle:
         """The model card; `None` for identity."""
         return self.folder / self.config.card if self.folder else None
 
-    def generator(self, device: str = "cpu", *, precision: PrecisionChoice = "fp32") -> Generator:
+    def generator(
+        self, device: str = "cpu", *, precision: PrecisionChoice = "fp32", statistics: Path | None = None
+    ) -> Generator:
         """The generator on a device (`auto`, `cpu`, `cuda`, `cuda:N`); imports torch unless this is `identity`.
+
+        Args:
+            device: where it runs.
+            precision: of its arithmetic.
+            statistics: those of a slide (`nn.norm.measure`), to be used instead of each tile's own.
 
         Raises:
             BundleError: the weights do not fit the network.
@@ -168,7 +197,18 @@ class Bundle:
         from wsi_stain.nn.inference import TorchGenerator, load_generator, pick_device
 
         module = load_generator(self.config.generator, self.weights_path)
+        if statistics is not None:
+            from wsi_stain.nn.norm import freeze
+
+            freeze(module, statistics)
         return TorchGenerator(module, pick_device(device), self.precision(device, precision))
+
+    def measure_statistics(self, tiles: Sequence[np.ndarray], device: str = "cpu") -> bytes:
+        """The statistics of a slide, of uint8 (h, w, 3) tiles of it, as the file that `generator` takes."""
+        from wsi_stain.nn.inference import load_generator, pick_device
+        from wsi_stain.nn.norm import measure
+
+        return measure(load_generator(self.config.generator, self.weights_path), tiles, pick_device(device))
 
     def precision(self, device: str, choice: PrecisionChoice) -> Precision:
         """The precision that `choice` means on a device of this machine; imports torch unless this is `identity`.

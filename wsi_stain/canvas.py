@@ -12,7 +12,7 @@ import shutil
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,8 +21,9 @@ import imagecodecs
 import numpy as np
 
 from wsi_stain.config import OutputConfig
+from wsi_stain.encoding import TILE_PX
 from wsi_stain.errors import OutputError
-from wsi_stain.geometry import Size
+from wsi_stain.geometry import Box, Size
 from wsi_stain.grid import Block
 from wsi_stain.pyramid import Pyramid
 
@@ -34,6 +35,10 @@ class Canvas(Protocol):
     """Where blocks are painted; `store` locks it and says whose it is."""
 
     store: BlockStore
+
+    def read(self, box: Box) -> np.ndarray:
+        """A box of the finest level, of painted blocks, in the output's px: uint8 (h, w, 3) as a viewer decodes it."""
+        ...
 
     def put(self, block: Block, pixels: np.ndarray | None, notes: Mapping[str, Any]) -> None:
         """Encode and keep a block: uint8 (h, w, 3), or None where all of it is glass; `notes` survive a resume."""
@@ -145,6 +150,10 @@ class BlockStore:
         """A painted block's file."""
         return zipfile.ZipFile(self.folder / _name(index))
 
+    def exists(self, index: tuple[int, int]) -> bool:
+        """Whether the block's file is there; `is_painted` also reads it."""
+        return (self.folder / _name(index)).exists()
+
     def is_painted(self, index: tuple[int, int]) -> bool:
         """Whether the block's file is there and whole; a damaged one is deleted."""
         path = self.folder / _name(index)
@@ -184,6 +193,18 @@ class BlockStore:
                 with self.open((row, column)) as file:
                     part[:] = unpack_remains(file.read(REMAINS), part) if REMAINS in file.NameToInfo else self.glass
             yield strip
+
+
+def gather(box: Box, tile_at: Callable[[int, int], np.ndarray]) -> np.ndarray:
+    """A box of level 0, in the output's px, from 512×512 tiles that `tile_at(row, column)` decodes."""
+    out = np.empty((*box.size, 3), np.uint8)
+    for row in range(box.y0 // TILE_PX, -(-box.y1 // TILE_PX)):
+        for column in range(box.x0 // TILE_PX, -(-box.x1 // TILE_PX)):
+            tile = Box.at(row * TILE_PX, column * TILE_PX, Size(TILE_PX, TILE_PX))
+            part = tile & box
+            pixels = tile_at(row, column)[part.shift(-tile.y0, -tile.x0).slices()]
+            out[part.shift(-box.y0, -box.x0).slices()] = pixels
+    return out
 
 
 def pack_remains(pixels: np.ndarray) -> bytes:

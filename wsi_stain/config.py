@@ -13,6 +13,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 """Of a generator's arithmetic: float32, bfloat16, float16."""
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 """`auto` is the fastest that the device has units for."""
+Norm = Literal["tile", "slide"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ class ConvertConfig:
     """Memory for generated tiles that the next block needs again, in MiB."""
     max_unreadable: float = 0.01
     """Share of the tissue tiles that may be unreadable before the conversion fails."""
+    certificate: bool = True
+    """Examine the output for seams: one tile in a hundred is stained twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,16 @@ class GeneratorConfig:
     upsample: Literal["transposed", "resize"] = "transposed"
     """Decoder: transposed convolutions (the paper's), or nearest-neighbour enlargement and a convolution, which leaves
     no checkerboard (Odena et al., 2016)."""
+    norm: Literal["batch", "instance"] = "batch"
+    """Where normalisation statistics come from: frozen after training, or (`instance`) from the very tile, which draws
+    seams that no blending hides (Buglakova et al., ICCV 2025); `convert` measures those once per slide."""
+
+    @property
+    def multiple(self) -> int:
+        """Px of which tile origins and sides must be multiples: the attention's windows, or three Haar levels."""
+        if self.kind == "identity":
+            return 1
+        return 128 if self.kind == "ceff" and self.coa and self.attention == "windowed" else 8
 
     def __post_init__(self) -> None:
         if self.blocks < 4:

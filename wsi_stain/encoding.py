@@ -67,6 +67,13 @@ class Encoding:
         )
         return bytes(stream)
 
+    def decode(self, data: bytes) -> np.ndarray:
+        """What a viewer makes of `encode`'s bytes: uint8 (512, 512, 3), sRGB."""
+        if self.compression == "deflate":
+            differences = np.frombuffer(imagecodecs.deflate_decode(data), np.uint8).reshape(TILE_PX, TILE_PX, 3)
+            return differences.cumsum(1, dtype=np.uint8)
+        return imagecodecs.jpeg8_decode(data, colorspace=self._colours, outcolorspace="RGB")
+
     @property
     def _colours(self) -> str:
         return "RGB" if self.subsampling == "rgb" else "YCBCR"

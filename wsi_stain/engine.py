@@ -11,12 +11,13 @@ from __future__ import annotations
 import errno
 import io
 import json
+import logging
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -26,6 +27,8 @@ from typing import Any, Literal
 from wsi_stain import ometiff, record
 from wsi_stain.canvas import Canvas, beside
 from wsi_stain.errors import NoRoom, OutputError
+from wsi_stain.eval import seams
+from wsi_stain.examine import certify
 from wsi_stain.geometry import Box
 from wsi_stain.grid import painting_order
 from wsi_stain.loading import dump
@@ -33,12 +36,21 @@ from wsi_stain.lock import locked
 from wsi_stain.plan import ConvertRequest, Plan, check_room, is_done, plan
 from wsi_stain.room import gib
 from wsi_stain.spool import TileSpool
-from wsi_stain.stain import BlockReport, Job, painter, release, save_mask, stain_block
+from wsi_stain.stain import BlockReport, measure_statistics, painter, release, save_mask, stain_block
 from wsi_stain.tissue import to_geojson
 from wsi_stain.usage import Usage
 from wsi_stain.workers import Workers, choose
+from wsi_stain.zarr_canvas import ZarrCanvas
 
 __all__ = ["ConvertRequest", "Plan", "Progress", "Result", "convert", "plan"]
+
+log = logging.getLogger(__name__)
+
+NORM_WORDS = {
+    "slide": "its statistics are those of each tile, which draws seams: here they are measured once, on some tiles of "
+    "the slide, and frozen (--norm tile leaves them)",
+    "tile": "its statistics are those of each tile (--norm tile): expect seams",
+}
 
 Stage = Literal["plan", "stain", "assemble", "check", "done"]
 
@@ -109,7 +121,7 @@ class _Run:
         self._start, self._started = time.perf_counter(), datetime.now(UTC)
         self._usage, self._staining_since = Usage(), self._start
         self._stages: dict[str, float] = {"stain": 0.0}
-        self._generated = self._painted = 0
+        self._generated = self._again = self._painted = 0
         self._device = made.job.device
 
     def complete(self, canvas: Canvas) -> Result:
@@ -120,11 +132,16 @@ class _Run:
             record.path_of(self.plan.output).unlink(missing_ok=True)
         self._write_mask(canvas)
         unreadable = self._paint(canvas)
+        with self._stage("certify"):
+            certificate = self._certify(canvas)
+        facts = {} if certificate is None else seams.in_words(certificate)
         with self._stage("assemble"):
+            if isinstance(canvas, ZarrCanvas):
+                canvas.annotate(facts)
             canvas.finish()
             if isinstance(canvas, TileSpool):
-                self._assemble(canvas, unreadable)
-        content = self._record(canvas, unreadable)
+                self._assemble(canvas, unreadable, facts)
+        content = self._record(canvas, unreadable) | {"seams": certificate}
         record.write(record.path_of(self.plan.output), content)
         canvas.store.remove()
         self._say("done", len(self.plan.blocks), 0)
@@ -141,7 +158,9 @@ class _Run:
         self._say("stain", done, tiles)
         if not todo:
             return self._in_output(unreadable)
-        with self._workers as workers, _released(job):
+        with self._workers as workers, ExitStack() as last:
+            last.callback(release, job)  # before the threads are waited for: what they are at ends
+            self._measure_statistics(workers)
             self._load()
             with self._stage("stain"):
                 self._staining_since = time.perf_counter()
@@ -159,7 +178,26 @@ class _Run:
             if self.plan.request.scheduler is None:
                 self._device = painter(self.plan.job).device
 
-    def _assemble(self, canvas: TileSpool, unreadable: tuple[Box, ...]) -> None:
+    def _measure_statistics(self, workers: Workers) -> None:
+        """Those of the slide, before the first block, where the network has none of its own."""
+        job = self.plan.job
+        if self.plan.fingerprint["norm"] != "frozen":
+            log.warning("%s: %s", self.plan.fingerprint["model"], NORM_WORDS[self.plan.fingerprint["norm"]])
+        if job.statistics is not None and not job.statistics.exists():
+            for _ in workers.map(measure_statistics, [job]):
+                pass
+
+    def _certify(self, canvas: Canvas) -> dict[str, Any] | None:
+        """The seam certificate of what is painted; None where it was not asked for."""
+        made, job = self.plan, self.plan.job
+        if not made.request.config.certificate:
+            return None
+        if made.certificate is not None:
+            return dump(made.certificate)
+        grid = TileGrid(made.view_size, job.tile, job.overlap)
+        return dump(certify(canvas, job, grid, made.lines, made.promise))
+
+    def _assemble(self, canvas: TileSpool, unreadable: tuple[Box, ...], facts: Mapping[str, str]) -> None:
         """The OME-TIFF under its unfinished name, checked, then renamed."""
         made, part = self.plan, self.plan.job.canvas.part
         self._say("assemble", len(made.blocks), 0)
@@ -168,7 +206,7 @@ class _Run:
             mpp=made.job.canvas.mpp,
             magnification=made.magnification,
             stain=made.stain,
-            annotations={k: v for k, v in made.job.canvas.provenance if k not in ("notice", "use")},
+            annotations={k: v for k, v in made.job.canvas.provenance if k not in ("notice", "use")} | facts,
             rois=tuple(ometiff.Roi("unreadable in the source", box) for box in unreadable),
             uuid=str(uuid.uuid5(uuid.NAMESPACE_URL, "wsi-stain:" + json.dumps(made.fingerprint, sort_keys=True))),
         )
@@ -211,6 +249,7 @@ class _Run:
 
     def _count(self, report: BlockReport) -> None:
         self._generated += report.generated
+        self._again += report.again
         self._usage.add(report.seconds, report.where)
 
     def _say(self, stage: Stage, done_blocks: int, done_tiles: int) -> None:
@@ -239,7 +278,12 @@ class _Run:
             "config": dump(request.config),
             "versions": record.versions(),
             "device": self._device,
-            "tiles": {"all": made.tiles, "tissue": made.tissue_tiles, "generated_in_this_run": self._generated},
+            "tiles": {
+                "all": made.tiles,
+                "tissue": made.tissue_tiles,
+                "generated_in_this_run": self._generated,
+                "stained_again_in_this_run": self._again,
+            },
             "blocks": {"all": len(made.blocks), "painted_in_this_run": self._painted},
             "unreadable": [list(box) for box in unreadable],
             "size_px": list(made.job.region.size),
@@ -262,15 +306,6 @@ def _unreadable(canvas: Canvas) -> set[Box]:
 def _arguments(request: ConvertRequest) -> dict[str, Any]:
     """The request as the user gave it."""
     return {key: value for key, value in dump(request).items() if key != "config"}
-
-
-@contextmanager
-def _released(job: Job) -> Iterator[None]:
-    """This process's painter is closed afterwards: what its threads are still at ends, instead of being waited for."""
-    try:
-        yield
-    finally:
-        release(job)
 
 
 @contextmanager

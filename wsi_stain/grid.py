@@ -63,6 +63,7 @@ class TileGrid:
                 f"grid.tile is {tile} and grid.overlap {overlap}: this model needs both to be multiples of {multiple}"
             )
         self.size, self.tile, self.overlap, self.stride = size, tile, overlap, tile - overlap
+        self.multiple = multiple
 
     def tiles(self, over: Box) -> Iterator[Box]:
         """All tiles that touch the box `over` (in the view's frame), row by row; none where it is empty."""

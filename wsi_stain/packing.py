@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from wsi_stain.bundle import SPEC, WEIGHTS, Bundle, Generator, sha256_of
-from wsi_stain.config import BundleConfig, BundlePromise, BundleWeights
+from wsi_stain.config import BundleConfig, BundlePromise, BundleWeights, Precision
 from wsi_stain.errors import BundleError, WsiStainError
 from wsi_stain.invariance import MARGIN, field, in_words, measure, promise
 from wsi_stain.loading import dump, load
@@ -26,6 +26,8 @@ RESEARCH_ONLY = "RESEARCH USE ONLY"
 TO_COMPLETE = "TO COMPLETE"
 OF_THE_MACHINE = ("device", "threads", "workers")
 """Settings of a training that say nothing about the model."""
+PACKED: Precision = "bf16"
+"""Precision in which a promise is measured: the coarsest that any device chooses, so that it holds on all of them."""
 _SPDX = re.compile(r"\(*[\w.+:-]+\)*( (AND|OR|WITH) \(*[\w.+:-]+\)*)*")
 
 
@@ -76,7 +78,7 @@ def check(folder: Path | str, *, tiles: bool = True) -> list[str]:
     """What is wrong with a bundle, as sentences; none if it can be shipped.
 
     Opens it (hash, network, finite weights), reads its card and licence, stains a tile alone and in company (shape,
-    determinism), and measures how far tiles are from one pass.
+    determinism), and measures how far tiles are from one pass, in the precision of `convert` on this CPU.
 
     Args:
         folder: of the bundle, or a shipped one's name.
@@ -84,7 +86,7 @@ def check(folder: Path | str, *, tiles: bool = True) -> list[str]:
     """
     try:
         bundle = Bundle.open(folder)
-        generator = bundle.generator("cpu")
+        generator = bundle.generator("cpu", precision="auto")
     except WsiStainError as err:
         return [str(err)]
     problems = _check_card(bundle) + _check_weights(bundle)
@@ -126,7 +128,7 @@ def _copy_weights(source: Path, target: Path) -> dict[str, int]:
 
 
 def _measured(bundle: Bundle) -> BundlePromise:
-    generator = bundle.generator("cpu")
+    generator = bundle.generator("cpu", precision=PACKED)
     if misfit := _misfit(bundle, generator):
         raise BundleError(f"{misfit}: set input.tile and input.overlap in the config.yaml of the run")
     return measure(bundle, generator)

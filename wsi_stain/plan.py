@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,10 @@ import psutil
 from wsi_stain import __version__, ometiff, record
 from wsi_stain.bundle import DEFAULT, Bundle
 from wsi_stain.canvas import CanvasSpec
-from wsi_stain.config import ConvertConfig, Precision, PrecisionChoice
+from wsi_stain.config import BundlePromise, ConvertConfig, Norm, Precision, PrecisionChoice
 from wsi_stain.errors import ConfigError, NoRoom, OutputError, SlideError
+from wsi_stain.eval import seams
+from wsi_stain.examine import Tissue, calibration, places
 from wsi_stain.geometry import Box, Size
 from wsi_stain.grid import Block, TileGrid
 from wsi_stain.loading import dump
@@ -56,6 +58,8 @@ class ConvertRequest:
     allow_upsampling: bool = False
     precision: PrecisionChoice = "auto"
     """Of the arithmetic; `auto` is the fastest that the device has units for."""
+    norm: Norm | None = None
+    """Only for a network with statistics per tile: `slide` measures them once (the default), `tile` leaves them so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,12 @@ class Plan:
     """Everything that can change the output's bytes; a run resumes only with the same."""
     mask: TissueMask
     stain: str
+    promise: BundlePromise | None
+    """How far the bundle's tiles may be from one pass."""
+    lines: tuple[seams.Line, ...]
+    """Where the output is examined for steps; the job knows where it is stained again."""
+    certificate: seams.Certificate | None
+    """What can be certified without looking."""
     magnification: float | None
     view_size: Size
     """The whole slide at the model's scale, in px."""
@@ -121,22 +131,27 @@ def plan(request: ConvertRequest, *, source: tuple[str, int] | None = None) -> P
         "icc_profile": icc or "none: pixels as stored",
     }
     job = _job(request, bundle, view, region, print_)
-    grid = TileGrid(view.size, job.tile, job.overlap)
+    grid = TileGrid(view.size, job.tile, job.overlap, bundle.multiple)
     blocks = tuple(grid.blocks(request.config.grid.block, region))
     done = is_done(job.canvas, print_, restart=request.restart)
-    todo = () if done else _todo(job, blocks, print_, restart=request.restart)
     tissue = _tissue_of(job, mask, view, blocks)
-    left = sum(tissue[block.index] for block in todo)
+    looked = places(grid, job, {} if bundle.is_pointwise or not request.config.certificate else tissue)
+    job = replace(job, again=looked.again, calibration=calibration(job, tissue) if print_["norm"] == "slide" else ())
+    todo = () if done else _todo(job, blocks, print_, restart=request.restart)
+    left = sum(len(tissue[block.index]) for block in todo)
     return Plan(
         request,
         job,
         print_,
         mask,
         bundle.stain,
+        bundle.promise,
+        looked.lines,
+        seams.POINTWISE if bundle.is_pointwise else None,
         magnification,
         view.size,
         tiles=grid.count(region),
-        tissue_tiles=sum(tissue.values()),
+        tissue_tiles=sum(map(len, tissue.values())),
         tissue_tiles_todo=left,
         blocks=blocks,
         todo=todo,
@@ -147,11 +162,11 @@ def plan(request: ConvertRequest, *, source: tuple[str, int] | None = None) -> P
     )
 
 
-def _tissue_of(job: Job, mask: TissueMask, view: View, blocks: tuple[Block, ...]) -> dict[tuple[int, int], int]:
+def _tissue_of(job: Job, mask: TissueMask, view: View, blocks: tuple[Block, ...]) -> Tissue:
     """Tiles with tissue that count as each block's own; a tile counts once."""
     image = Box.of(view.size)
     return {
-        block.index: sum(job.owns(block, tile) and mask.touches(tile & image, view.scale) for tile in block.tiles)
+        block.index: [tile for tile in block.tiles if job.owns(block, tile) and mask.touches(tile & image, view.scale)]
         for block in blocks
     }
 
@@ -253,8 +268,22 @@ def _fingerprint(
         "block": grid.block,
         "mask_sha256": mask.sha256,
         "output": dump(request.config.output),
+        "norm": _norm(request, bundle),
+        "certificate": request.config.certificate,
         "wsi_stain": __version__,
     }
+
+
+def _norm(request: ConvertRequest, bundle: Bundle) -> str:
+    """Where the network's normalisation statistics come from: training, the slide, or each tile."""
+    if bundle.has_tile_statistics:
+        return request.norm or "slide"
+    if request.norm is not None:
+        raise ConfigError(
+            f"--norm is {request.norm}, but the statistics of {bundle.name} were frozen in training and need no "
+            "choice: leave --norm out"
+        )
+    return "frozen"
 
 
 def _source(slide: Path) -> tuple[str, int]:
@@ -322,6 +351,7 @@ def provenance(print_: Mapping[str, Any], stain: str) -> dict[str, str]:
         "overlap",
         "mask_sha256",
         "precision",
+        "norm",
         "icc_profile",
     )
     return {

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from wsi_stain.canvas import REMAINS, BlockStore, CanvasSpec, claim, pack_remains
+from wsi_stain.canvas import REMAINS, BlockStore, CanvasSpec, claim, gather, pack_remains
 from wsi_stain.encoding import TILE_PX, Encoding, pad_tile
+from wsi_stain.geometry import Box
 from wsi_stain.grid import Block
 from wsi_stain.pyramid import Pyramid
 
@@ -50,6 +51,16 @@ class TileSpool:
     def todo(self, blocks: Iterable[Block]) -> list[Block]:
         """The blocks that are not painted, or whose file is damaged."""
         return [block for block in blocks if not self.store.is_painted(block.index)]
+
+    def read(self, box: Box) -> np.ndarray:
+        """A box of the finest level, in the output's px, as a viewer decodes it."""
+
+        def tile_at(row: int, column: int) -> np.ndarray:
+            each = self.pyramid.block // TILE_PX
+            with self.store.open((row // each, column // each)) as file:
+                return self.encoding.decode(self._tile(file, f"0/{row}/{column}"))
+
+        return gather(box, tile_at)
 
     def finish(self) -> None:
         """Encode the coarse levels."""

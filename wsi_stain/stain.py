@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -23,9 +24,11 @@ from wsi_stain.blend import Blender, window
 from wsi_stain.bundle import Bundle
 from wsi_stain.canvas import Canvas, CanvasSpec
 from wsi_stain.config import Precision
-from wsi_stain.errors import DeviceError, UnreadableRegion
+from wsi_stain.errors import DeviceError, SlideError, UnreadableRegion
+from wsi_stain.eval.seams import Place, compare
 from wsi_stain.geometry import Box
 from wsi_stain.grid import Block, TileGrid
+from wsi_stain.shelf import SLOW_S, Shelf
 from wsi_stain.slide import Slide
 from wsi_stain.spool import TileSpool
 from wsi_stain.tile_cache import TileCache
@@ -65,6 +68,15 @@ class Job:
     kind: Kind
     mask: Path | None
     """File of `save_mask`; None takes every tile for tissue."""
+    again: tuple[Place, ...] = ()
+    """Tiles that are stained again off the grid, for the seam certificate."""
+    calibration: tuple[Box, ...] = ()
+    """Tiles on which the statistics of a slide are measured; empty where the network has its own."""
+
+    @property
+    def statistics(self) -> Path | None:
+        """Where the statistics of the slide lie, for all workers and for a resumed run alike."""
+        return self.canvas.spool / "norm.safetensors" if self.calibration else None
 
     def open_canvas(self) -> Canvas:
         """The canvas of this job."""
@@ -75,11 +87,12 @@ class Job:
         y, x = max(tile.y0, self.region.y0), max(tile.x0, self.region.x0)
         return block.write.y0 <= y < block.write.y1 and block.write.x0 <= x < block.write.x1
 
-    def uses(self, tile: Box) -> int:
-        """How many blocks need the tile."""
+    def blocks_of(self, tile: Box) -> list[tuple[int, int]]:
+        """Row and column of every block that needs the tile."""
         inside, side = (tile & self.region).shift(-self.region.y0, -self.region.x0), self.canvas.block
-        rows = (inside.y1 - 1) // side - inside.y0 // side + 1
-        return rows * ((inside.x1 - 1) // side - inside.x0 // side + 1)
+        rows = range(inside.y0 // side, (inside.y1 - 1) // side + 1)
+        columns = range(inside.x0 // side, (inside.x1 - 1) // side + 1)
+        return [(row, column) for row in rows for column in columns]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +106,10 @@ class BlockReport:
     """Tiles that the generator made for this block, repeats included."""
     unreadable: tuple[Box, ...]
     """Tiles that could not be read and became glass; a tile of two blocks is told by both."""
+    again: int
+    """Tiles stained again for the seam certificate."""
     seconds: dict[str, float] = field(hash=False)
-    """Time in the stages read, wait (for the device), generate, blend and write."""
+    """Time in the stages read, wait (for the device), generate, blend, certify and write."""
     where: Where = field(default_factory=Where.here)
     """The thread that painted it."""
 
@@ -102,6 +117,26 @@ class BlockReport:
 def stain_block(job: Job, block: Block) -> BlockReport:
     """Paint one block; what a task runs."""
     return painter(job).paint(block)
+
+
+def measure_statistics(job: Job) -> None:
+    """Measure the normalisation statistics of the job's slide and keep them; what a task runs before all blocks.
+
+    Raises:
+        SlideError: none of the tiles can be read.
+    """
+    assert job.statistics, "only a network with statistics per tile needs a slide's"
+    with Slide.open(job.slide, mpp=job.slide_mpp) as slide:
+        view, tiles = slide.at(job.view_mpp, allow_upsampling=job.allow_upsampling), []
+        for box in job.calibration:
+            with suppress(UnreadableRegion):
+                tiles.append(view.read(box))
+    if not tiles:
+        raise SlideError(
+            f"{job.slide} is damaged: none of the {len(job.calibration)} tiles for its statistics can be read: copy "
+            "the slide again from its source"
+        )
+    job.open_canvas().store.write(job.statistics.name, Bundle.open(job.model).measure_statistics(tiles, job.device))
 
 
 def save_mask(mask: TissueMask, file: Any) -> None:
@@ -129,7 +164,8 @@ class Painter:
         self._view = self._slide.at(job.view_mpp, allow_upsampling=job.allow_upsampling)
         self._mask = None if job.mask is None else load_mask(job.mask)
         self._canvas = job.open_canvas()
-        self._generator = bundle.generator(job.device, precision=job.precision)
+        own = {} if job.statistics is None else {"statistics": job.statistics}
+        self._generator = bundle.generator(job.device, precision=job.precision, **own)
         self.device = str(getattr(self._generator, "device", job.device))
         TileGrid(
             self._view.size, job.tile, job.overlap, self._generator.multiple
@@ -137,6 +173,7 @@ class Painter:
         self._window = window(job.tile, job.overlap)
         self._glass = np.full((job.tile, job.tile, 3), job.canvas.glass, np.uint8)
         self._cache = TileCache(job.cache_mb << 20)
+        self._shelf, self._is_slow = Shelf(self._canvas.store), False
         self._batch = job.batch or self._generator.batch
         self._is_closed = False
 
@@ -153,7 +190,7 @@ class Painter:
         """Read, generate, blend and paint one block."""
         clock = Clock()
         tissue = [tile for tile in block.tiles if self.is_tissue(tile)]
-        pixels, unreadable, generated = None, (), 0
+        pixels, unreadable, generated, again = None, (), 0, []
         if tissue:
             with clock("read"):
                 inputs = self._read(tissue, block)
@@ -162,12 +199,40 @@ class Painter:
             del inputs  # as large as the block, and blending takes as much again
             with clock("blend"):
                 pixels = self._blend(block, outputs)
+            again = list(self._stain_again(block, pixels, unreadable, clock))
         owned = [tile for tile in block.tiles if self.job.owns(block, tile)]
         tissue_owned = len(set(owned).intersection(tissue))
-        notes = {"tiles": len(owned), "tissue": tissue_owned, "unreadable": [list(box) for box in unreadable]}
+        notes = {
+            "tiles": len(owned),
+            "tissue": tissue_owned,
+            "unreadable": [list(box) for box in unreadable],
+            "again": again,
+        }
         with clock("write"):
             self._canvas.put(block, pixels, notes)
-        return BlockReport(block.index, len(owned), tissue_owned, generated, unreadable, clock.seconds)
+            self._clear_shelf(tissue)
+        return BlockReport(block.index, len(owned), tissue_owned, generated, unreadable, len(again), clock.seconds)
+
+    def _stain_again(
+        self, block: Block, pixels: np.ndarray, unreadable: tuple[Box, ...], clock: Clock
+    ) -> Iterator[dict[str, list[int]]]:
+        """For the seam certificate: the block's places, stained as part of a tile off the grid, against its pixels."""
+        for place in self.job.again:
+            at = place.compare
+            if not block.write.contains(at) or any((tile & at).area for tile in unreadable):
+                continue
+            try:
+                with clock("certify"):
+                    tile = self._view.read(place.tile)
+            except UnreadableRegion:
+                continue
+            with clock.holding(_device, "generate"):
+                other = self._run(tile[None])[0]
+            with clock("certify"):
+                painted = pixels[at.shift(-block.write.y0, -block.write.x0).slices()]
+                stained = other[at.shift(-place.tile.y0, -place.tile.x0).slices()]
+                found = compare(painted, stained, self.job.canvas.glass)
+            yield found
 
     def _read(self, tiles: list[Box], block: Block) -> dict[Box, np.ndarray]:
         """The pixels of the tiles, without those that cannot be read.
@@ -200,11 +265,13 @@ class Painter:
         blocks at the same time, and all read and write at the same time while the device waits.
         """
         outputs, made = {}, 0
-        with _held(clock), clock("generate"):
+        with clock.holding(_device, "generate"):
             # Looked up while holding the device: what another thread just made is there, and nobody makes it twice.
             waiting = []
             for tile in inputs:
                 known = self._cache.take(tile)
+                if known is None:
+                    known = self._shelf.take(tile, like=self._glass)
                 if known is None:
                     waiting.append(tile)
                 else:
@@ -213,13 +280,27 @@ class Painter:
                 if self._is_closed:
                     raise CancelledError("the conversion has ended: nobody waits for this block")
                 batch, waiting = waiting[: self._batch], waiting[self._batch :]
+                start = time.perf_counter()
                 results = self._run(np.stack([inputs[tile] for tile in batch]))
+                self._is_slow = time.perf_counter() - start > SLOW_S * len(batch)
                 made += len(batch)
                 for tile, pixels in zip(batch, results, strict=True):
                     outputs[tile] = pixels
-                    if (uses := self.job.uses(tile)) > 1:
-                        self._cache.keep(tile, pixels.copy(), uses - 1)  # a copy: a view would hold the whole batch
+                    self._keep(tile, pixels)
         return outputs, made
+
+    def _keep(self, tile: Box, pixels: np.ndarray) -> None:
+        """In memory for this process's other blocks; on disk, where it is worth it, in case that the run is killed."""
+        if (uses := len(self.job.blocks_of(tile))) > 1:
+            self._cache.keep(tile, pixels.copy(), uses - 1)  # a copy: a view would hold the whole batch
+        if self._is_slow:
+            self._shelf.put(tile, pixels)
+
+    def _clear_shelf(self, tiles: list[Box]) -> None:
+        """Throw away the tiles that no other block waits for; what is forgotten goes with the canvas's folder."""
+        if self._is_slow:
+            is_painted = self._canvas.store.exists
+            self._shelf.clear(tile for tile in tiles if all(map(is_painted, self.job.blocks_of(tile))))
 
     def _blend(self, block: Block, outputs: dict[Box, np.ndarray]) -> np.ndarray:
         """The block's pixels; tiles that were not generated are glass."""
@@ -251,17 +332,6 @@ _painters: dict[Job, Painter] = {}
 _opening = threading.Lock()
 _device = threading.Lock()
 """Held by the one thread that generates: a device that two feed at once is no faster and may run out of memory."""
-
-
-@contextmanager
-def _held(clock: Clock) -> Iterator[None]:
-    """Hold the device; the time until then counts as waiting."""
-    with clock("wait"):
-        _device.acquire()
-    try:
-        yield
-    finally:
-        _device.release()
 
 
 def painter(job: Job) -> Painter:

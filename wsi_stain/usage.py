@@ -56,6 +56,17 @@ class Clock:
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
+    @contextmanager
+    def holding(self, lock: threading.Lock, stage: str) -> Iterator[None]:
+        """Hold a lock and count for a stage; the time until then counts as `wait`."""
+        with self("wait"):
+            lock.acquire()
+        try:
+            with self(stage):
+                yield
+        finally:
+            lock.release()
+
 
 @dataclass(slots=True)
 class Usage:

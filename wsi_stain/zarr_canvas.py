@@ -17,8 +17,9 @@ from typing import Any
 import imagecodecs
 import numpy as np
 
-from wsi_stain.canvas import REMAINS, BlockStore, CanvasSpec, beside, claim, pack_remains
+from wsi_stain.canvas import REMAINS, BlockStore, CanvasSpec, beside, claim, gather, pack_remains
 from wsi_stain.encoding import TILE_PX, pad_tile
+from wsi_stain.geometry import Box
 from wsi_stain.grid import Block
 from wsi_stain.pyramid import Pyramid, TileAt
 
@@ -69,6 +70,27 @@ class ZarrCanvas:
         """The blocks that are not painted, or whose file or chunks are damaged."""
         return [block for block in blocks if not (self.store.is_painted(block.index) and self._is_whole(block.index))]
 
+    def read(self, box: Box) -> np.ndarray:
+        """A box of the finest level, in the output's px."""
+
+        def tile_at(row: int, column: int) -> np.ndarray:
+            path = self._root / f"0/c/0/{row}/{column}"
+            if not path.exists():
+                return np.full((TILE_PX, TILE_PX, 3), self.store.glass, np.uint8)
+            planes = np.frombuffer(imagecodecs.zstd_decode(path.read_bytes()), np.uint8)
+            return planes.reshape(3, TILE_PX, TILE_PX).transpose(1, 2, 0)
+
+        return gather(box, tile_at)
+
+    def annotate(self, facts: Mapping[str, str]) -> None:
+        """Add what is only known of a painted image to the attributes that say how it was made."""
+        path = self._root / "zarr.json"
+        group = json.loads(path.read_text(encoding="utf-8"))
+        group["attributes"]["wsi_stain"] |= facts
+        part = beside(path, ".part")
+        part.write_text(json.dumps(group, indent=2), encoding="utf-8")
+        part.replace(path)
+
     def finish(self) -> None:
         """Write the coarse levels and give the group its final name."""
         output, old = self._spec.output, beside(self._spec.output, ".old")
@@ -91,7 +113,8 @@ class ZarrCanvas:
         """Whether the group is there and this run's: somebody may have deleted `<output>.part` and not the spool."""
         try:
             group = json.loads((self._root / "zarr.json").read_text(encoding="utf-8"))
-            return group["attributes"] == self._attributes()
+            found, ours = group["attributes"], self._attributes()
+            return found["ome"] == ours["ome"] and ours["wsi_stain"].items() <= found["wsi_stain"].items()
         except (FileNotFoundError, ValueError, KeyError):
             return False
 

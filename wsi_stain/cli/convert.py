@@ -45,6 +45,7 @@ class RegionType(click.ParamType):
 @click.option("--quality", type=int, help="JPEG quality, 1-100; 90 if not given.")
 @click.option("--compression", type=click.Choice(["jpeg", "deflate"]), help="deflate is lossless; jpeg if not given.")
 @click.option("--compat", type=click.Choice(["openslide"]), help="Let OpenSlide see the whole pyramid too.")
+@click.option("--norm", type=click.Choice(["tile", "slide"]), help="For a network with statistics per tile: slide.")
 @click.option("--allow-upsampling", is_flag=True, help="Accept a slide coarser than the model's µm/px.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML that differs from the defaults.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, e.g. grid.overlap=64.")
@@ -78,7 +79,18 @@ def command(slide: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
         )
     if result.unreadable:
         click.echo(f"{len(result.unreadable)} tiles of the slide could not be read and are glass", err=True)
+    click.echo(about_seams(result.record.get("seams")), err=True)
     click.echo(json.dumps(result.record, indent=1, ensure_ascii=False) if as_json else str(result.output))
+
+
+def about_seams(certificate: dict[str, Any] | None) -> str:
+    """The seam certificate in one line."""
+    from wsi_stain.eval.seams import in_words
+
+    if certificate is None:
+        return "seams: not examined"
+    verdict, *figures = in_words(certificate).values()
+    return "\n         ".join([f"seams    {verdict}", *figures])
 
 
 def request_of(slide: Path, *, config_file: Path | None = None, settings: tuple[str, ...] = (), **options: Any) -> Any:

@@ -120,8 +120,9 @@ def bootstrap(
     *,
     rounds: int = ROUNDS,
     seed: int = 0,
+    level: float = 95,
 ) -> Estimate:
-    """A figure with its 95 % percentile interval, resampling whole groups of fields with replacement.
+    """A figure with its percentile interval, resampling whole groups of fields with replacement.
 
     Args:
         sums: (fields, k), what each field adds.
@@ -129,6 +130,7 @@ def bootstrap(
         groups: one label per field: the slide, or a spatial block; fields of one group are not independent.
         rounds: number of resamples.
         seed: of the resampling.
+        level: of the interval, in percent.
 
     Returns:
         The figure of all fields; its bounds are NaN where there is only one group, which says nothing of others.
@@ -143,5 +145,6 @@ def bootstrap(
     draws = finish(np.stack([by_group[some].sum(0) for some in chosen]))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="All-NaN slice", category=RuntimeWarning)  # an undefined figure
-        low, high = np.nanpercentile(draws, [2.5, 97.5], method="inverted_cdf")  # a draw itself: PSNR may be infinite
+        tails = [50 - level / 2, 50 + level / 2]
+        low, high = np.nanpercentile(draws, tails, method="inverted_cdf")  # a draw itself: PSNR may be infinite
     return Estimate(value, float(low), float(high))

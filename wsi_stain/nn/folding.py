@@ -4,7 +4,7 @@
     WTConv → BN              the factors go into its depthwise kernels; Haar on channels-last slices
     query, key, value, out   1/√d into the query, `out`, BN and α into the value; the key's bias cancels in the softmax
     GRU gates                update and reset read the same input: one convolution
-    upsample ×2 → conv3      one 2×2 convolution for the four parities, a quarter less than half the arithmetic
+    upsample → conv3, convT  one 2×2 convolution for the four parities of the output
     conv7 → RGB              four neighbouring pixels at once: vector units work on 16 channels, and RGB has 3
     pixels / 127.5 - 1       into the first convolutions, which then read whole numbers (exact in bfloat16)
 
@@ -32,8 +32,6 @@ SCORES = 1 << 19
 PHASES = 4
 """Neighbouring output pixels that the last convolution makes as channels: 4 × RGB fill 12 of 16 lanes."""
 
-Conv = nn.Conv2d | nn.ConvTranspose2d
-
 
 def folded(generator: Generator, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The fast form, with weights of `dtype`; the generator stays as it is.
@@ -53,17 +51,18 @@ def folded(generator: Generator, dtype: torch.dtype = torch.float32) -> nn.Modul
 
 def _fold_children(module: nn.Module) -> None:
     for name, child in module.named_children():
-        if isinstance(child, CoA):
+        if isinstance(child, CoA) and isinstance(child.norm, nn.BatchNorm2d):  # else by statistics of the tile
             setattr(module, name, FastCoA(child))
         elif isinstance(child, ConvGRU):
             setattr(module, name, FastGRU(child))
         else:
             if isinstance(child, nn.Sequential):
-                setattr(module, name, child := _fold_sequence(child))
+                setattr(module, name, child := fold_sequence(child))
             _fold_children(child)
 
 
-def _fold_sequence(layers: nn.Sequential) -> nn.Sequential:
+def fold_sequence(layers: nn.Sequential) -> nn.Sequential:
+    """The same layers in fewer; those that are kept are changed."""
     done: list[nn.Module] = []
     for layer in layers:
         match layer:
@@ -73,7 +72,9 @@ def _fold_sequence(layers: nn.Sequential) -> nn.Sequential:
                 layer.inplace = True  # its input is always a convolution's own output
                 done.append(layer)
             case nn.Conv2d() if done and isinstance(done[-1], nn.Upsample):
-                done[-1] = EnlargingConv(layer)
+                done[-1] = EnlargingConv.of_resized(layer)
+            case nn.ConvTranspose2d():
+                done.append(EnlargingConv.of_transposed(layer))
             case WTConv():
                 done.append(FastWTConv(layer))
             case _:
@@ -94,15 +95,14 @@ def _absorb(layer: nn.Module, norm: nn.BatchNorm2d) -> None:
     if isinstance(layer, FastWTConv | EnlargingConv):
         layer.scale(factor, shift)
     else:
-        assert isinstance(layer, Conv), f"batch norm after {type(layer).__name__}"
+        assert isinstance(layer, nn.Conv2d), f"batch norm after {type(layer).__name__}"
         _scale(layer, factor, shift)
 
 
-def _scale(conv: Conv, factor: Tensor, shift: Tensor) -> None:
+def _scale(conv: nn.Conv2d, factor: Tensor, shift: Tensor) -> None:
     """Make `conv` return factor · conv(x) + shift."""
     old = 0.0 if conv.bias is None else conv.bias
-    along = (1, -1, 1, 1) if isinstance(conv, nn.ConvTranspose2d) else (-1, 1, 1, 1)
-    conv.weight = _fixed(conv.weight * factor.view(along))
+    conv.weight = _fixed(conv.weight * factor.view(-1, 1, 1, 1))
     conv.bias = _fixed(factor * old + shift)
 
 
@@ -210,6 +210,9 @@ class DenseHaar(nn.Module):
 class FastGRU(nn.Module):
     """`ConvGRU` with both gates in one convolution.
 
+    The gates are σ(x) = (1 + tanh(x / 2)) / 2, since torch 2.13 rounds σ otherwise in the last few numbers of each
+    thread's share than in the rest, and its lerp may: with other threads, a resumed run would end in other bytes.
+
     Args:
         source: the trained layer.
     """
@@ -220,13 +223,13 @@ class FastGRU(nn.Module):
         self.gates = copy.deepcopy(source.update)
         pairs = [(part[1].weight, part[1].bias) for part in (source.update, source.reset)]
         weights, biases = zip(*pairs, strict=True)
-        self.gates[1].weight, self.gates[1].bias = _fixed(torch.cat(weights)), _fixed(torch.cat(biases))
+        self.gates[1].weight, self.gates[1].bias = _fixed(torch.cat(weights) / 2), _fixed(torch.cat(biases) / 2)
 
     def forward(self, h: Tensor, x: Tensor) -> Tensor:
         """Two (N, C, H, W) → the next state, of the same shape."""
-        z, r = self.gates(torch.cat([h, x], dim=1)).sigmoid_().chunk(2, dim=1)
+        z, r = self.gates(torch.cat([h, x], dim=1)).tanh_().add_(1).mul_(0.5).chunk(2, dim=1)
         q = self.candidate(torch.cat([r * h, x], dim=1)).tanh_()
-        return torch.lerp(h, q, z)
+        return q.sub_(h).mul_(z).add_(h)
 
 
 class FastCoA(nn.Module):
@@ -257,18 +260,23 @@ class FastCoA(nn.Module):
             conv(x).permute(0, 2, 3, 1)
             for conv, x in ((self.query, features), (self.key, context), (self.value, context))
         )
-        h, w = q.shape[1:3]
-        side = WINDOW if self.windowed else max(h, w)
-        attended = torch.empty_like(q)
-        for y in range(0, h, side):
-            for x in range(0, w, side):
-                # Keys beyond the image do not exist, so no mask is needed.
-                rows, columns = (slice(max(0, at - MARGIN), at + side + MARGIN) for at in (y, x))
-                window = slice(None), slice(y, y + side), slice(x, x + side)
-                there = slice(None), rows, columns
-                tokens = attend(*(t.flatten(1, 2) for t in (q[window], k[there], v[there])))
-                attended[window] = tokens.view_as(attended[window])
+        attended = in_windows(q, k, v, WINDOW if self.windowed else max(q.shape[1:3]))
         return features + attended.permute(0, 3, 1, 2)
+
+
+def in_windows(q: Tensor, k: Tensor, v: Tensor, side: int) -> Tensor:
+    """Windows of side² queries, each with the keys up to `MARGIN` around it; all (N, H, W, d).
+
+    Keys beyond the image are left out, so there is no mask.
+    """
+    attended = torch.empty_like(q)
+    for y in range(0, q.shape[1], side):
+        for x in range(0, q.shape[2], side):
+            rows, columns = (slice(max(0, at - MARGIN), at + side + MARGIN) for at in (y, x))
+            window, around = (slice(None), slice(y, y + side), slice(x, x + side)), (slice(None), rows, columns)
+            tokens = attend(*(t.flatten(1, 2) for t in (q[window], k[around], v[around])))
+            attended[window] = tokens.view_as(attended[window])
+    return attended
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -281,22 +289,36 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class EnlargingConv(nn.Module):
-    """Nearest-neighbour enlargement by two and a zero-padded 3×3 convolution, as one 2×2 convolution before it.
+    """A step of the decoder, either kind: one 2×2 convolution for the four parities of the output, then interleaved.
 
-    Of the 3×3 pixels under the kernel only 2×2 differ, and which of them share a value depends on the output's parity.
+    Output rows 2i see input rows i - 1 and i, rows 2i + 1 see i and i + 1; columns likewise. A matrix per parity and
+    place (row 0 or 1 of the window) says which of the three kernel rows meet there.
+
+    oneDNN's own transposed convolutions, and 2×2 ones that it pads itself, round otherwise for other numbers of
+    threads (3.12): a run resumed with fewer would not end in the same bytes. This one does not.
 
     Args:
-        source: the 3×3 convolution.
+        kernel: of a 3×3 convolution, (outputs, inputs, 3, 3).
+        places: the matrices, (2 parities, 2 places, 3).
     """
 
-    def __init__(self, source: nn.Conv2d) -> None:
+    def __init__(self, kernel: Tensor, places: list[list[list[int]]]) -> None:
         super().__init__()
-        self.outputs = source.out_channels
-        # Row sums: the output's even rows see rows (i - 1; i, i), its odd rows (i, i; i + 1).
-        sums = source.weight.new_tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
-        kernels = torch.einsum("yak,xbl,oikl->yxoiab", sums, sums, source.weight)
-        self.conv = nn.Conv2d(source.in_channels, 4 * self.outputs, 2, padding=1, bias=False)
-        self.conv.weight = _fixed(kernels.flatten(0, 2).contiguous())
+        self.outputs, inputs = kernel.shape[:2]
+        meet = kernel.new_tensor(places)
+        self.conv = nn.Conv2d(inputs, 4 * self.outputs, 2)
+        self.conv.weight = _fixed(torch.einsum("yak,xbl,oikl->yxoiab", meet, meet, kernel).flatten(0, 2).contiguous())
+        self.conv.bias = _fixed(kernel.new_zeros(4 * self.outputs))
+
+    @classmethod
+    def of_transposed(cls, source: nn.ConvTranspose2d) -> EnlargingConv:
+        """3×3, stride 2, padding 1, output padding 1."""
+        return cls(source.weight.transpose(0, 1), [[[0, 0, 0], [0, 1, 0]], [[0, 0, 1], [1, 0, 0]]])
+
+    @classmethod
+    def of_resized(cls, source: nn.Conv2d) -> EnlargingConv:
+        """Nearest-neighbour enlargement by two, then 3×3 with padding 1: two kernel rows fall on one input row."""
+        return cls(source.weight, [[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
 
     def scale(self, factor: Tensor, shift: Tensor) -> None:
         """Make it return factor · y + shift."""
@@ -305,7 +327,7 @@ class EnlargingConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, outputs, 2H, 2W)."""
         n, _, h, w = x.shape
-        parities = self.conv(x).permute(0, 2, 3, 1).unflatten(3, (2, 2, self.outputs))
+        parities = self.conv(F.pad(x, [1] * 4)).permute(0, 2, 3, 1).unflatten(3, (2, 2, self.outputs))
         y = parities.new_empty(n, h, 2, w, 2, self.outputs)
         for i in (0, 1):
             for j in (0, 1):
@@ -325,9 +347,7 @@ class PhasedConv(nn.Module):
     def __init__(self, source: nn.Conv2d) -> None:
         super().__init__()
         self.outputs, side = source.out_channels, source.kernel_size[0]
-        self.conv = nn.Conv2d(
-            source.in_channels, PHASES * self.outputs, (side, side + PHASES - 1), stride=(1, PHASES)
-        )
+        self.conv = nn.Conv2d(source.in_channels, PHASES * self.outputs, (side, side + PHASES - 1), stride=(1, PHASES))
         kernels = [F.pad(source.weight, (i, PHASES - 1 - i)) for i in range(PHASES)]
         assert source.bias is not None, "the last convolution has a bias"
         self.conv.weight, self.conv.bias = _fixed(torch.cat(kernels)), _fixed(source.bias.repeat(PHASES))

@@ -16,6 +16,7 @@ from wsi_stain.nn.blocks import ResidualBlock
 from wsi_stain.nn.coa import WINDOW, CoA
 from wsi_stain.nn.encoder import EncoderTrunk
 from wsi_stain.nn.msfpm import MSFPM
+from wsi_stain.nn.norm import use_tile_statistics
 from wsi_stain.nn.vmfe import VMFE
 
 QUARTER = 4
@@ -49,6 +50,8 @@ class Generator(nn.Module):
             nn.Conv2d(c, 3, 7),
             nn.Tanh(),
         )
+        if config.norm == "instance":
+            use_tile_statistics(self)
 
     def forward(self, he: Tensor) -> Tensor:
         """(N, 3, H, W) RGB in [-1, 1], H and W multiples of `multiple` → the same shape and range."""

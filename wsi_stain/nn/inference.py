@@ -139,7 +139,9 @@ def pick_precision(name: PrecisionChoice, device: str) -> Precision:
     """
     kind = torch.device(device := pick_device(device)).type
     if name == "fp16" and kind == "cpu":
-        raise DeviceError("--precision fp16: CPUs are no faster in float16; choose auto, fp32 or bf16 with --device cpu")
+        raise DeviceError(
+            "--precision fp16: CPUs are no faster in float16; choose auto, fp32 or bf16 with --device cpu"
+        )
     if name != "auto":
         return name
     if kind == "cpu":
