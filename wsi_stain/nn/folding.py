@@ -41,15 +41,21 @@ def folded(generator: Generator, dtype: torch.dtype = torch.float32) -> nn.Modul
     """
     fast = copy.deepcopy(generator).eval().requires_grad_(False).double()
     _fold_children(fast)
-    _read_pixels(fast.vmfe.scale1[1])
+    stem = _conv(fast.vmfe.scale1[1])
+    _read_pixels(stem)
     if fast.encoder is not None:
-        _read_pixels(fast.encoder.body[1])
+        _read_pixels(_conv(fast.encoder.body[1]))
     *body, last, tanh = fast.decoder
-    fast.decoder = nn.Sequential(*body, PhasedConv(last), tanh)
-    stem = WideConv(fast.vmfe.scale1[1])
+    fast.decoder = nn.Sequential(*body, PhasedConv(_conv(last)), tanh)
+    wide = WideConv(stem).to(torch.promote_types(dtype, torch.float32))
     fast.to(dtype)
-    fast.vmfe.scale1[1] = stem.to(torch.promote_types(dtype, torch.float32))
+    fast.vmfe.scale1[1] = wide
     return fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _conv(layer: nn.Module) -> nn.Conv2d:
+    assert isinstance(layer, nn.Conv2d), f"a convolution was expected, not {type(layer).__name__}"
+    return layer
 
 
 def _fold_children(module: nn.Module) -> None:
@@ -98,8 +104,7 @@ def _absorb(layer: nn.Module, norm: nn.BatchNorm2d) -> None:
     if isinstance(layer, FastWTConv | EnlargingConv):
         layer.scale(factor, shift)
     else:
-        assert isinstance(layer, nn.Conv2d), f"batch norm after {type(layer).__name__}"
-        _scale(layer, factor, shift)
+        _scale(_conv(layer), factor, shift)
 
 
 def _scale(conv: nn.Conv2d, factor: Tensor, shift: Tensor) -> None:
