@@ -30,7 +30,7 @@ from wsi_stain.errors import NoRoom, OutputError
 from wsi_stain.eval import seams
 from wsi_stain.examine import certify
 from wsi_stain.geometry import Box
-from wsi_stain.grid import painting_order
+from wsi_stain.grid import TileGrid, painting_order
 from wsi_stain.loading import dump
 from wsi_stain.lock import locked
 from wsi_stain.plan import ConvertRequest, Plan, check_room, is_done, plan
