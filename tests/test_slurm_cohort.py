@@ -161,7 +161,7 @@ if __name__ == "__main__":
 
 
 def shorten(job: str) -> None:
-    """Let the walltime end in about a minute: SLURM, which looks every 30 s, warns at its next look or the one after."""
+    """Let the walltime end in about a minute: SLURM looks every 30 s, and warns at its next look or the one after."""
     found = re.search(r"RunTime=(\d+):(\d+):(\d+)", slurm_site.ask("scontrol", "show", "job", job, "-o"))
     assert found
     hours, minutes, seconds = map(int, found.groups())
