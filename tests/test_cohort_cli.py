@@ -117,5 +117,5 @@ def test_the_dry_run_of_a_conversion_says_the_time_and_the_memory(folder, capsys
     code, out, _ = call(capsys, "convert", "a.tif", "--model", "identity", "--dry-run", "--mask", "none")
     assert code == 0
     assert "time     about 0 s on cpu" in out
-    assert "MiB at most" in out
+    assert "iB at most" in out
     assert names(folder) == ["a.tif"]

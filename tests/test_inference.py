@@ -14,9 +14,11 @@ from wsi_stain.bundle import IDENTITY, Bundle
 from wsi_stain.config import GeneratorConfig
 from wsi_stain.errors import DeviceError
 from wsi_stain.invariance import field
-from wsi_stain.nn import folding, inference
+from wsi_stain.nn import fast_attention, fast_layers, inference
 from wsi_stain.nn.coa import CoA, windowed_attention
-from wsi_stain.nn.folding import DenseHaar, EnlargingConv, FastCoA, FastGRU, PhasedConv, SlicedHaar, attend, folded
+from wsi_stain.nn.fast_attention import FastCoA, attend, in_windows
+from wsi_stain.nn.fast_layers import DenseHaar, EnlargingConv, FastGRU, PhasedConv, SlicedHaar
+from wsi_stain.nn.folding import fold_sequence, folded
 from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.inference import DTYPES, TorchGenerator, load_generator, pick_precision
 from wsi_stain.nn.msfpm import ConvGRU
@@ -116,7 +118,7 @@ def test_both_haars_equal_the_library(make_haar) -> None:
     torch.testing.assert_close(haar.merge(bands), x, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("channels", [3, folding.NARROW])
+@pytest.mark.parametrize("channels", [3, fast_layers.NARROW])
 @pytest.mark.parametrize(("kernel", "levels"), [(3, 1), (7, 3)])
 def test_a_wavelet_convolution_and_its_norm_become_one(channels: int, kernel: int, levels: int) -> None:
     plain = nn.Sequential(WTConv(channels, kernel, levels), nn.BatchNorm2d(channels))
@@ -126,7 +128,7 @@ def test_a_wavelet_convolution_and_its_norm_become_one(channels: int, kernel: in
     use_strided_haar(plain)
     x = random(2, channels, 16, 24)
     expected = plain(x)
-    torch.testing.assert_close(folding.fold_sequence(plain)(x), expected)
+    torch.testing.assert_close(fold_sequence(plain)(x), expected)
 
 
 @pytest.mark.parametrize("kind", ["transposed", "resize"])
@@ -135,7 +137,7 @@ def test_a_step_of_either_decoder_becomes_one_convolution(kind) -> None:
 
     plain = settled(nn.Sequential(*_upsample(5, 3, kind)))
     x = random(2, 5, 6, 7)
-    fast = folding.fold_sequence(plain)
+    fast = fold_sequence(plain)
     assert [type(layer) for layer in fast] == [EnlargingConv, nn.ReLU]
     torch.testing.assert_close(fast(x), plain(x))
 
@@ -164,7 +166,7 @@ def test_attention_without_masks_out_and_norm_is_the_same(attention) -> None:
 
 
 def test_attention_of_bfloat16_on_a_cpu_equals_torch_s_own() -> None:
-    keys = folding.SCORES // 64  # for two parts
+    keys = fast_attention.SCORES // 64  # for two parts
     q, k, v = torch.randn(1, 96, 16) / 4, torch.randn(1, keys, 16), torch.randn(1, keys, 16)
     expected = F.scaled_dot_product_attention(q, k, v, scale=1.0)
     torch.testing.assert_close(attend(q, k, v), expected)
@@ -175,7 +177,7 @@ def test_attention_of_bfloat16_on_a_cpu_equals_torch_s_own() -> None:
 def test_windows_of_the_fast_form_are_those_of_training() -> None:
     q, k, v = (random(1, 8, 96, 64) for _ in range(3))
     tokens = [t.permute(0, 2, 3, 1) for t in (q, k, v)]
-    found = folding.in_windows(*tokens, side=32).permute(0, 3, 1, 2)
+    found = in_windows(*tokens, side=32).permute(0, 3, 1, 2)
     torch.testing.assert_close(found, windowed_attention(q * 8**0.5, k, v))
 
 

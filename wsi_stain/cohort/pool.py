@@ -49,9 +49,13 @@ def pool(request: CohortRequest, demand: Callable[[], int]) -> Iterator[Pool]:
     """
     from dask import config as dask_config
 
+    from wsi_stain.cohort.interrupt import IgnoreInterrupt
+
     config = cluster_of(request)
     # The first death of a worker is told at once: the coordinator decides what is tried again, and how.
     with dask_config.set({"distributed.scheduler.allowed-failures": 0}), open_cluster(config, demand) as client:
+        if config.scheduler is None:
+            client.register_plugin(IgnoreInterrupt())
         yield Pool(client, config)
 
 

@@ -91,8 +91,11 @@ class CudaRunner:
         return results
 
     def _upload(self, tile: Tensor) -> tuple[Tensor, torch.cuda.Event]:
+        there = torch.cuda.Event()
         with torch.cuda.stream(self._up):
-            return tile.to(self._device, non_blocking=True), self._up.record_event()
+            arriving = tile.to(self._device, non_blocking=True)
+            there.record(self._up)
+        return arriving, there
 
 
 def load_generator(config: GeneratorConfig, weights: Path) -> Generator:
