@@ -56,20 +56,36 @@ def test_every_slide_is_one_job_with_its_place_in_the_sheet(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("header", "line", "message"),
+    ("line", "message"),
     [
-        ("slide,slide_id,mpp", "slides/a.svs,a,wide", r"line 3 of sheet.csv cannot be used: .*'wide' does not match"),
-        ("slide,slide_id,mpp", ",a,0.5", r"line 3 .*'slide' is a required property"),
-        ("slide,slide_id,mpp", "slides/b.svs,first,", r"line 3 .*slide_id 'first' is there twice"),
-        ("slide,slide_id,mpp", "slides/b.svs,../b,", r"line 3 .*'../b' does not match"),
-        ("slide,slide_id,um", "slides/b.svs,b,0.5", r"line 3 .*'um' was unexpected"),
+        ("slides/a.svs,a,wide", r"line 3 of sheet.csv cannot be used: .*'wide' does not match"),
+        ("slides/b.svs,first,", r"line 3 of sheet.csv cannot be used: slide_id 'first' is there twice"),
     ],
 )
-def test_a_wrong_row_stops_the_plan_with_its_line(tmp_path: Path, header: str, line: str, message: str) -> None:
-    write_sheet(tmp_path, "slides/a.svs,first,", line, header=header)
+def test_a_wrong_row_stops_the_plan_with_its_line(tmp_path: Path, line: str, message: str) -> None:
+    write_sheet(tmp_path, "slides/a.svs,first,", line)
     result = snakemake(tmp_path, "-n")
     assert result.returncode == 1
     assert re.search(message, result.stdout, re.DOTALL), result.stdout
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"slide_id": "a"}, "'slide' is a required property"),
+        ({"slide": "a.svs", "slide_id": "../a"}, "'../a' does not match"),
+        ({"slide": "a.svs", "um": "0.5"}, "'um' was unexpected"),
+        ({"slide": "a.svs", "mpp": "-1"}, "'-1' does not match"),
+        ({"slide": "a.svs", "mask": "mask.png"}, "'mask.png' does not match"),
+    ],
+)
+def test_the_schema_refuses(row: dict, message: str) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = yaml.safe_load((FOLDER / "sheet.schema.yaml").read_text(encoding="utf-8"))
+    good = {"slide": "a b.svs", "slide_id": "patient 2.ä", "mpp": ".25", "model": "m", "mask": "roi.geojson"}
+    jsonschema.validate(good, schema)
+    with pytest.raises(jsonschema.ValidationError, match=message):
+        jsonschema.validate(row, schema)
 
 
 def test_the_schema_of_the_sheet_knows_the_columns_of_the_command() -> None:
