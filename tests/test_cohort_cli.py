@@ -89,6 +89,7 @@ def test_a_bad_sheet_is_a_wrong_call_with_a_table(folder, capsys):
         (["--rows", "a-b"], "write for example 3,7-9"),
         (["--rows", "1-9"], "has the slides 1 to 1"),
         (["--set", "retrys=3"], "did you mean 'retries'"),
+        (["--cluster", "gone.yaml"], "gone.yaml"),
         (["--cluster", "c.yaml", "--scheduler", "tcp://x:1"], "exclude each other"),
     ],
 )

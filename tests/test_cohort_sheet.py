@@ -76,6 +76,17 @@ def test_all_problems_come_in_one_table_with_line_numbers(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_text_and_what_files_show_is_told_in_one_table(tmp_path):
+    (tmp_path / "sheet.csv").write_text("slide,slide_id,mpp\ngone.tif,a,\nalso.tif,b,fast\n")
+    with pytest.raises(ConfigError) as error:
+        checked(request_of(tmp_path / "sheet.csv", tmp_path / "out"))
+    first, second = str(error.value).splitlines()[1:-1]
+    assert "line 2" in first
+    assert "no such file" in first
+    assert "line 3" in second
+    assert "mpp is 'fast'" in second
+
+
 def test_what_the_text_alone_shows_is_told_before_slides_are_opened(tmp_path):
     lines = [
         "slide,slide_id,mpp,model,mask",

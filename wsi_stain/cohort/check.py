@@ -37,9 +37,8 @@ def checked(request: CohortRequest) -> list[Row]:
     problems += wrong
     rows = [named(row, bundles[row.model]) if row.model in bundles else row for row in rows]
     _check_chosen(request, rows)
-    if not problems:  # ids may be believed, and so may what the folder says about them
-        rows, problems = _opened(request, rows, bundles)
-    if problems:
+    rows, wrong = _opened(request, rows, bundles, frozenset(problem.line for problem in problems))
+    if problems := problems + wrong:
         raise ConfigError(sheet.table(sorted(problems, key=lambda p: p.line), request.sheet))
     return [replace(row, slide=row.slide.absolute()) for row in rows]  # others ask, and link, from elsewhere
 
@@ -62,13 +61,16 @@ def _check_chosen(request: CohortRequest, rows: list[Row]) -> None:
         raise ConfigError(f"--rows names {beyond[0]}: {request.sheet} has the slides 1 to {len(rows)}")
 
 
-def _opened(request: CohortRequest, rows: list[Row], bundles: Mapping[str, Bundle]) -> tuple[list[Row], list[Problem]]:
+def _opened(
+    request: CohortRequest, rows: list[Row], bundles: Mapping[str, Bundle], wrong: frozenset[int]
+) -> tuple[list[Row], list[Problem]]:
+    """The rows with their sizes, and what is wrong with those that are not on the lines `wrong` already."""
     folder = Folder(request.folder)
     known = {row.slide_id: row.pixels for row in folder.rows()}
 
     def look(index: int, row: Row) -> tuple[Row, list[Problem]]:
         row = replace(row, pixels=known.get(row.slide_id, 0))
-        if not request.is_chosen(index):
+        if row.line in wrong or not request.is_chosen(index):
             return row, []
         state = folder.state(row).state
         if state == "done" and (changed := _changed(request, row, bundles[row.model])):

@@ -37,21 +37,20 @@ class Pool:
 
 
 @contextmanager
-def pool(request: CohortRequest, demand: Callable[[], int]) -> Iterator[Pool]:
-    """The workers that a request names; what is started here ends here.
+def pool(config: ClusterConfig, demand: Callable[[], int]) -> Iterator[Pool]:
+    """The workers of a cluster; what is started here ends here.
 
     Args:
-        request: names a scheduler, a cluster file, or neither.
+        config: from `cluster_of`.
         demand: how many workers could be used now.
 
     Raises:
-        ConfigError: the cluster file is wrong, or no scheduler answers.
+        ConfigError: no scheduler answers.
     """
     from dask import config as dask_config
 
     from wsi_stain.cohort.interrupt import IgnoreInterrupt
 
-    config = cluster_of(request)
     # The first death of a worker is told at once: the coordinator decides what is tried again, and how.
     with dask_config.set({"distributed.scheduler.allowed-failures": 0}), open_cluster(config, demand) as client:
         if config.scheduler is None:
@@ -60,7 +59,11 @@ def pool(request: CohortRequest, demand: Callable[[], int]) -> Iterator[Pool]:
 
 
 def cluster_of(request: CohortRequest) -> ClusterConfig:
-    """The cluster's configuration; without a file, processes of this machine that share all its processors."""
+    """The cluster that a request names; without one, processes of this machine that share all its processors.
+
+    Raises:
+        ConfigError: the cluster file is not there, or wrong.
+    """
     if request.scheduler is not None:
         return ClusterConfig(scheduler=request.scheduler)
     if request.cluster is not None:

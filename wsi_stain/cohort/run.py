@@ -25,7 +25,7 @@ from wsi_stain.cohort.check import checked
 from wsi_stain.cohort.config import CohortRequest, Row
 from wsi_stain.cohort.files import Folder, claimed, told_when_full
 from wsi_stain.cohort.lease import read_lease
-from wsi_stain.cohort.pool import Pool, pool
+from wsi_stain.cohort.pool import Pool, cluster_of, pool
 from wsi_stain.cohort.summary import write_summary
 from wsi_stain.cohort.task import Outcome, SlideTask, convert_slide
 from wsi_stain.errors import OutputError
@@ -90,6 +90,7 @@ def run(request: CohortRequest, tell: Callable[[Event], None] | None = None) -> 
         InUse: another run works in the folder.
         OutputError: the scheduler was lost; the same call goes on.
     """
+    cluster = cluster_of(request)
     rows = checked(request)
     with told_when_full(request.folder), claimed(request) as folder:
         folder.begin(request, rows)
@@ -100,7 +101,7 @@ def run(request: CohortRequest, tell: Callable[[Event], None] | None = None) -> 
         coordinator.say("begin", text=f"{len(todo)} slides to do")
         try:
             if todo:
-                with pool(request, coordinator.demand) as workers:
+                with pool(cluster, coordinator.demand) as workers:
                     coordinator.convert(todo, workers)
         finally:
             coordinator.tidy()
