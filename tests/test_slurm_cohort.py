@@ -150,7 +150,7 @@ def slow_put(spool, *arguments):
     folder = spool.store.folder
     if "svs" in str(folder) and len(list(folder.glob("b_*"))) >= 5 and "SLURM_RESTART_COUNT" not in os.environ:
         with one:
-            time.sleep(3)
+            time.sleep(8)
     return put(spool, *arguments)
 
 
@@ -158,7 +158,11 @@ TileSpool.put = slow_put
 if __name__ == "__main__":
     main()
 """
-"""A `wsi-stain` that dawdles over one slide in a job's first life; its worker processes import it, too."""
+"""A `wsi-stain` that dawdles over one slide in a job's first life; its worker processes import it, too.
+
+Its twenty-odd blocks must take longer than SLURM takes to warn of the walltime (`shorten`: 75 s), and the blocks in work at
+that moment less than the minute that is left then.
+"""
 
 
 def shorten(job: str) -> None:
@@ -182,7 +186,7 @@ def test_an_array_that_its_walltime_cuts_queues_again_and_ends_in_the_same_bytes
     file = folder / f"wsi-stain-{job}-1.log"
     wait_for(lambda: painted(folder / "array", "svs") >= 5, "a slide is in work", 300)
     shorten(f"{job}_1")
-    wait_for(lambda: "the job queues again" in file.read_text(), "the walltime cuts")
+    wait_for(lambda: "the job queues again" in file.read_text(), "the walltime cuts", 240)
     slurm_site.ask("scontrol", "update", f"JobId={job}_1", "TimeLimit=15")
     wait_for(lambda: not slurm_site.jobs(), "the array ends", 600)
     log = file.read_text()

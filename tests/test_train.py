@@ -131,6 +131,39 @@ def test_tuned_encoders_begin_at_the_file_and_only_the_generators_own_learns(tmp
         assert torch.equal(tensor, expected[key]), key
 
 
+@pytest.mark.parametrize("name", ["", WEIGHTS])
+def test_a_training_starts_from_the_result_of_another(tmp_path: Path, pairs: Path, name: str) -> None:
+    """Its first step sees the weights and statistics that the other one ended with, the encoder's among them."""
+    joint = ("encoders.source=joint", "loss.adaptive=false")
+    file = train(config(pairs, tmp_path / "first", *joint, "schedule.images=4"))
+    assert file is not None
+    recipe = made_recipe(pairs, tmp_path / "second", *joint, "seed=1", f"start={tmp_path / 'first' / name}")
+    expected = load_file(file)
+    for network in (recipe.generator, recipe.average):
+        state = network.state_dict()
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[key], tensor) for key, tensor in expected.items())
+    tuned = ("encoders.source=tuned", f"encoders.file={pretrained(tmp_path)}")
+    own = made_recipe(pairs, tmp_path / "third", *tuned, f"start={tmp_path / 'first'}").generator.encoder
+    assert own is not None
+    assert all(torch.equal(tensor, expected[f"encoder.{key}"]) for key, tensor in own.state_dict().items())
+    assert all(p.requires_grad for p in own.parameters())
+
+
+def test_a_wrong_start_is_refused(tmp_path: Path, pairs: Path) -> None:
+    joint = ("encoders.source=joint", "loss.adaptive=false")
+    with pytest.raises(TrainingError, match="no weights to start from at .*nowhere"):
+        made_recipe(pairs, tmp_path / "run", *joint, f"start={tmp_path / 'nowhere'}")
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(TrainingError, match="another network than the one to train"):
+        made_recipe(pairs, tmp_path / "run", *joint, f"start={tmp_path / 'other.safetensors'}")
+    (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(TrainingError, match="is not a file of weights"):
+        made_recipe(pairs, tmp_path / "run", *joint, f"start={tmp_path / 'broken.safetensors'}")
+    with pytest.raises(ConfigError, match=r"set encoders\.source=tuned"):
+        config(pairs, tmp_path / "run", "encoders.source=pretrained", f"start={tmp_path / 'first'}")
+
+
 def test_inference_needs_the_he_alone(tmp_path: Path, pairs: Path) -> None:
     """The paper's code asks for the real stain at inference; ours writes a generator that cannot take one."""
     settings_of_run = config(pairs, tmp_path / "run", "schedule.images=4")

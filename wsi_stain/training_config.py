@@ -148,6 +148,9 @@ class TrainConfig:
     input: BundleInput
     output: BundleOutput
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    start: Path | None = None
+    """A bundle, a run folder or a generator.safetensors to go on from instead of random weights; its own H&E encoder
+    comes with it, so `encoders.source` is `joint` or `tuned`. The discriminator begins anew."""
     encoders: EncodersConfig = field(default_factory=EncodersConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -174,6 +177,11 @@ class TrainConfig:
         if self.loss.adaptive and self.crop % self.loss.patches:
             raise ConfigError(
                 f"crop is {self.crop}: it cannot be cut into {self.loss.patches}×{self.loss.patches} patches"
+            )
+        if self.start is not None and (self.generator.kind != "ceff" or self.encoders.source not in ("joint", "tuned")):
+            raise ConfigError(
+                "start brings the H&E encoder of its own generator: set encoders.source=tuned (or joint, without "
+                "adaptive L1); a direct regressor has no start"
             )
         if self.loss.adaptive and self.generator.kind == "ceff" and self.encoders.source == "joint":
             raise ConfigError(

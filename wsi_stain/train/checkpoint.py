@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from wsi_stain.bundle import WEIGHTS
 from wsi_stain.errors import TrainingError
 
 
@@ -37,6 +38,30 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {key: file.get_tensor(key) for key in file.keys()}, facts  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, KeyError, ValueError) as err:
         raise TrainingError(f"{path} is not a checkpoint of wsi-stain train ({err}); remove it to start anew") from err
+
+
+def load_start(generator: nn.Module, path: Path) -> None:
+    """Give a new generator the weights and statistics of a trained one.
+
+    Args:
+        generator: the network to fill.
+        path: a bundle, a run folder, or the generator.safetensors in either.
+
+    Raises:
+        TrainingError: no such file, or the weights of another network.
+    """
+    file = path / WEIGHTS if path.is_dir() else path
+    if not file.is_file():
+        raise TrainingError(f"no weights to start from at {file}: name a bundle, a run folder or a {WEIGHTS}")
+    try:
+        generator.load_state_dict(load_file(file))
+    except (SafetensorError, OSError) as err:
+        raise TrainingError(f"{file} is not a file of weights ({err})") from err
+    except RuntimeError as err:  # torch lists every key and shape; the first line that names one is enough
+        what = str(err).splitlines()[1].strip() if "\n" in str(err) else str(err)
+        raise TrainingError(
+            f"{file} holds another network than the one to train ({what}): use the generator settings it was made with"
+        ) from err
 
 
 def flatten_modules(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:

@@ -196,9 +196,9 @@ def _open(stage: Stage, recipe: Recipe, ranks: Ranks) -> int:
         ranks.wait()
         return 0
     tensors, facts = checkpoint.load(path)
-    if facts["settings"] != stage.fixed:
-        keys = sorted(set(stage.fixed) | set(facts["settings"]))
-        changed = [k for k in keys if stage.fixed.get(k) != facts["settings"].get(k)]
+    keys = sorted(set(stage.fixed) | set(facts["settings"]))
+    changed = [k for k in keys if stage.fixed.get(k) != facts["settings"].get(k)]
+    if changed:
         raise ConfigError(f"{stage.folder} holds a run with another {', '.join(changed)}: choose another run folder")
     recipe.load_state(tensors)
     ranks.wait()

@@ -12,7 +12,13 @@ from wsi_stain.bundle import WEIGHTS
 from wsi_stain.nn.discriminator import Discriminator
 from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.wavelet import use_strided_haar
-from wsi_stain.train.checkpoint import flatten_modules, flatten_optimizer, restore_modules, restore_optimizer
+from wsi_stain.train.checkpoint import (
+    flatten_modules,
+    flatten_optimizer,
+    load_start,
+    restore_modules,
+    restore_optimizer,
+)
 from wsi_stain.train.encoders import Encoders, frozen_encoders
 from wsi_stain.train.losses import adaptive_weights, adversarial, weighted_l1
 from wsi_stain.train.optimize import calibrate, set_rate, set_training, slowed, update_average
@@ -29,7 +35,7 @@ class StainingRecipe:
         ranks: this process among its fellows.
 
     Raises:
-        TrainingError: the pretrained encoders are not there or have another width.
+        TrainingError: the pretrained encoders are not there or have another width, or so has what to start from.
 
     Example:
         >>> losses = StainingRecipe(config, total, ranks).step(he, ihc, images=0)  # doctest: +SKIP
@@ -50,6 +56,8 @@ class StainingRecipe:
             if self.generator.encoder is not None:
                 self.generator.encoder.load_state_dict(self.encoders.he.trunk.state_dict())
                 self.generator.encoder.requires_grad_(config.encoders.source == "tuned")
+        if config.start is not None:
+            load_start(self.generator, config.start)
         self.discriminator = Discriminator(loss.discriminator_filters, conditional=loss.conditional).to(device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         trained = [p for p in self.generator.parameters() if p.requires_grad]
