@@ -19,7 +19,7 @@ from distributed import LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsi_stain import engine, ometiff, plan, room, stain
+from wsi_stain import engine, fingerprint, ometiff, plan, room, stain
 from wsi_stain.blend import window
 from wsi_stain.bundle import IdentityGenerator
 from wsi_stain.config import ConvertConfig
@@ -27,6 +27,7 @@ from wsi_stain.engine import ConvertRequest, convert
 from wsi_stain.errors import ConfigError, DeviceError, OutputError, SlideError, UnreadableRegion
 from wsi_stain.geometry import Box, Size
 from wsi_stain.grid import TileGrid
+from wsi_stain.job import CANVASES
 from wsi_stain.loading import load
 from wsi_stain.slide import View
 
@@ -127,9 +128,9 @@ def test_a_cluster_s_workers_say_what_auto_is_and_must_agree(tmp_path, use, monk
     use(InvertAndBlur)
     slide = write_slide(tmp_path / "s.tif", noise(200, 300))
     request = request_of(slide, tmp_path / "a.ome.tiff", scheduler="tcp://there:1")
-    monkeypatch.setattr(plan, "ask", lambda scheduler, func: ["fp16", "fp16"])
+    monkeypatch.setattr(fingerprint, "ask", lambda scheduler, func: ["fp16", "fp16"])
     assert engine.plan(request).job.precision == "fp16"
-    monkeypatch.setattr(plan, "ask", lambda scheduler, func: ["fp32", "bf16"])
+    monkeypatch.setattr(fingerprint, "ask", lambda scheduler, func: ["fp32", "bf16"])
     with pytest.raises(ConfigError, match=r"different precisions \(bf16, fp32\).*for example --precision fp32"):
         engine.plan(request)
     chosen = dataclasses.replace(request, precision="bf16")
@@ -528,7 +529,7 @@ def test_stopped_between_any_two_of_the_last_steps_it_ends_in_the_same_bytes(tmp
     def cut(*_, **__):
         raise Power
 
-    kind = stain.CANVASES["zarr" if ending == "ome.zarr" else "tiff"]
+    kind = CANVASES["zarr" if ending == "ome.zarr" else "tiff"]
     place = {"finish": (kind, "finish"), "write": (engine.record, "write"), "remove": (engine.shutil, "rmtree")}
     if step == "remove":
         monkeypatch.setattr("wsi_stain.canvas.BlockStore.remove", cut)
@@ -747,7 +748,7 @@ def test_a_plan_counts_everything_and_writes_nothing(tmp_path, use):
 def test_the_hash_of_a_dicom_folder_is_that_of_its_instances(tmp_path):
     for name, content in (("b.dcm", b"second"), ("a.dcm", b"first"), ("notes.txt", b"not read")):
         (tmp_path / name).write_bytes(content)
-    assert plan._source(tmp_path) == (hashlib.sha256(b"firstsecond").hexdigest(), 11)
+    assert fingerprint._source(tmp_path) == (hashlib.sha256(b"firstsecond").hexdigest(), 11)
 
 
 def test_progress_counts_every_block_and_tile_once(tmp_path, use):

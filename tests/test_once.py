@@ -19,9 +19,9 @@ from wsi_stain.config import ConvertConfig
 from wsi_stain.engine import convert
 from wsi_stain.geometry import Box, Size
 from wsi_stain.grid import TileGrid, painting_order
+from wsi_stain.job import Job
 from wsi_stain.pyramid import Pyramid
 from wsi_stain.shelf import Shelf
-from wsi_stain.stain import Job
 from wsi_stain.tile_cache import TileCache
 
 MOST_REPEATED = 0.03

@@ -160,8 +160,8 @@ if __name__ == "__main__":
 """
 """A `wsi-stain` that dawdles over one slide in a job's first life; its worker processes import it, too.
 
-Its twenty-odd blocks must take longer than SLURM takes to warn of the walltime (`shorten`: 75 s), and the blocks in work at
-that moment less than the minute that is left then.
+Its twenty-odd blocks must take longer than SLURM takes to warn of the walltime (`shorten`: 75 s), and the blocks in
+work at that moment less than the minute that is left then.
 """
 
 

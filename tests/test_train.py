@@ -152,7 +152,7 @@ def test_a_training_starts_from_the_result_of_another(tmp_path: Path, pairs: Pat
 
 def test_a_wrong_start_is_refused(tmp_path: Path, pairs: Path) -> None:
     joint = ("encoders.source=joint", "loss.adaptive=false")
-    with pytest.raises(TrainingError, match="no weights to start from at .*nowhere"):
+    with pytest.raises(TrainingError, match=r"no weights to start from at .*nowhere"):
         made_recipe(pairs, tmp_path / "run", *joint, f"start={tmp_path / 'nowhere'}")
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(TrainingError, match="another network than the one to train"):

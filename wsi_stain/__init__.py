@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from wsi_stain.engine import convert
     from wsi_stain.errors import WsiStainError
     from wsi_stain.ometiff import problems
-    from wsi_stain.plan import ConvertRequest
+    from wsi_stain.request import ConvertRequest
     from wsi_stain.slide import Slide
     from wsi_stain.training_config import TrainConfig
 
@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Bundle": "bundle",
     "ConvertConfig": "config",
-    "ConvertRequest": "plan",
+    "ConvertRequest": "request",
     "Slide": "slide",
     "TrainConfig": "training_config",
     "WsiStainError": "errors",

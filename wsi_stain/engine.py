@@ -29,14 +29,17 @@ from wsi_stain.canvas import Canvas, beside
 from wsi_stain.errors import NoRoom, OutputError
 from wsi_stain.eval import seams
 from wsi_stain.examine import certify
+from wsi_stain.fingerprint import is_done
 from wsi_stain.geometry import Box
 from wsi_stain.grid import TileGrid, painting_order
+from wsi_stain.job import BlockReport, save_mask
 from wsi_stain.loading import dump
 from wsi_stain.lock import locked
-from wsi_stain.plan import ConvertRequest, Plan, check_room, is_done, plan
+from wsi_stain.plan import Plan, check_room, plan
+from wsi_stain.request import ConvertRequest
 from wsi_stain.room import gib
 from wsi_stain.spool import TileSpool
-from wsi_stain.stain import BlockReport, measure_statistics, painter, release, save_mask, stain_block
+from wsi_stain.stain import measure_statistics, painter, release, stain_block
 from wsi_stain.tissue import to_geojson
 from wsi_stain.usage import Usage
 from wsi_stain.workers import Workers, choose

@@ -14,7 +14,7 @@ from wsi_stain.config import BundlePromise
 from wsi_stain.eval import seams
 from wsi_stain.geometry import Box
 from wsi_stain.grid import TileGrid
-from wsi_stain.stain import Job
+from wsi_stain.job import Job
 
 CALIBRATION = 16
 """Tiles of tissue on which the statistics of a slide are measured: 4 million px for every channel."""

@@ -2,64 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 
-from wsi_stain import __version__, ometiff, record
-from wsi_stain.bundle import DEFAULT, Bundle
+from wsi_stain import fingerprint
+from wsi_stain.bundle import Bundle
 from wsi_stain.canvas import CanvasSpec
-from wsi_stain.config import BundlePromise, ConvertConfig, Norm, Precision, PrecisionChoice
+from wsi_stain.config import BundlePromise
 from wsi_stain.errors import ConfigError, NoRoom, OutputError, SlideError
 from wsi_stain.eval import seams
 from wsi_stain.examine import Tissue, calibration, places
 from wsi_stain.geometry import Box, Size
 from wsi_stain.grid import Block, TileGrid
-from wsi_stain.loading import dump
+from wsi_stain.job import Job, Kind
+from wsi_stain.request import ConvertRequest
 from wsi_stain.room import disk_bytes, disk_free, gib, memory_bytes
 from wsi_stain.slide import Slide, View
-from wsi_stain.stain import Job, Kind
 from wsi_stain.tissue import TissueMask, everything, find_tissue, from_geojson
-from wsi_stain.workers import ask
 
 ENDINGS: dict[str, Kind] = {".ome.tiff": "tiff", ".ome.tif": "tiff", ".ome.zarr": "zarr"}
-
-
-@dataclass(frozen=True, slots=True)
-class ConvertRequest:
-    """What the user asks for; the fields are the flags of `wsi-stain convert`."""
-
-    slide: Path
-    output: Path | None = None
-    """`x.ome.tiff` or `x.ome.zarr`; `<slide>.<stain>.ome.tiff` in the working directory by default."""
-    model: str | Path = DEFAULT
-    mpp: float | None = None
-    """µm per px of the slide's level 0, where the slide says nothing or something absurd."""
-    device: str = "auto"
-    mask: Literal["auto", "none"] | Path = "auto"
-    """Where tissue is: found on a thumbnail, everywhere, or a GeoJSON file."""
-    region: tuple[int, int, int, int] | None = None
-    """(x, y, w, h) in level-0 px: only this part is converted."""
-    workers: int | None = None
-    """Threads; 0 is the calling thread, None one per processor."""
-    scheduler: str | None = None
-    """Address of a Dask scheduler."""
-    config: ConvertConfig = field(default_factory=ConvertConfig)
-    restart: bool = False
-    """Throw away what an earlier run left, and replace an existing output."""
-    allow_upsampling: bool = False
-    precision: PrecisionChoice = "auto"
-    """Of the arithmetic; `auto` is the fastest that the device has units for."""
-    norm: Norm | None = None
-    """Only for a network with statistics per tile: `slide` measures them once (the default), `tile` leaves them so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,21 +87,21 @@ def plan(request: ConvertRequest, *, source: tuple[str, int] | None = None) -> P
         WsiStainError: a sentence on what is wrong with the slide, the model, the mask, the region or the output.
     """
     bundle = Bundle.open(request.model)
-    precision = _precision(request, bundle)
+    precision = fingerprint.precision(request, bundle)
     with Slide.open(request.slide, mpp=request.mpp) as slide:
         view = slide.at(bundle.mpp, allow_upsampling=request.allow_upsampling)
         mask = _mask(request, slide)
         magnification = _magnification(slide, view)
         region = _region(request, view, slide.size)
         icc = slide.icc
-    print_ = _fingerprint(request, bundle, mask, region, view, source) | {
+    print_ = fingerprint.fingerprint(request, bundle, mask, region, view, source) | {
         "precision": precision,
         "icc_profile": icc or "none: pixels as stored",
     }
     job = _job(request, bundle, view, region, print_)
     grid = TileGrid(view.size, job.tile, job.overlap, bundle.multiple)
     blocks = tuple(grid.blocks(request.config.grid.block, region))
-    done = is_done(job.canvas, print_, restart=request.restart)
+    done = fingerprint.is_done(job.canvas, print_, restart=request.restart)
     tissue = _tissue_of(job, mask, view, blocks)
     looked = places(grid, job, {} if bundle.is_pointwise or not request.config.certificate else tissue)
     job = replace(job, again=looked.again, calibration=calibration(job, tissue) if print_["norm"] == "slide" else ())
@@ -232,70 +200,6 @@ def _magnification(slide: Slide, view: View) -> float | None:
     return nearest if abs(nearest / usual - 1) < 0.1 else round(usual, 2)
 
 
-def _precision(request: ConvertRequest, bundle: Bundle) -> Precision:
-    """What `auto` means where the tiles are stained; known before anything is written, since it changes the pixels."""
-    if request.scheduler is None:
-        return bundle.precision(request.device, request.precision)
-    if request.precision != "auto":
-        return request.precision  # the workers' devices count, not this machine's
-    found = sorted(set(ask(request.scheduler, partial(bundle.precision, request.device, "auto"))))
-    if len(found) > 1:
-        raise ConfigError(
-            f"the workers of {request.scheduler} are fastest in different precisions ({', '.join(found)}), and pixels "
-            f"would depend on who made them: choose one for all, for example --precision {found[-1]}"
-        )
-    return found[0]
-
-
-def _fingerprint(
-    request: ConvertRequest, bundle: Bundle, mask: TissueMask, region: Box, view: View, source: tuple[str, int] | None
-) -> dict[str, Any]:
-    """Everything that can change a byte of the output."""
-    grid = request.config.grid
-    sha256, size = source or _source(request.slide)
-    return {
-        "source_sha256": sha256,
-        "source_bytes": size,
-        "mpp": None if view.mpp is None else float(view.mpp),
-        "scale": str(view.scale),
-        "region": list(region),
-        "model": bundle.name,
-        "model_version": bundle.version,
-        "model_sha256": bundle.sha256,
-        "glass": list(bundle.glass),
-        "tile": bundle.tile if grid.tile is None else grid.tile,
-        "overlap": bundle.overlap if grid.overlap is None else grid.overlap,
-        "block": grid.block,
-        "mask_sha256": mask.sha256,
-        "output": dump(request.config.output),
-        "norm": _norm(request, bundle),
-        "certificate": request.config.certificate,
-        "wsi_stain": __version__,
-    }
-
-
-def _norm(request: ConvertRequest, bundle: Bundle) -> str:
-    """Where the network's normalisation statistics come from: training, the slide, or each tile."""
-    if bundle.has_tile_statistics:
-        return request.norm or "slide"
-    if request.norm is not None:
-        raise ConfigError(
-            f"--norm is {request.norm}, but the statistics of {bundle.name} were frozen in training and need no "
-            "choice: leave --norm out"
-        )
-    return "frozen"
-
-
-def _source(slide: Path) -> tuple[str, int]:
-    """SHA-256 and bytes of the slide's file; of a DICOM folder, of all its instances one after the other."""
-    total, size = hashlib.sha256(), 0
-    for path in sorted(slide.glob("*.dcm")) if slide.is_dir() else [slide]:
-        with path.open("rb") as file:
-            hashlib.file_digest(file, lambda: total)
-        size += path.stat().st_size
-    return total.hexdigest(), size
-
-
 def _job(request: ConvertRequest, bundle: Bundle, view: View, region: Box, print_: Mapping[str, Any]) -> Job:
     output = _shared(request, request.output or Path(f"{request.slide.stem}.{bundle.stain_slug}.ome.tiff"))
     kind = ENDINGS[_ending(output)]
@@ -314,7 +218,7 @@ def _job(request: ConvertRequest, bundle: Bundle, view: View, region: Box, print
         glass=bundle.glass,
         encoding=config.output,
         mpp=None if view.mpp is None else float(view.mpp),
-        provenance=tuple(provenance(print_, bundle.stain).items()),
+        provenance=tuple(fingerprint.provenance(print_, bundle.stain).items()),
     )
     return Job(
         slide=_shared(request, request.slide),
@@ -338,43 +242,6 @@ def _job(request: ConvertRequest, bundle: Bundle, view: View, region: Box, print
 def _shared(request: ConvertRequest, path: Path) -> Path:
     """The path as workers find it: those of a cluster have a working directory of their own."""
     return path if request.scheduler is None else path.absolute()
-
-
-def provenance(print_: Mapping[str, Any], stain: str) -> dict[str, str]:
-    """What an output says about how it was made: a whitelist, nothing from the slide's own texts."""
-    keys = (
-        "source_sha256",
-        "model",
-        "model_version",
-        "model_sha256",
-        "tile",
-        "overlap",
-        "mask_sha256",
-        "precision",
-        "norm",
-        "icc_profile",
-    )
-    return {
-        "notice": ometiff.NOTICE,
-        "use": ometiff.RESEARCH_USE,
-        "stain": stain,
-        **{key: str(print_[key]) for key in keys},
-        "region": ",".join(map(str, print_["region"])),
-        "software": f"wsi-stain {__version__}",
-    }
-
-
-def is_done(canvas: CanvasSpec, print_: Mapping[str, Any], *, restart: bool) -> bool:
-    """Whether the output is there, of the fingerprint `print_`; OutputError where it is another's."""
-    if restart or not canvas.output.exists():
-        return False
-    if record.read(record.path_of(canvas.output)).get("fingerprint") == print_:
-        return True
-    if record.read(canvas.spool / "run.json") == print_:
-        return False  # a restart that was interrupted: the permission to replace was given then
-    raise OutputError(
-        f"{canvas.output} exists and was made otherwise: choose another name with -o, or add --restart to replace it"
-    )
 
 
 def _todo(job: Job, blocks: tuple[Block, ...], print_: Mapping[str, Any], *, restart: bool) -> tuple[Block, ...]:

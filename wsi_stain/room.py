@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from wsi_stain.errors import OutputError
-from wsi_stain.stain import Job
+from wsi_stain.job import Job
 from wsi_stain.workers import MOST_THREADS, processors
 
 BYTES_PER_PIXEL = {"jpeg": 0.6, "deflate": 2.4, "zarr": 2.4}

@@ -97,8 +97,8 @@ def request_of(slide: Path, *, config_file: Path | None = None, settings: tuple[
     """The engine's request for these flags."""
     from wsi_stain.bundle import DEFAULT
     from wsi_stain.config import ConvertConfig
-    from wsi_stain.engine import ConvertRequest
     from wsi_stain.loading import load
+    from wsi_stain.request import ConvertRequest
 
     flags = {
         "output.quality": options.pop("quality"),
@@ -119,7 +119,7 @@ def request_of(slide: Path, *, config_file: Path | None = None, settings: tuple[
 def describe_plan(made: Any, sample: Any) -> str:
     """A plan in lines for people; time and memory by a sample of it, if there is one."""
     from wsi_stain.cli.progress import duration
-    from wsi_stain.plan import gib
+    from wsi_stain.room import gib
     from wsi_stain.sample import memory_bytes, seconds
 
     job = made.job

@@ -19,7 +19,8 @@ def command(slide: Path | None, folder: Path, device: str) -> None:
     """Make a synthetic H&E slide, convert it with the default model, and say how to look at the result."""
     from wsi_stain.bundle import DEFAULT, Bundle
     from wsi_stain.cli.progress import shown
-    from wsi_stain.engine import ConvertRequest, convert
+    from wsi_stain.engine import convert
+    from wsi_stain.request import ConvertRequest
 
     folder.mkdir(parents=True, exist_ok=True)
     source = slide or _phantom(folder)

@@ -18,7 +18,7 @@ from wsi_stain.cohort.config import Row
 from wsi_stain.errors import MaskError
 from wsi_stain.eval.stain import POSITIVE_OD, dab
 from wsi_stain.geometry import Size
-from wsi_stain.plan import ConvertRequest
+from wsi_stain.request import ConvertRequest
 from wsi_stain.slide import Slide
 from wsi_stain.tissue import TissueMask, everything, from_geojson
 

@@ -9,7 +9,7 @@ from typing import Literal
 from wsi_stain.bundle import DEFAULT, Bundle
 from wsi_stain.config import ConvertConfig, PrecisionChoice
 from wsi_stain.errors import ConfigError
-from wsi_stain.plan import ConvertRequest
+from wsi_stain.request import ConvertRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from wsi_stain.cohort.check import checked
 from wsi_stain.cohort.config import CohortRequest, Row, to_convert
 from wsi_stain.errors import NoRoom
 from wsi_stain.geometry import Size
-from wsi_stain.plan import ConvertRequest
 from wsi_stain.plan import plan as plan_slide
+from wsi_stain.request import ConvertRequest
 from wsi_stain.room import disk_free, gib
 from wsi_stain.sample import Sample
 
