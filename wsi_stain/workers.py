@@ -5,11 +5,9 @@ All know one verb. Only coordinates travel: the function gets an item and leaves
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from itertools import islice
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -21,9 +19,6 @@ R = TypeVar("R")
 
 MOST_THREADS = 8
 """Reading, blending and encoding take about 150 MiB per thread; one device is busy long before eight feed it."""
-
-M_ARENA_MAX = -8
-"""Of glibc's malloc.h (mallopt(3))."""
 
 PATIENCE = "10s"
 """How long a scheduler may take to answer."""
@@ -65,7 +60,6 @@ class ThreadWorkers:
         self._threads = threads
 
     def __enter__(self) -> Self:
-        _share_one_heap()
         self._pool = ThreadPoolExecutor(self._threads)
         return self
 
@@ -91,16 +85,6 @@ class ThreadWorkers:
         finally:
             for future in running:
                 future.cancel()
-
-
-def _share_one_heap() -> None:
-    """Let glibc's threads allocate from the main heap, now and later; elsewhere nothing happens.
-
-    A heap per thread gives its pages back whenever a layer's tensor is freed, and gets them zeroed for the next layer:
-    with the default model in two threads that is a fifth to a quarter more memory, and some more time.
-    """
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").mallopt(M_ARENA_MAX, 1)
 
 
 class DaskWorkers:

@@ -58,7 +58,7 @@ def load_start(generator: nn.Module, path: Path) -> None:
     except (SafetensorError, OSError) as err:
         raise TrainingError(f"{file} is not a file of weights ({err})") from err
     except RuntimeError as err:  # torch lists every key and shape; the first line that names one is enough
-        what = str(err).splitlines()[1].strip() if "\n" in str(err) else str(err)
+        what = str(err).splitlines()[1].strip(" \t.") if "\n" in str(err) else str(err)
         raise TrainingError(
             f"{file} holds another network than the one to train ({what}): use the generator settings it was made with"
         ) from err
