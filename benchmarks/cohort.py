@@ -23,7 +23,7 @@ import tifffile
 ALONE = """
 import sys
 from pathlib import Path
-from wsi_stain.engine import ConvertRequest, convert
+from wsi_stain.conversion.engine import ConvertRequest, convert
 folder = Path(sys.argv[2])
 folder.mkdir()
 for slide in sorted(Path(sys.argv[1]).iterdir())[:int(sys.argv[3])]:
@@ -35,7 +35,7 @@ COHORT = """
 import json, sys
 from pathlib import Path
 import psutil
-from wsi_stain.cohort.config import CohortRequest
+from wsi_stain.cohort.request import CohortRequest
 from wsi_stain.cohort.run import run
 
 def main():

@@ -20,9 +20,9 @@ def alone(arguments: list[str]) -> None:
     """The generator over the tissue tiles of `convert ARGUMENTS`, in its batches."""
     import numpy as np
 
-    from wsi_stain.bundle import Bundle
-    from wsi_stain.engine import plan
-    from wsi_stain.slide import Slide
+    from wsi_stain.conversion.engine import plan
+    from wsi_stain.model.bundle import Bundle
+    from wsi_stain.slide.slide import Slide
 
     made = plan(request_of(arguments))
     job, tiles = made.job, sorted({tile for block in made.blocks for tile in block.tiles})

@@ -27,8 +27,8 @@ from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from wsi_stain.bundle import DEFAULT, Bundle
-from wsi_stain.invariance import field
+from wsi_stain.model.bundle import DEFAULT, Bundle
+from wsi_stain.model.tile_invariance import field
 from wsi_stain.nn.folding import folded
 from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.inference import DTYPES, TorchGenerator, load_generator, pick_device

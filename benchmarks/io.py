@@ -21,10 +21,10 @@ NAMES = ("wsi-stain identity", "vips tiffsave Q 90 (4:4:4)", "vips tiffsave Q 89
 
 def read_alone(slide: Path, workers: int) -> None:
     """Every pixel of level 0, in the engine's blocks and threads."""
-    from wsi_stain.config import GridConfig
-    from wsi_stain.grid import TileGrid
-    from wsi_stain.slide import Slide
-    from wsi_stain.workers import ThreadWorkers
+    from wsi_stain.cluster.workers import ThreadWorkers
+    from wsi_stain.config.convert import GridConfig
+    from wsi_stain.slide.slide import Slide
+    from wsi_stain.tiling.grid import TileGrid
 
     with Slide.open(slide) as opened, ThreadWorkers(workers) as threads:
         view = opened.at(None)

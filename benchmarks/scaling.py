@@ -19,9 +19,9 @@ def start_up() -> None:
     """Imports and threads of a conversion, without a slide."""
     import importlib
 
-    from wsi_stain.workers import ThreadWorkers
+    from wsi_stain.cluster.workers import ThreadWorkers
 
-    for module in ("wsi_stain.engine", "wsi_stain.backends.tiff"):
+    for module in ("wsi_stain.conversion.engine", "wsi_stain.slide.readers.tiff"):
         importlib.import_module(module)
     with ThreadWorkers(2) as workers:
         say(sum=sum(workers.map(abs, range(10))))

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wsi_stain import phantom, record
+from wsi_stain import phantom
+from wsi_stain.files import record
 from wsi_stain.geometry import Size
 
 ROOT = Path(__file__).parent.parent

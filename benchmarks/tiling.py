@@ -25,21 +25,21 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wsi_stain import phantom
-from wsi_stain.blend import Blender, window
-from wsi_stain.bundle import DEFAULT, Bundle
-from wsi_stain.eval.stain import POSITIVE_OD, dab
 from wsi_stain.geometry import Box, Size
+from wsi_stain.measure.deconvolution import POSITIVE_OD, dab
+from wsi_stain.model.bundle import DEFAULT, Bundle
 from wsi_stain.nn.coa import MARGIN, WINDOW, windowed_attention
 from wsi_stain.nn.generator import QUARTER, Generator
 from wsi_stain.nn.inference import load_generator
 from wsi_stain.nn.pixels import to_pixels, to_tensor
 from wsi_stain.nn.wavelet import use_strided_haar
-from wsi_stain.section import PATCH
-from wsi_stain.slide import Slide
+from wsi_stain.phantom.section import PATCH
+from wsi_stain.slide.slide import Slide
+from wsi_stain.tiling.blend import Blender, window
 
 RADII = (8, 16, 32, 64, 96, 128, 192, 256)
 SEED = 2
-"""Of the phantom: the section that `wsi_stain.invariance` uses."""
+"""Of the phantom: the section that `wsi_stain.model.tile_invariance` uses."""
 
 Pixels = np.ndarray
 Stain = Callable[[Box], Pixels]

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from slides_made import tissue, write_svs
+from builders.slides import tissue, write_svs
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

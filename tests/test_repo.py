@@ -12,8 +12,10 @@ import yaml
 from click.testing import CliRunner
 
 import wsi_stain
-from wsi_stain import bundle, cluster, config, loading, packing, training_config
+from wsi_stain import cluster
 from wsi_stain.cli import COMMANDS, group
+from wsi_stain.config import convert, loader, train
+from wsi_stain.model import bundle, export
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "wsi_stain"
@@ -21,7 +23,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MOST_LINES = 80
 MOST_ARGUMENTS = 8
-CONFIG_KINDS = {"convert": config.ConvertConfig, "train": training_config.TrainConfig, "cluster": cluster.ClusterConfig}
+CONFIG_KINDS = {"convert": convert.ConvertConfig, "train": train.TrainConfig, "cluster": cluster.ClusterConfig}
 
 
 def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -124,12 +126,12 @@ def test_help_of_a_command_loads_no_torch(command: str) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.name)
 def test_every_config_loads(path: Path) -> None:
-    assert loading.dump(loading.load(CONFIG_KINDS[path.parent.name], path))
+    assert loader.dump(loader.load(CONFIG_KINDS[path.parent.name], path))
 
 
 @pytest.mark.parametrize("name", bundle.shipped())
 def test_every_bundle_passes_its_check(name: str) -> None:
-    assert packing.check(name) == []
+    assert export.check(name) == []
 
 
 def test_the_default_bundle_is_shipped_and_small_enough_for_git() -> None:
@@ -164,4 +166,4 @@ def test_readme_names_every_shipped_model() -> None:
         assert name in README
         spec = bundle.Bundle.open(name)
         assert spec.config.licence
-        assert yaml.safe_dump(loading.dump(spec.config))
+        assert yaml.safe_dump(loader.dump(spec.config))

@@ -10,26 +10,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wsi_stain.bundle import Bundle
-    from wsi_stain.config import ConvertConfig
-    from wsi_stain.engine import convert
+    from wsi_stain.config.convert import ConvertConfig
+    from wsi_stain.config.train import TrainConfig
+    from wsi_stain.conversion.engine import convert
+    from wsi_stain.conversion.request import ConvertRequest
     from wsi_stain.errors import WsiStainError
-    from wsi_stain.ometiff import problems
-    from wsi_stain.request import ConvertRequest
-    from wsi_stain.slide import Slide
-    from wsi_stain.training_config import TrainConfig
+    from wsi_stain.model.bundle import Bundle
+    from wsi_stain.output.ometiff import problems
+    from wsi_stain.slide.slide import Slide
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Bundle": "bundle",
-    "ConvertConfig": "config",
-    "ConvertRequest": "request",
-    "Slide": "slide",
-    "TrainConfig": "training_config",
+    "Bundle": "model.bundle",
+    "ConvertConfig": "config.convert",
+    "ConvertRequest": "conversion.request",
+    "Slide": "slide.slide",
+    "TrainConfig": "config.train",
     "WsiStainError": "errors",
-    "convert": "engine",
-    "problems": "ometiff",
+    "convert": "conversion.engine",
+    "problems": "output.ometiff",
 }
 
 __all__ = [
@@ -49,3 +49,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

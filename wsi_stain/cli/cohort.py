@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from wsi_stain.config import PrecisionChoice
+from wsi_stain.config.convert import PrecisionChoice
 
 if TYPE_CHECKING:
-    from wsi_stain.cohort.config import CohortRequest
     from wsi_stain.cohort.plan import CohortPlan
+    from wsi_stain.cohort.request import CohortRequest
     from wsi_stain.cohort.run import Event
     from wsi_stain.cohort.status import Overview
 
@@ -164,9 +164,9 @@ def qupath(folder: Path) -> None:
 
 
 def _request(*, config_file: Path | None = None, settings: tuple[str, ...] = (), **options: Any) -> CohortRequest:
-    from wsi_stain.bundle import DEFAULT
-    from wsi_stain.cohort.config import CohortConfig, CohortRequest
-    from wsi_stain.loading import load
+    from wsi_stain.cohort.request import CohortConfig, CohortRequest
+    from wsi_stain.config.loader import load
+    from wsi_stain.model.bundle import DEFAULT
 
     options |= {"model": options["model"] or DEFAULT, "rows": options["rows"] or ()}
     return CohortRequest(config=load(CohortConfig, config_file, settings), **options)
@@ -212,7 +212,7 @@ def _json(figures: Any) -> str:
 
 def _plan_lines(made: CohortPlan) -> Iterator[str]:
     from wsi_stain.cli.progress import duration
-    from wsi_stain.room import gib
+    from wsi_stain.conversion.resources import gib
 
     width = max((len(slide.row.slide_id) for slide in made.slides), default=0)
     for s in made.slides:
@@ -231,7 +231,7 @@ def _plan_lines(made: CohortPlan) -> Iterator[str]:
 
 
 def _plan_figures(made: CohortPlan) -> dict[str, Any]:
-    from wsi_stain.loading import dump
+    from wsi_stain.config.loader import dump
 
     totals = {key: getattr(made, key) for key in ("seconds", "memory_bytes", "disk_bytes", "done")}
     free = {"free_disk_bytes": made.free_disk_bytes, "free_memory_bytes": made.free_memory_bytes}

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import click
 
-from wsi_stain.config import PrecisionChoice
+from wsi_stain.config.convert import PrecisionChoice
 
 
 class RegionType(click.ParamType):
@@ -58,11 +58,11 @@ def command(slide: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
     Without flags: the default model, the best device, the output SLIDE.STAIN.ome.tiff in this folder. Run the same
     command again to go on after an interruption. A virtual stain is for research use only.
     """
-    from wsi_stain.engine import convert, plan
+    from wsi_stain.conversion.engine import convert, plan
 
     made = request_of(slide, **options)
     if dry_run:
-        from wsi_stain.sample import sample
+        from wsi_stain.conversion.estimate import sample
 
         planned = plan(made)
         click.echo(describe_plan(planned, None if planned.is_done else sample(planned)))
@@ -85,7 +85,7 @@ def command(slide: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
 
 def about_seams(certificate: dict[str, Any] | None) -> str:
     """The seam certificate in one line."""
-    from wsi_stain.eval.seams import in_words
+    from wsi_stain.conversion.seams import in_words
 
     if certificate is None:
         return "seams: not examined"
@@ -95,10 +95,10 @@ def about_seams(certificate: dict[str, Any] | None) -> str:
 
 def request_of(slide: Path, *, config_file: Path | None = None, settings: tuple[str, ...] = (), **options: Any) -> Any:
     """The engine's request for these flags."""
-    from wsi_stain.bundle import DEFAULT
-    from wsi_stain.config import ConvertConfig
-    from wsi_stain.loading import load
-    from wsi_stain.request import ConvertRequest
+    from wsi_stain.config.convert import ConvertConfig
+    from wsi_stain.config.loader import load
+    from wsi_stain.conversion.request import ConvertRequest
+    from wsi_stain.model.bundle import DEFAULT
 
     flags = {
         "output.quality": options.pop("quality"),
@@ -119,8 +119,8 @@ def request_of(slide: Path, *, config_file: Path | None = None, settings: tuple[
 def describe_plan(made: Any, sample: Any) -> str:
     """A plan in lines for people; time and memory by a sample of it, if there is one."""
     from wsi_stain.cli.progress import duration
-    from wsi_stain.room import gib
-    from wsi_stain.sample import memory_bytes, seconds
+    from wsi_stain.conversion.estimate import memory_bytes, seconds
+    from wsi_stain.conversion.resources import gib
 
     job = made.job
     size = job.region.size

@@ -17,10 +17,10 @@ MPP = 0.5
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 def command(slide: Path | None, folder: Path, device: str) -> None:
     """Make a synthetic H&E slide, convert it with the default model, and say how to look at the result."""
-    from wsi_stain.bundle import DEFAULT, Bundle
     from wsi_stain.cli.progress import shown
-    from wsi_stain.engine import convert
-    from wsi_stain.request import ConvertRequest
+    from wsi_stain.conversion.engine import convert
+    from wsi_stain.conversion.request import ConvertRequest
+    from wsi_stain.model.bundle import DEFAULT, Bundle
 
     folder.mkdir(parents=True, exist_ok=True)
     source = slide or _phantom(folder)

@@ -11,9 +11,9 @@ def command() -> int:
     import openslide
     import torch
 
-    from wsi_stain import record
-    from wsi_stain.bundle import DEFAULT
-    from wsi_stain.packing import check
+    from wsi_stain.files import record
+    from wsi_stain.model.bundle import DEFAULT
+    from wsi_stain.model.export import check
 
     for name, version in record.versions().items():
         click.echo(f"{name:24} {version}")

@@ -13,11 +13,11 @@ from wsi_stain.cli.progress import counted
 if TYPE_CHECKING:
     import numpy as np
 
-    from wsi_stain.bundle import Bundle
-    from wsi_stain.eval.contenders import Contender
-    from wsi_stain.eval.evaluate import Field
-    from wsi_stain.eval.figures import Ruler
-    from wsi_stain.train.pairs import Pair
+    from wsi_stain.evaluate.contenders import Contender
+    from wsi_stain.evaluate.evaluate import Field
+    from wsi_stain.evaluate.figures import Ruler
+    from wsi_stain.model.bundle import Bundle
+    from wsi_stain.pairs.pair import Pair
 
 
 @click.command("evaluate")
@@ -64,11 +64,11 @@ def command(
     fields, and the field where nothing is known of their places.
     """
     from wsi_stain import __version__
-    from wsi_stain.eval import report
-    from wsi_stain.eval.contenders import baselines, from_bundle, from_folder
-    from wsi_stain.eval.evaluate import evaluate
-    from wsi_stain.eval.tables import table
-    from wsi_stain.train.pairs import find_pairs
+    from wsi_stain.evaluate import report
+    from wsi_stain.evaluate.contenders import baselines, from_bundle, from_folder
+    from wsi_stain.evaluate.evaluate import evaluate
+    from wsi_stain.evaluate.tables import table
+    from wsi_stain.pairs.pair import find_pairs
 
     if output is not None:
         report.refuse_used(output)
@@ -90,8 +90,8 @@ def command(
 
 
 def _bundles(model: str | None, run: Path | None, *, default: bool) -> list[Bundle]:
-    from wsi_stain.bundle import DEFAULT, Bundle
-    from wsi_stain.eval.contenders import unpacked
+    from wsi_stain.evaluate.contenders import unpacked
+    from wsi_stain.model.bundle import DEFAULT, Bundle
 
     if model is None and run is None and default:
         model = DEFAULT
@@ -100,10 +100,10 @@ def _bundles(model: str | None, run: Path | None, *, default: bool) -> list[Bund
 
 def _ruler(bundles: list[Bundle], regressor: Path | None, mpp: float | None) -> Ruler:
     """The scale and glass that the judged models share."""
+    from wsi_stain.config.loader import load
+    from wsi_stain.config.train import TrainConfig
     from wsi_stain.errors import ConfigError
-    from wsi_stain.eval.figures import Ruler
-    from wsi_stain.loading import load
-    from wsi_stain.training_config import TrainConfig
+    from wsi_stain.evaluate.figures import Ruler
 
     known = [(bundle.name, bundle.mpp, bundle.glass) for bundle in bundles]
     if regressor is not None:
@@ -120,7 +120,7 @@ def _ruler(bundles: list[Bundle], regressor: Path | None, mpp: float | None) -> 
 
 
 def _regressor(run: Path, device: str) -> Contender:
-    from wsi_stain.eval.contenders import Contender
+    from wsi_stain.evaluate.contenders import Contender
     from wsi_stain.train.regressor import load_regressor
 
     share = load_regressor(run, device)
@@ -145,7 +145,7 @@ def _told_apart(contenders: list[Contender]) -> list[Contender]:
 def _features(inception: Path | None, device: str) -> Callable[[np.ndarray], np.ndarray] | None:
     if inception is None:
         return None
-    from wsi_stain.eval.fid import inception as load_inception
+    from wsi_stain.evaluate.fid import inception as load_inception
     from wsi_stain.nn.inference import pick_device
 
     return load_inception(inception, pick_device(device))
@@ -155,9 +155,9 @@ def _fields(chosen: list[Pair]) -> tuple[list[Field], str]:
     """The fields with their bootstrap groups, and what a group is."""
     import functools
 
-    from wsi_stain.eval.evaluate import Field
-    from wsi_stain.eval.groups import Place, group
-    from wsi_stain.train.pairs import read_pair
+    from wsi_stain.evaluate.evaluate import Field
+    from wsi_stain.evaluate.groups import Place, group
+    from wsi_stain.pairs.pair import read_pair
 
     side = min(read_pair(chosen[0])[0].shape[:2])
     labels, unit = group([Place(p.he.stem, p.slide_id, p.x, p.y) for p in chosen], side)
@@ -167,8 +167,8 @@ def _fields(chosen: list[Pair]) -> tuple[list[Field], str]:
 
 def _mean_colour(source: Path) -> np.ndarray | None:
     """Of the training split's stain; None (and a word to the user) where there is no such split."""
-    from wsi_stain.eval.contenders import mean_colour
-    from wsi_stain.train.pairs import find_pairs, read_pair
+    from wsi_stain.evaluate.contenders import mean_colour
+    from wsi_stain.pairs.pair import find_pairs, read_pair
 
     training = [pair for pair in find_pairs(source) if pair.split == "train"]
     if not training:

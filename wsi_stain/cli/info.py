@@ -33,9 +33,9 @@ def command(file: Path, mpp: float | None, as_json: bool) -> None:
 def _facts(file: Path, mpp: float | None) -> dict[str, Any]:
     if (file / "zarr.json").is_file():
         return _zarr_facts(file)
-    from wsi_stain import ometiff
     from wsi_stain.errors import SlideError
-    from wsi_stain.slide import Slide
+    from wsi_stain.output import ometiff
+    from wsi_stain.slide.slide import Slide
 
     try:
         facts = ometiff.describe(file)

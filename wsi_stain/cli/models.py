@@ -15,7 +15,7 @@ def command() -> None:
 @command.command("list")
 def list_() -> None:
     """The bundles that came with this installation."""
-    from wsi_stain.bundle import DEFAULT, Bundle, shipped
+    from wsi_stain.model.bundle import DEFAULT, Bundle, shipped
 
     for name in shipped():
         bundle = Bundle.open(name)
@@ -30,8 +30,8 @@ def show(name: str) -> None:
     """Print a bundle's specification and card."""
     import yaml
 
-    from wsi_stain.bundle import Bundle
-    from wsi_stain.loading import dump
+    from wsi_stain.config.loader import dump
+    from wsi_stain.model.bundle import Bundle
 
     bundle = Bundle.open(name)
     click.echo(yaml.safe_dump(dump(bundle.config), sort_keys=False, allow_unicode=True))
@@ -46,7 +46,7 @@ def check(name: str) -> int:
 
     Exit code 1 if something is wrong.
     """
-    from wsi_stain.packing import check as find_problems
+    from wsi_stain.model.export import check as find_problems
 
     problems = find_problems(name)
     for problem in problems:
@@ -66,8 +66,8 @@ def pack(run: Path, folder: Path, version: str, licence: str) -> None:
 
     Nothing is overwritten; a card that is already there is kept. What is promised about tiles is measured here.
     """
-    from wsi_stain.invariance import in_words
-    from wsi_stain.packing import pack as make
+    from wsi_stain.model.export import pack as make
+    from wsi_stain.model.tile_invariance import in_words
 
     bundle = make(run, folder, version=version, licence=licence)
     click.echo(str(folder))

@@ -25,16 +25,16 @@ def check(source: Path, output: Path | None, as_json: bool, crop: int) -> int:
     """
     from dataclasses import replace
 
-    from wsi_stain.train import pairs_report
-    from wsi_stain.train.pairs import scan
-    from wsi_stain.train.pairs_check import check as look
+    from wsi_stain.pairs import report
+    from wsi_stain.pairs.check import check as look
+    from wsi_stain.pairs.pair import scan
 
     if output is not None:
-        pairs_report.refuse(output)
+        report.refuse(output)
     pairs, unpaired = scan(source)
     found = look(pairs, crop=crop, progress=lambda done, total: click.echo(f"{done}/{total} pairs", err=True))
     found = replace(found, flagged=(*unpaired, *found.flagged))
     if output is not None:
-        pairs_report.save(found, output)
-    click.echo(pairs_report.as_json(found) if as_json else pairs_report.text(found))
+        report.save(found, output)
+    click.echo(report.as_json(found) if as_json else report.text(found))
     return 1 if found.flagged else 0

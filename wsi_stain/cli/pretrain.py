@@ -10,8 +10,8 @@ import click
 from wsi_stain.cli.progress import TrainingLine
 
 if TYPE_CHECKING:
+    from wsi_stain.config.train import PretrainScheduleConfig, ScheduleConfig, TrainConfig
     from wsi_stain.train.describe import Needs
-    from wsi_stain.training_config import PretrainScheduleConfig, ScheduleConfig, TrainConfig
 
 
 @click.command("pretrain")
@@ -28,8 +28,8 @@ def command(config_file: Path, settings: tuple[str, ...], dry_run: bool) -> None
     """
     import json
 
-    from wsi_stain.loading import load
-    from wsi_stain.training_config import TrainConfig
+    from wsi_stain.config.loader import load
+    from wsi_stain.config.train import TrainConfig
 
     config = load(TrainConfig, config_file, settings)
     if dry_run:
@@ -60,8 +60,8 @@ def show_plan(config: TrainConfig, schedule: ScheduleConfig | PretrainScheduleCo
     """The resolved settings on standard output; what they mean on standard error."""
     import yaml
 
-    from wsi_stain.loading import dump
-    from wsi_stain.train.pairs import find_pairs
+    from wsi_stain.config.loader import dump
+    from wsi_stain.pairs.pair import find_pairs
     from wsi_stain.train.stages import total_images
 
     click.echo(yaml.safe_dump(dump(config), sort_keys=False), nl=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from wsi_stain.engine import Progress
+    from wsi_stain.conversion.engine import Progress
     from wsi_stain.train.loop import Step
 
 LINE_EVERY_S = 10.0

@@ -21,8 +21,8 @@ def command(config_file: Path, settings: tuple[str, ...], dry_run: bool) -> None
     \b
     wsi-stain train --config configs/train/small.yaml --set pairs=my/pairs --set run=runs/first
     """
-    from wsi_stain.loading import load
-    from wsi_stain.training_config import TrainConfig
+    from wsi_stain.config.loader import load
+    from wsi_stain.config.train import TrainConfig
 
     config = load(TrainConfig, config_file, settings)
     if dry_run:

@@ -18,7 +18,7 @@ def command(file: Path, as_json: bool) -> int:
     """
     import dataclasses
 
-    from wsi_stain import ometiff
+    from wsi_stain.output import ometiff
 
     found = ometiff.problems(file)
     if as_json:

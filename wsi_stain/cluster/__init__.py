@@ -7,9 +7,9 @@ A worker does one task at a time, with `cores` processors and at most one GPU of
 names travels: workers must see the same files under the same paths.
 """
 
-from wsi_stain.cluster.config import ClusterConfig, KubernetesConfig
 from wsi_stain.cluster.deaths import explain
 from wsi_stain.cluster.opening import open_cluster
 from wsi_stain.cluster.retirement import is_retiring
+from wsi_stain.config.cluster import ClusterConfig, KubernetesConfig
 
 __all__ = ["ClusterConfig", "KubernetesConfig", "explain", "is_retiring", "open_cluster"]

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from wsi_stain.cluster.config import ClusterConfig
+from wsi_stain.config.cluster import ClusterConfig
 
 Cause = Literal["memory", "walltime", "node", "cancelled"]
 

@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from wsi_stain.cluster.config import ClusterConfig
 from wsi_stain.cluster.settings import Started, worker_environment
+from wsi_stain.config.cluster import ClusterConfig
 from wsi_stain.errors import ConfigError
 
 CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}

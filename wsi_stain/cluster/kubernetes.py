@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from wsi_stain.cluster.config import ClusterConfig
 from wsi_stain.cluster.settings import Started, worker_environment
+from wsi_stain.config.cluster import ClusterConfig
 from wsi_stain.errors import ConfigError
 
 FEWEST, MOST = 0, 8

@@ -8,9 +8,9 @@ import logging
 import os
 from typing import Any
 
-from wsi_stain.cluster.config import ClusterConfig
 from wsi_stain.cluster.settings import Started
-from wsi_stain.workers import processors
+from wsi_stain.cluster.workers import processors
+from wsi_stain.config.cluster import ClusterConfig
 
 
 def start(config: ClusterConfig, name: str) -> Started:

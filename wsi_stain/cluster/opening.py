@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from wsi_stain.cluster.config import ClusterConfig
 from wsi_stain.cluster.settings import SETTINGS, Started
+from wsi_stain.cluster.workers import connect
+from wsi_stain.config.cluster import ClusterConfig
 from wsi_stain.errors import ConfigError
-from wsi_stain.workers import connect
 
 if TYPE_CHECKING:
     from distributed import Client

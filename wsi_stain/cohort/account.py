@@ -12,15 +12,15 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from wsi_stain import record
-from wsi_stain.bundle import Bundle
-from wsi_stain.cohort.config import Row
+from wsi_stain.cohort.request import Row
+from wsi_stain.conversion.request import ConvertRequest
 from wsi_stain.errors import MaskError
-from wsi_stain.eval.stain import POSITIVE_OD, dab
+from wsi_stain.files import record
 from wsi_stain.geometry import Size
-from wsi_stain.request import ConvertRequest
-from wsi_stain.slide import Slide
-from wsi_stain.tissue import TissueMask, everything, from_geojson
+from wsi_stain.measure.deconvolution import POSITIVE_OD, dab
+from wsi_stain.model.bundle import Bundle
+from wsi_stain.slide.slide import Slide
+from wsi_stain.tissue.mask import TissueMask, everything, from_geojson
 
 THUMBNAIL_PX = 192
 """Longer side; three of them take about 15 kB."""

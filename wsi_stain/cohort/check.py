@@ -9,16 +9,16 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from wsi_stain import record
-from wsi_stain.bundle import Bundle
 from wsi_stain.cohort import sheet
-from wsi_stain.cohort.config import CohortRequest, Row, named, to_convert
 from wsi_stain.cohort.files import Folder
+from wsi_stain.cohort.request import CohortRequest, Row, named, to_convert
 from wsi_stain.cohort.sheet import Problem
+from wsi_stain.config.loader import dump
 from wsi_stain.errors import BundleError, ConfigError, MaskError, SlideError
-from wsi_stain.loading import dump
-from wsi_stain.slide import Slide
-from wsi_stain.tissue import from_geojson
+from wsi_stain.files import record
+from wsi_stain.model.bundle import Bundle
+from wsi_stain.slide.slide import Slide
+from wsi_stain.tissue.mask import from_geojson
 
 THREADS = 8
 """Opening a slide waits for the file system more than for the processor."""

@@ -19,12 +19,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from wsi_stain import lock, record
-from wsi_stain.canvas import beside
-from wsi_stain.cohort.config import CohortRequest, Row
 from wsi_stain.cohort.lease import STALE_S, read_lease
+from wsi_stain.cohort.request import CohortRequest, Row
+from wsi_stain.config.loader import dump, load
 from wsi_stain.errors import InUse, NoRoom, OutputError
-from wsi_stain.loading import dump, load
+from wsi_stain.files import lock, record
+from wsi_stain.output.canvas import beside
 
 State = Literal["done", "failed", "running", "interrupted", "waiting"]
 LOCK = "cohort.lock"

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import psutil
 
-from wsi_stain import lock
+from wsi_stain.files import lock
 
 BEAT_S = 5.0
 """Between heartbeats."""

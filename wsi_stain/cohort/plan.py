@@ -8,16 +8,17 @@ from pathlib import Path
 
 import psutil
 
-from wsi_stain import record, sample
-from wsi_stain.canvas import beside
 from wsi_stain.cohort.check import checked
-from wsi_stain.cohort.config import CohortRequest, Row, to_convert
+from wsi_stain.cohort.request import CohortRequest, Row, to_convert
+from wsi_stain.conversion import estimate
+from wsi_stain.conversion.estimate import Sample
+from wsi_stain.conversion.plan import plan as plan_slide
+from wsi_stain.conversion.request import ConvertRequest
+from wsi_stain.conversion.resources import disk_free, gib
 from wsi_stain.errors import NoRoom
+from wsi_stain.files import record
 from wsi_stain.geometry import Size
-from wsi_stain.plan import plan as plan_slide
-from wsi_stain.request import ConvertRequest
-from wsi_stain.room import disk_free, gib
-from wsi_stain.sample import Sample
+from wsi_stain.output.canvas import beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +118,15 @@ def _slide(request: CohortRequest, row: Row, parent: Path, samples: dict[str, Sa
     if not request.folder.is_dir():  # planned as if it were there
         asked = _elsewhere(asked, parent)
     made = plan_slide(asked, source=_source(asked))
-    if row.model not in samples and (found := sample.sample(made)) is not None:
+    if row.model not in samples and (found := estimate.sample(made)) is not None:
         samples[row.model] = found
     of = samples.get(row.model)
     return SlidePlan(
         row,
         made.job.region.size,
         made.tissue_tiles_todo,
-        sample.seconds(made, of),
-        sample.memory_bytes(made, of),
+        estimate.seconds(made, of),
+        estimate.memory_bytes(made, of),
         made.disk_bytes,
         made.disk_bytes // 2,
     )

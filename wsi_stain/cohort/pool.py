@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from wsi_stain.cluster import ClusterConfig, open_cluster
-from wsi_stain.cohort.config import CohortRequest
-from wsi_stain.loading import load
-from wsi_stain.workers import MOST_THREADS, processors
+from wsi_stain.cluster.workers import MOST_THREADS, processors
+from wsi_stain.cohort.request import CohortRequest
+from wsi_stain.config.loader import load
 
 
 @dataclass(frozen=True, slots=True)

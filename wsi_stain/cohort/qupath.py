@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from wsi_stain import __version__
-from wsi_stain.cohort.config import Row
 from wsi_stain.cohort.files import Folder
+from wsi_stain.cohort.request import Row
 from wsi_stain.cohort.status import overview
 from wsi_stain.errors import OutputError
 

@@ -18,17 +18,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from wsi_stain import lock
 from wsi_stain.cluster import explain
 from wsi_stain.cohort import words
 from wsi_stain.cohort.check import checked
-from wsi_stain.cohort.config import CohortRequest, Row
 from wsi_stain.cohort.files import Folder, claimed, told_when_full
 from wsi_stain.cohort.lease import read_lease
 from wsi_stain.cohort.pool import Pool, cluster_of, pool
+from wsi_stain.cohort.request import CohortRequest, Row
 from wsi_stain.cohort.summary import write_summary
 from wsi_stain.cohort.task import Outcome, SlideTask, convert_slide
 from wsi_stain.errors import OutputError
+from wsi_stain.files import lock
 
 Kind = Literal["begin", "done", "failed", "again", "in use", "warning", "end"]
 

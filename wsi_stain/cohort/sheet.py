@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_stain.cohort.config import CohortRequest, Row
+from wsi_stain.cohort.request import CohortRequest, Row
 from wsi_stain.errors import ConfigError
-from wsi_stain.scale import MAX_MPP, MIN_MPP
+from wsi_stain.slide.pixel_size import MAX_MPP, MIN_MPP
 
 COLUMNS = ("slide", "slide_id", "mpp", "model", "mask")
 SLIDE_ENDINGS = frozenset(

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_stain import record
-from wsi_stain.cohort.config import Row
 from wsi_stain.cohort.files import Folder, SlideState, State
+from wsi_stain.cohort.request import Row
 from wsi_stain.errors import OutputError
+from wsi_stain.files import record
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
 
-from wsi_stain import __version__, record
-from wsi_stain.cohort.config import Row
+from wsi_stain import __version__
 from wsi_stain.cohort.files import Folder, SlideState
 from wsi_stain.cohort.page import CSS, SORTING
+from wsi_stain.cohort.request import Row
+from wsi_stain.files import record
 
 HTML, CSV = "summary.html", "summary.csv"
 WARNING = "Virtual stains: predictions from H&E, not physical stains. RESEARCH USE ONLY."

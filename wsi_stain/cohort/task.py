@@ -13,16 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from wsi_stain import lock, record
 from wsi_stain.cluster import is_retiring
 from wsi_stain.cohort.account import account_of
-from wsi_stain.cohort.config import CohortRequest, Row, to_convert
 from wsi_stain.cohort.files import Folder
 from wsi_stain.cohort.lease import LOOK_S, STALE_S, Lease, Withdrawn, read_lease
 from wsi_stain.cohort.log import log_as_lines
-from wsi_stain.config import Precision
-from wsi_stain.engine import Progress, convert
+from wsi_stain.cohort.request import CohortRequest, Row, to_convert
+from wsi_stain.config.convert import Precision
+from wsi_stain.conversion.engine import Progress, convert
 from wsi_stain.errors import InUse, NoRoom, SlideError, WsiStainError
+from wsi_stain.files import lock, record
 
 Ending = Literal["done", "failed", "may pass", "no room", "in use", "stopped"]
 

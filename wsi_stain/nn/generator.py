@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from wsi_stain.config import GeneratorConfig
+from wsi_stain.config.model import GeneratorConfig
 from wsi_stain.nn.blocks import ResidualBlock
 from wsi_stain.nn.coa import WINDOW, CoA
 from wsi_stain.nn.encoder import EncoderTrunk

@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from wsi_stain.config import GeneratorConfig, Precision, PrecisionChoice
+from wsi_stain.config.convert import Precision, PrecisionChoice
+from wsi_stain.config.model import GeneratorConfig
 from wsi_stain.errors import BundleError, DeviceError
 from wsi_stain.nn.folding import folded
 from wsi_stain.nn.generator import Generator

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from torch import Tensor, nn
 
-from wsi_stain.config import GeneratorConfig
+from wsi_stain.config.model import GeneratorConfig
 
 DEPTH = 4
 """Halvings: the deepest features have a sixteenth of the resolution, about the pitch of cells at 1 µm/px."""

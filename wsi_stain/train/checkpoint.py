@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from wsi_stain.bundle import WEIGHTS
 from wsi_stain.errors import TrainingError
+from wsi_stain.model.bundle import WEIGHTS
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:

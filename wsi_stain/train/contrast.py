@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from torch import Tensor, nn
 
+from wsi_stain.config.train import TrainConfig
+from wsi_stain.pairs.neighbours import Neighbours
 from wsi_stain.train.checkpoint import flatten_modules, flatten_optimizer, restore_modules, restore_optimizer
 from wsi_stain.train.crops import Crops
 from wsi_stain.train.encoders import FILE, Encoders
 from wsi_stain.train.losses import info_nce
-from wsi_stain.train.neighbours import Neighbours
 from wsi_stain.train.optimize import calibrate, set_rate
 from wsi_stain.train.parallel import Ranks
-from wsi_stain.training_config import TrainConfig
 
 Both = tuple[Tensor, Tensor]
 """H&E and stain: crops (N, 3, H, W), or their embeddings (N, D)."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from wsi_stain.errors import TrainingError
-from wsi_stain.train.pairs import Pair, load_pair, read_pair
+from wsi_stain.pairs.pair import Pair, load_pair, read_pair
 
 Images = tuple[np.ndarray, np.ndarray]
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from wsi_stain.config.train import TrainConfig
 from wsi_stain.nn.discriminator import Discriminator
 from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.unet import UNet
 from wsi_stain.nn.wavelet import use_strided_haar
 from wsi_stain.train.encoders import Encoders
-from wsi_stain.training_config import TrainConfig
 
 WORD = 4
 """Bytes of a float32."""

@@ -14,11 +14,11 @@ import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from scipy.stats import rankdata
 
 from wsi_stain.errors import TrainingError
-from wsi_stain.eval.metrics import Estimate
+from wsi_stain.measure.metrics import Estimate
 from wsi_stain.nn.pixels import to_tensor
+from wsi_stain.pairs.neighbours import Neighbours
+from wsi_stain.pairs.pair import Pair, load_pair
 from wsi_stain.train.encoders import Encoders
-from wsi_stain.train.neighbours import Neighbours
-from wsi_stain.train.pairs import Pair, load_pair
 
 MOST_CROPS = 1500
 """Of larger sets an even sample is judged: every crop is compared with every other."""

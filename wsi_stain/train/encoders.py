@@ -10,10 +10,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from wsi_stain.config.train import TrainConfig
 from wsi_stain.errors import TrainingError
 from wsi_stain.nn.encoder import Encoder
 from wsi_stain.train.losses import patches
-from wsi_stain.training_config import TrainConfig
 
 FILE = "encoders.safetensors"
 FOLDER = "encoders"

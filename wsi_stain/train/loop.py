@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor, nn
 
 from wsi_stain.errors import ConfigError, TrainingError
-from wsi_stain.lock import locked
+from wsi_stain.files.lock import locked
 from wsi_stain.nn.pixels import to_tensor
 from wsi_stain.train import checkpoint
 from wsi_stain.train.crops import Crops, Images, numbers, stream

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from wsi_stain.training_config import ScheduleConfig
+from wsi_stain.config.train import ScheduleConfig
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float, done: float, decay_from: float) -> None:

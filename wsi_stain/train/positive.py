@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from torch import Tensor
 
-from wsi_stain.eval.stain import POSITIVE_OD, Glass, dab
+from wsi_stain.measure.deconvolution import POSITIVE_OD, Glass, dab
 from wsi_stain.nn.pixels import to_pixels
 
 BLOCKS_PX = (4, 16)

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from wsi_stain.bundle import WEIGHTS
+from wsi_stain.config.train import TrainConfig
+from wsi_stain.model.bundle import WEIGHTS
 from wsi_stain.nn.discriminator import Discriminator
 from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.wavelet import use_strided_haar
@@ -23,7 +24,6 @@ from wsi_stain.train.encoders import Encoders, frozen_encoders
 from wsi_stain.train.losses import adaptive_weights, adversarial, weighted_l1
 from wsi_stain.train.optimize import calibrate, set_rate, set_training, slowed, update_average
 from wsi_stain.train.parallel import Ranks
-from wsi_stain.training_config import TrainConfig
 
 
 class StainingRecipe:

@@ -15,9 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from wsi_stain.bundle import WEIGHTS
+from wsi_stain.config.loader import load
+from wsi_stain.config.train import TrainConfig
 from wsi_stain.errors import TrainingError
-from wsi_stain.loading import load
+from wsi_stain.model.bundle import WEIGHTS
 from wsi_stain.nn.inference import pick_device
 from wsi_stain.nn.pixels import to_tensor
 from wsi_stain.nn.unet import UNet
@@ -25,7 +26,6 @@ from wsi_stain.train.checkpoint import flatten_modules, flatten_optimizer, resto
 from wsi_stain.train.optimize import calibrate, set_rate, set_training, slowed, update_average
 from wsi_stain.train.parallel import Ranks
 from wsi_stain.train.positive import positive, share_loss
-from wsi_stain.training_config import TrainConfig
 
 
 class RegressorRecipe:

@@ -10,21 +10,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from wsi_stain.bundle import WEIGHTS
+from wsi_stain.config.loader import dump
+from wsi_stain.config.train import PretrainScheduleConfig, ScheduleConfig, TrainConfig
 from wsi_stain.errors import TrainingError
-from wsi_stain.loading import dump
+from wsi_stain.model.bundle import WEIGHTS
 from wsi_stain.nn.pixels import to_pixels, to_tensor
+from wsi_stain.pairs.check import problems
+from wsi_stain.pairs.pair import Pair, find_pairs, load_pair
 from wsi_stain.train.contrast import ContrastiveRecipe
 from wsi_stain.train.crops import Crops
 from wsi_stain.train.discrimination import discriminate, save, strangers
 from wsi_stain.train.encoders import FILE, FOLDER, load_encoders
 from wsi_stain.train.loop import CHECKPOINT, Recipe, Stage, Step, run
-from wsi_stain.train.pairs import Pair, find_pairs, load_pair
-from wsi_stain.train.pairs_check import problems
 from wsi_stain.train.parallel import Ranks, ranks
 from wsi_stain.train.recipe import StainingRecipe
 from wsi_stain.train.regressor import RegressorRecipe
-from wsi_stain.training_config import PretrainScheduleConfig, ScheduleConfig, TrainConfig
 
 CHANGEABLE = {"run", "pairs", "device", "threads", "workers"}
 """Settings that a resumed run may change: they do not change what is learned."""

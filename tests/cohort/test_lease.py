@@ -1,0 +1,93 @@
+"""Who converts a slide: one at a time, and no longer than it is let."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from wsi_stain.cohort import lease as module
+from wsi_stain.cohort.lease import Lease, Withdrawn, read_lease
+from wsi_stain.errors import InUse
+from wsi_stain.files import lock
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(module, "BEAT_S", 0.02)
+    monkeypatch.setattr(module, "LOOK_S", 0.0)
+
+
+def dead_process() -> dict:
+    """A process of this host that is gone."""
+    code = "import json, psutil, os; print(os.getpid(), psutil.Process().create_time())"
+    pid, started = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    return {**lock.this_process(), "pid": int(pid), "started": float(started)}
+
+
+def test_a_lease_beats_while_it_is_held_and_is_gone_afterwards(tmp_path):
+    path = tmp_path / "s.running.json"
+    with Lease(path, {"worker": "w"}) as lease:
+        first = read_lease(path)
+        lease.share = 0.5
+        deadline = time.monotonic() + 20
+        while read_lease(path)["share"] != 0.5 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        later = read_lease(path)
+        lease.check()
+    assert (later["share"], later["worker"], later["pid"]) == (0.5, "w", os.getpid())
+    assert later["beat"] > first["beat"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_holder_is_refused_and_the_first_goes_on(tmp_path):
+    path = tmp_path / "s.running.json"
+    with Lease(path, {}) as lease:
+        with pytest.raises(InUse, match=f"process {os.getpid()}"), Lease(path, {}):
+            pass
+        lease.check()
+        assert path.exists()
+
+
+def test_the_lease_of_a_dead_process_is_taken_over_and_one_of_another_host_is_not(tmp_path):
+    path = tmp_path / "s.running.json"
+    path.write_text(json.dumps(dead_process()))
+    with Lease(path, {}) as lease:
+        lease.check()
+    path.write_text(json.dumps(dead_process() | {"host": "elsewhere"}))
+    with pytest.raises(InUse, match="elsewhere"), Lease(path, {}):
+        pass
+    assert path.exists()
+
+
+def test_a_lease_that_was_taken_away_stays_away_and_its_holder_stops(tmp_path):
+    path = tmp_path / "s.running.json"
+    with Lease(path, {}) as lease:
+        path.unlink()
+        time.sleep(0.1)  # several beats
+        assert not path.exists()
+        with pytest.raises(Withdrawn):
+            lease.check()
+    assert not path.exists()
+
+
+def test_a_holder_does_not_touch_the_lease_of_its_successor(tmp_path):
+    path = tmp_path / "s.running.json"
+    with Lease(path, {}) as lease:
+        path.unlink()
+        path.write_text('{"token": "another"}')
+        time.sleep(0.1)
+        with pytest.raises(Withdrawn):
+            lease.check()
+    assert path.read_text() == '{"token": "another"}'
+
+
+def test_removing_a_stale_lock_spares_one_that_took_its_place(tmp_path):
+    path = tmp_path / "lock"
+    path.write_text("new")
+    lock.remove(path, "stale")
+    assert path.read_text() == "new"
+    lock.remove(path, "new")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,161 @@
+"""The sheet as users write it, and everything that can be wrong with it."""
+
+from pathlib import Path
+
+import pytest
+from builders.cohorts import request_of, write_slides, write_tiff
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsi_stain.cohort import sheet
+from wsi_stain.cohort.check import checked
+from wsi_stain.cohort.request import CohortRequest
+from wsi_stain.errors import ConfigError
+from wsi_stain.model.bundle import DEFAULT
+
+
+def test_a_csv_a_folder_and_a_glob_name_the_same_slides(tmp_path):
+    folder = write_slides(tmp_path / "slides")
+    (folder / "notes.txt").write_text("not a slide")
+    (tmp_path / "sheet.csv").write_text("slide\nslides/s0.tif\n\nslides/s1.tif\nslides/s2.tif\n")
+    found = [
+        checked(request_of(source, tmp_path / "out")) for source in (tmp_path / "sheet.csv", folder, folder / "*.tif")
+    ]
+    for rows in found:
+        assert [row.slide_id for row in rows] == ["s0", "s1", "s2"]
+        assert [row.slide for row in rows] == [folder / f"s{n}.tif" for n in range(3)]
+        assert [row.output for row in rows] == [f"s{n}.identity.ome.tiff" for n in range(3)]
+        assert {row.pixels for row in rows} == {300 * 320}
+    assert [row.line for row in found[0]] == [2, 4, 5]
+    assert not (tmp_path / "out").exists()
+
+
+def test_columns_of_a_row_win_over_the_flags(tmp_path):
+    write_slides(tmp_path / "slides", 2)
+    (tmp_path / "m.geojson").write_text('{"type": "Polygon", "coordinates": [[[0, 0], [99, 0], [99, 99], [0, 0]]]}')
+    (tmp_path / "sheet.csv").write_text(
+        "slide,slide_id,mpp,model,mask\nslides/s0.tif,case 1,0.25,,m.geojson\nslides/s1.tif,,,identity,\n",
+        encoding="utf-8-sig",
+    )
+    one, other = checked(request_of(tmp_path / "sheet.csv", tmp_path / "out", mpp=0.4, model=DEFAULT, mask="auto"))
+    assert (one.slide_id, one.mpp, one.model, one.mask) == ("case 1", 0.25, DEFAULT, str(tmp_path / "m.geojson"))
+    assert one.output == "case 1.cam52.ome.tiff"
+    assert (other.slide_id, other.mpp, other.model, other.mask) == ("s1", 0.4, "identity", "auto")
+
+
+def test_all_problems_come_in_one_table_with_line_numbers(tmp_path):
+    write_slides(tmp_path, 2)
+    write_tiff(tmp_path / "noscale.tif", mpp=None)
+    write_tiff(tmp_path / "lies.tif", mpp=1000)
+    (tmp_path / "text.svs").write_text("these are notes\n" * 50)
+    lines = [
+        "slide,slide_id,mpp,model,mask",
+        "s0.tif,a,,,",
+        "gone.tif,b,,,",
+        "noscale.tif,c,,he2cam52-small,",
+        "lies.tif,d,,he2cam52-small,",
+        "text.svs,e,,,",
+        "s1.tif,f,,,nomask.geojson",
+    ]
+    (tmp_path / "sheet.csv").write_text("\n".join(lines))
+    with pytest.raises(ConfigError) as error:
+        checked(request_of(tmp_path / "sheet.csv", tmp_path / "out"))
+    said = str(error.value).splitlines()
+    assert "5 rows" in said[0]
+    assert "nothing was started" in said[0]
+    expected = {
+        3: ("gone.tif", "no such file"),
+        4: ("noscale.tif", "--mpp"),
+        5: ("lies.tif", "1000"),
+        6: ("text.svs", "not a"),
+        7: ("s1.tif", "nomask.geojson"),
+    }
+    for line, (number, words) in zip(said[1:-1], expected.items(), strict=True):
+        assert f"line {number}" in line
+        assert all(word in line for word in words), line
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_text_and_what_files_show_is_told_in_one_table(tmp_path):
+    (tmp_path / "sheet.csv").write_text("slide,slide_id,mpp\ngone.tif,a,\nalso.tif,b,fast\n")
+    with pytest.raises(ConfigError) as error:
+        checked(request_of(tmp_path / "sheet.csv", tmp_path / "out"))
+    first, second = str(error.value).splitlines()[1:-1]
+    assert "line 2" in first
+    assert "no such file" in first
+    assert "line 3" in second
+    assert "mpp is 'fast'" in second
+
+
+def test_what_the_text_alone_shows_is_told_before_slides_are_opened(tmp_path):
+    lines = [
+        "slide,slide_id,mpp,model,mask",
+        "s.tif,A,fast,,",
+        "t.tif,a,,nomodel,",
+        ",b,,,",
+        "u.tif,../x,,,",
+        "v.tif,c,,,,more",
+    ]
+    (tmp_path / "sheet.csv").write_text("\n".join(lines))
+    with pytest.raises(ConfigError) as error:
+        checked(request_of(tmp_path / "sheet.csv", tmp_path / "out"))
+    text = str(error.value)
+    for words in (
+        "mpp is 'fast'",
+        "'a' is that of line 2 too",
+        "unknown model 'nomodel'",
+        "names no slide",
+        "'../x'",
+        "more values",
+    ):
+        assert words in text
+    assert "no such file" not in text
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("file\na.svs\n", "unknown column 'file'"),
+        ("slide,mp\na.svs,1\n", "unknown column 'mp'"),
+        ("slide_id\na\n", "no column 'slide'"),
+        ("slide\n", "no rows"),
+        (b"slide\n\xff\xfe\n", "UTF-8"),
+    ],
+)
+def test_what_is_no_sheet_is_a_sentence(tmp_path, content, words):
+    path = tmp_path / "sheet.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError, match=words):
+        sheet.read(request_of(path, tmp_path))
+
+
+def test_nothing_there_is_a_sentence(tmp_path):
+    for source, words in (
+        (tmp_path / "no.csv", "there is no"),
+        (tmp_path, "no slides"),
+        (tmp_path / "*.svs", "no slides"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            sheet.read(request_of(source, tmp_path / "out"))
+
+
+@given(count=st.integers(1, 40), shares=st.integers(1, 12))
+def test_shares_take_every_slide_once(count, shares):
+    requests = [CohortRequest("s.csv", Path("out"), only=(i, shares)) for i in range(1, shares + 1)]
+    for index in range(count):
+        assert sum(request.is_chosen(index) for request in requests) == 1
+
+
+def test_rows_beyond_the_sheet_and_absurd_shares_are_refused(tmp_path):
+    folder = write_slides(tmp_path / "slides", 2)
+    with pytest.raises(ConfigError, match=r"--rows names 3: .* has the slides 1 to 2"):
+        checked(request_of(folder, tmp_path / "out", rows=(1, 3)))
+    for only in ((0, 3), (4, 3)):
+        with pytest.raises(ConfigError, match="--only"):
+            request_of(folder, tmp_path / "out", only=only)
+
+
+def test_only_the_rows_of_a_share_are_opened(tmp_path):
+    folder = write_slides(tmp_path / "slides", 3)
+    (folder / "s1.tif").write_text("not a slide")
+    assert [row.pixels > 0 for row in checked(request_of(folder, tmp_path / "out", rows=(1, 3)))] == [True, False, True]

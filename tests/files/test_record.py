@@ -1,0 +1,61 @@
+"""Records appear whole, and memory is that of this process alone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wsi_stain.files import record
+
+
+def test_what_is_written_is_read_and_nothing_else_lies_about(tmp_path: Path) -> None:
+    path = record.path_of(tmp_path / "x.ome.tiff")
+    record.write(path, {"µm": 1.5, "boxes": [[0, 1]]})
+    assert record.read(path) == {"µm": 1.5, "boxes": [[0, 1]]}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.ome.tiff.run.json"]
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1]"])
+def test_a_record_that_cannot_be_read_is_no_record(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "r.json"
+    if content is not None:
+        path.write_text(content)
+    assert record.read(path) == {}
+
+
+def test_a_path_that_is_not_utf_8_is_written_and_read(tmp_path: Path) -> None:
+    content = {"slide": b"Pr\xe4parat.svs".decode("utf-8", "surrogateescape"), "as it is": "Präparat µm"}
+    record.write(tmp_path / "r.json", content)
+    assert record.read(tmp_path / "r.json") == content
+    assert "Präparat µm" in (tmp_path / "r.json").read_text(encoding="utf-8")
+
+
+def test_a_record_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    record.write(path, {"a": 1})
+    with pytest.raises(TypeError):
+        record.write(path, {"a": object()})
+    assert record.read(path) == {"a": 1}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_peak_memory_sees_what_was_held_and_freed_and_not_the_parent_s() -> None:
+    code = (
+        "import numpy as np; from wsi_stain.files import record; np.ones({n} << 17).sum(); print(record.peak_memory_bytes())"
+    )
+    ballast = np.ones(300 << 17)  # 300 MiB in this process
+    small, large = (int(subprocess.check_output([sys.executable, "-c", code.format(n=n)], text=True)) for n in (1, 200))
+    assert ballast.size
+    assert small < 200 << 20
+    assert 190 << 20 < large - small < 230 << 20
+
+
+def test_versions_name_torch_only_where_it_was_used() -> None:
+    code = "import json; from wsi_stain.files import record; print(json.dumps(record.versions()))"
+    found = json.loads(subprocess.check_output([sys.executable, "-c", code], text=True))
+    assert "torch" not in found
+    assert found["wsi-stain"] == "0.1.0"
+    assert all(found.values())

@@ -1,0 +1,1 @@
+"""Settings: one frozen dataclass for every kind of YAML, and the loader that reads it."""

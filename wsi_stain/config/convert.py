@@ -1,0 +1,72 @@
+"""Settings of a conversion, and the choices that its options offer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from wsi_stain.errors import ConfigError
+
+Compression = Literal["jpeg", "deflate"]
+Subsampling = Literal["420", "422", "rgb"]
+Precision = Literal["fp32", "bf16", "fp16"]
+"""Of a generator's arithmetic: float32, bfloat16, float16."""
+PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
+"""`auto` is the fastest that the device has units for."""
+Norm = Literal["tile", "slide"]
+
+
+@dataclass(frozen=True, slots=True)
+class GridConfig:
+    """How a slide is cut."""
+
+    tile: int | None = None
+    """Side of the generator's input in px; the bundle's own by default."""
+    overlap: int | None = None
+    """Pixels shared by neighbouring tiles; the bundle's own by default."""
+    block: int = 2048
+    """Side of what one task owns, in px: 512 × a power of two, so that a block's pyramid tiles are its own."""
+
+    def __post_init__(self) -> None:
+        factor, rest = divmod(self.block, 512)
+        if rest or factor < 1 or factor & (factor - 1):
+            raise ConfigError(f"grid.block is {self.block}: it must be 512 times a power of two, for example 2048")
+        if self.tile is not None and self.tile < 1:
+            raise ConfigError(f"grid.tile is {self.tile}: it must be at least 1")
+        if self.overlap is not None and self.overlap < 0:
+            raise ConfigError(f"grid.overlap is {self.overlap}: it must not be negative")
+
+
+@dataclass(frozen=True, slots=True)
+class OutputConfig:
+    """How the output is encoded."""
+
+    compression: Compression = "jpeg"
+    """`jpeg`, or `deflate` (lossless)."""
+    quality: int = 90
+    """JPEG quality, 1–100; 90 is what slide scanners use at most, and invisible on stains."""
+    subsampling: Subsampling = "420"
+    """Chroma of JPEG: `420`, `422`, or `rgb` (archival). YCbCr 4:4:4 opens pink in QuPath and is not offered."""
+    compat_openslide: bool = False
+    """Link the first reduced level as a page too, so that OpenSlide sees the pyramid (`--compat openslide`)."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 100:
+            raise ConfigError(f"output.quality is {self.quality}: it must lie between 1 and 100")
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertConfig:
+    """Settings of `wsi-stain convert` that have no flag of their own."""
+
+    grid: GridConfig = field(default_factory=GridConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    batch: int | None = None
+    """Tiles per call of the generator; what suits its device by default, and halved where the device's memory is full.
+    A tile's pixels do not depend on it."""
+    cache_mb: int = 256
+    """Memory for generated tiles that the next block needs again, in MiB."""
+    max_unreadable: float = 0.01
+    """Share of the tissue tiles that may be unreadable before the conversion fails."""
+    certificate: bool = True
+    """Examine the output for seams: one tile in a hundred is stained twice."""

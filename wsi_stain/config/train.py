@@ -1,0 +1,199 @@
+"""Settings of a training, both stages in one YAML: `wsi-stain pretrain` and `wsi-stain train` read the same file.
+
+The defaults are the paper's values (CEFF, arXiv 2502.20156) unless a field says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from wsi_stain.config.model import BundleInput, BundleOutput, GeneratorConfig
+from wsi_stain.errors import ConfigError
+
+Exclusion = Literal["none", "neighbours", "slide"]
+EncoderSource = Literal["pretrained", "tuned", "random", "joint"]
+
+
+@dataclass(frozen=True, slots=True)
+class LossConfig:
+    """What the generator is trained for."""
+
+    adaptive: bool = True
+    """Weigh the L1 of every patch by what the frozen IHC encoder thinks of it, α + β·cos; `false` weighs it by `l1`."""
+    alpha: float = 50.0
+    """α of the adaptive weight."""
+    beta: float = 50.0
+    """β of the adaptive weight."""
+    patches: int = 2
+    """Patches along a side of the crop: 2 is the paper's 2×2; 1 weighs whole crops of a batch against each other."""
+    rescaled: bool = False
+    """Scale the adaptive weights so that their mean over the run is `l1`: adaptivity without mere down-weighting."""
+    l1: float = 75.0
+    """Weight of a fixed L1, and the mean of a rescaled one."""
+    l1_levels: int = 1
+    """Scales of L1, each half as large (PyramidPix2Pix, Liu et al. 2022); serial sections profit from several."""
+    gan: float = 1.0
+    """Weight of the adversarial loss; 0 trains without a discriminator."""
+    discriminator_filters: int = 64
+    """Channels of the discriminator's first layer."""
+    conditional: bool = True
+    """Whether the discriminator sees the H&E too."""
+
+    def __post_init__(self) -> None:
+        if self.patches < 1 or self.l1_levels < 1:
+            raise ConfigError("loss.patches and loss.l1_levels must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleConfig:
+    """How long and how fast; progress is counted in images (crops) seen."""
+
+    images: int = 400_000
+    """Crops to train on in all."""
+    epochs: float | None = None
+    """The same in rounds over the training split; overrides `images`."""
+    batch: int = 8
+    """Crops per step; batch normalisation needs at least 8 for honest statistics (the paper has 1)."""
+    lr: float = 2e-4
+    """Adam's learning rate (β = 0.5, 0.999)."""
+    lr_discriminator: float = 2e-4
+    decay_from: float = 0.6
+    """Share of the images after which the rates fall linearly to 0 (60 of 100 epochs)."""
+    freeze_from: float = 0.85
+    """Share of the images after which normalisation statistics are frozen, as at inference; 1: never (paper)."""
+    frozen_rate: float = 0.1
+    """Factor of the rates once statistics are frozen: batch statistics no longer hold the scale of every layer, and a
+    step that they could bear makes a deep network diverge."""
+    ema: float = 0.999
+    """Decay per step of the averaged weights that are kept as the result; 0 keeps the last weights (paper)."""
+    save_images: int = 2_000
+    """Images between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        _check_schedule("schedule", self)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodersConfig:
+    """Where the two encoders of stage 2 come from."""
+
+    source: EncoderSource = "pretrained"
+    """`pretrained`: frozen, from `file` (paper). `tuned`: from `file`; the H&E encoder's part in the generator learns
+    on, the IHC encoder stays frozen. `random`: frozen as they were drawn (the control that the paper's code ran by
+    accident). `joint`: the H&E encoder begins at random and learns with the generator; leaves no adaptive L1."""
+    file: Path | None = None
+    """encoders.safetensors of `wsi-stain pretrain`; by default that in the run folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainScheduleConfig:
+    """How long and how fast the encoders are trained."""
+
+    images: int = 400_000
+    """Pairs of crops to train on in all."""
+    epochs: float | None = None
+    """The same in rounds over the training split; overrides `images` (the paper has 300)."""
+    batch: int = 64
+    """Pairs per step: each is told from the others of its batch."""
+    lr: float = 2e-4
+    """Adam's learning rate (β = 0.5, 0.999)."""
+    decay_from: float = 2 / 3
+    """Share of the images after which the rate falls linearly to 0 (200 of 300 epochs)."""
+    save_images: int = 16_000
+    """Images between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        _check_schedule("pretrain.schedule", self)
+        if self.batch < 2:
+            raise ConfigError(f"pretrain.schedule.batch is {self.batch}: a pair is told from others, so at least 2")
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainConfig:
+    """Stage 1: the encoders of both stains, trained by contrast."""
+
+    crop: int = 256
+    """Side of the crops, px; patches of stage 2 should have about this size."""
+    schedule: PretrainScheduleConfig = field(default_factory=PretrainScheduleConfig)
+    temperature: float = 0.07
+    """τ of InfoNCE."""
+    symmetric: bool = False
+    """Also ask for the H&E given the IHC (CLIP); the paper asks for the IHC given the H&E only."""
+    exclude: Exclusion = "none"
+    """Negatives to leave out as likely false ones: the crops of the same and touching tiles, or of the same slide."""
+    chunk: int | None = None
+    """Crops per forward pass, for memory: gradients are those of the whole batch (gradient caching)."""
+    weight_decay: float = 1e-4
+    heldout: str = "val"
+    """Split on which the encoders are judged."""
+
+    def __post_init__(self) -> None:
+        if self.chunk is not None and (self.chunk < 2 or self.schedule.batch % self.chunk):
+            raise ConfigError(
+                f"pretrain.chunk is {self.chunk}: it must divide the batch of {self.schedule.batch} and be at least 2, "
+                "as every chunk has normalisation statistics of its own"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Settings of `wsi-stain pretrain` and `wsi-stain train`."""
+
+    pairs: Path
+    """Folder (or CSV) of paired tiles."""
+    run: Path
+    """Folder for checkpoints, log and samples; the same command goes on there."""
+    input: BundleInput
+    output: BundleOutput
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    start: Path | None = None
+    """A bundle, a run folder or a generator.safetensors to go on from instead of random weights; its own H&E encoder
+    comes with it, so `encoders.source` is `joint` or `tuned`. The discriminator begins anew."""
+    encoders: EncodersConfig = field(default_factory=EncodersConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    crop: int = 512
+    """Side of the training crops, px."""
+    turns: bool = True
+    """Turn crops by right angles too; the paper flips them only."""
+    stain_jitter: float = 0.0
+    """Stain augmentation of the H&E: largest relative change of each stain's density; 0 is none."""
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Autocast of the forward pass."""
+    threads: int | None = None
+    """CPU threads of torch; all cores by default."""
+    workers: int = 0
+    """Processes that decode and cut crops; 0: the training's own, which is enough where all tiles fit in memory."""
+
+    def __post_init__(self) -> None:
+        multiple = 128 if self.generator.coa and self.generator.attention == "windowed" else 8
+        if self.crop < multiple or self.crop % multiple:
+            raise ConfigError(f"crop is {self.crop}: this generator needs a multiple of {multiple} px")
+        if self.loss.adaptive and self.crop % self.loss.patches:
+            raise ConfigError(
+                f"crop is {self.crop}: it cannot be cut into {self.loss.patches}×{self.loss.patches} patches"
+            )
+        if self.start is not None and (self.generator.kind != "ceff" or self.encoders.source not in ("joint", "tuned")):
+            raise ConfigError(
+                "start brings the H&E encoder of its own generator: set encoders.source=tuned (or joint, without "
+                "adaptive L1); a direct regressor has no start"
+            )
+        if self.loss.adaptive and self.generator.kind == "ceff" and self.encoders.source == "joint":
+            raise ConfigError(
+                "loss.adaptive needs frozen encoders: set encoders.source=pretrained or loss.adaptive=false"
+            )
+
+
+def _check_schedule(section: str, schedule: ScheduleConfig | PretrainScheduleConfig) -> None:
+    if schedule.batch < 1 or schedule.images < 1 or schedule.save_images < 1:
+        raise ConfigError(f"{section}.images, {section}.batch and {section}.save_images must be at least 1")
+    if schedule.epochs is not None and schedule.epochs <= 0:
+        raise ConfigError(f"{section}.epochs is {schedule.epochs}: it must be above 0")
+    for name in ("decay_from", "freeze_from", "frozen_rate", "ema"):
+        if not 0 <= getattr(schedule, name, 0) <= 1:
+            raise ConfigError(f"{section}.{name} is {getattr(schedule, name)}: it must lie between 0 and 1")

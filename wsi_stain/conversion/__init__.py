@@ -1,0 +1,1 @@
+"""Converting one slide: request, plan, job, blocks, certificate, file, record."""

@@ -1,0 +1,53 @@
+"""Where an output is examined for seams, on which tiles a slide's statistics are measured, and what is found.
+
+All of it follows from where tiles and tissue lie: neither the blocks nor the encoding nor an interruption change it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import chain
+from random import Random
+
+from wsi_stain.config.model import BundlePromise
+from wsi_stain.conversion import seams
+from wsi_stain.conversion.job import Job
+from wsi_stain.geometry import Box
+from wsi_stain.output.canvas import Canvas
+from wsi_stain.tiling.grid import TileGrid
+
+CALIBRATION = 16
+"""Tiles of tissue on which the statistics of a slide are measured: 4 million px for every channel."""
+
+Tissue = dict[tuple[int, int], list[Box]]
+"""Tiles with tissue, by the index of the block that they count as."""
+
+
+def places(grid: TileGrid, job: Job, tissue: Tissue) -> seams.Places:
+    """Where the output is examined; nowhere without tissue."""
+    return seams.choose(grid, job.region, _sorted(tissue), _seed(job))
+
+
+def calibration(job: Job, tissue: Tissue) -> tuple[Box, ...]:
+    """The tiles on which the slide's statistics are measured."""
+    tiles = _sorted(tissue)
+    return tuple(Random(_seed(job)).sample(tiles, min(CALIBRATION, len(tiles))))
+
+
+def certify(
+    canvas: Canvas, job: Job, grid: TileGrid, lines: tuple[seams.Line, ...], promise: BundlePromise | None
+) -> seams.Certificate:
+    """The seam certificate of a painted canvas: steps are read from it, and what its blocks noted is summed up."""
+    at, origin = seams.shifts(grid), (-job.region.y0, -job.region.x0)
+    steps = [seams.steps(canvas.read(line.box.shift(*origin)), line, at) for line in lines]
+    again = [place for notes in canvas.store.notes() for place in notes["again"]]
+    return seams.judge(steps, again, promise=promise, stride=grid.stride)
+
+
+def _sorted(tissue: Tissue) -> list[Box]:
+    return sorted(chain(*tissue.values()))
+
+
+def _seed(job: Job) -> int:
+    text = f"{job.region} {job.tile} {job.overlap} {job.canvas.provenance}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

@@ -1,0 +1,342 @@
+"""Converts one slide: `convert()`, the straight line from a request to a finished output.
+
+    plan → canvas.begin → todo → workers.map(stain_block) → canvas.finish
+         → ometiff.write(.part) → problems() → rename → record
+
+A run that was killed at any moment is resumed by the same call and ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import logging
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from wsi_stain.cluster.workers import Workers, choose
+from wsi_stain.config.loader import dump
+from wsi_stain.conversion import seams
+from wsi_stain.conversion.certificate import certify
+from wsi_stain.conversion.job import BlockReport, save_mask
+from wsi_stain.conversion.painter import measure_statistics, painter, release, stain_block
+from wsi_stain.conversion.plan import Plan, check_room, plan
+from wsi_stain.conversion.provenance import is_done
+from wsi_stain.conversion.request import ConvertRequest
+from wsi_stain.conversion.resources import gib
+from wsi_stain.conversion.timing import Usage
+from wsi_stain.errors import NoRoom, OutputError
+from wsi_stain.files import record
+from wsi_stain.files.lock import locked
+from wsi_stain.geometry import Box
+from wsi_stain.output import ometiff
+from wsi_stain.output.canvas import Canvas, beside
+from wsi_stain.output.tiff_canvas import TileSpool
+from wsi_stain.output.zarr_canvas import ZarrCanvas
+from wsi_stain.tiling.grid import TileGrid, painting_order
+from wsi_stain.tissue.mask import to_geojson
+
+__all__ = ["ConvertRequest", "Plan", "Progress", "Result", "convert", "plan"]
+
+log = logging.getLogger(__name__)
+
+NORM_WORDS = {
+    "slide": "its statistics are those of each tile, which draws seams: here they are measured once, on some tiles of "
+    "the slide, and frozen (--norm tile leaves them)",
+    "tile": "its statistics are those of each tile (--norm tile): expect seams",
+}
+
+Stage = Literal["plan", "stain", "assemble", "check", "done"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a conversion is; an event for whoever shows it."""
+
+    stage: Stage
+    done_blocks: int = 0
+    """Painted blocks, those of an earlier run included."""
+    blocks: int = 0
+    done_tiles: int = 0
+    """Tissue tiles of the blocks painted in this run."""
+    tiles: int = 0
+    """Tissue tiles that this run has to do."""
+    seconds: float = 0.0
+    """Since this run started."""
+    busy: Mapping[str, float] = field(default_factory=dict)
+    """Thread-seconds in the stages read, wait (for the device), generate, blend and write so far."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """The same as shares of the threads' time, 0–1."""
+    device_busy: float = 0.0
+    """Share of the time in which the device worked, 0–1: near 1 it limits the speed, else the largest stage does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a conversion made."""
+
+    output: Path
+    already_done: bool
+    record: dict[str, Any]
+    """Content of `<output>.run.json`."""
+    unreadable: tuple[Box, ...] = ()
+    """Tiles of the source that could not be read and are glass, in the output's px."""
+
+
+def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None = None) -> Result:
+    """Stain a slide; resumes what an earlier call of the same request left.
+
+    Args:
+        request: what to do.
+        progress: called with an event after every block and at every stage.
+
+    Raises:
+        WsiStainError: a sentence on what is wrong; what was painted stays, and the same call goes on.
+    """
+    tell = progress or (lambda _: None)
+    tell(Progress("plan"))
+    workers = choose(request.workers, request.scheduler)
+    made = plan(request)
+    run, canvas = _Run(made, workers, tell), made.job.open_canvas()
+    with _disk_full(made), _folder_of(canvas), locked(canvas.store.folder / "lock"):
+        # Asked again: another run may have finished it between the plan and the lock.
+        if is_done(made.job.canvas, made.fingerprint, restart=request.restart):
+            canvas.store.remove()  # a run killed between its record and its tidying
+            return Result(made.output, True, record.read(record.path_of(made.output)))
+        check_room(made)
+        return run.complete(canvas)
+
+
+class _Run:
+    """One call of `convert`: its clock, its counts, its steps."""
+
+    def __init__(self, made: Plan, workers: Workers, tell: Callable[[Progress], None]) -> None:
+        self.plan, self._workers, self._tell = made, workers, tell
+        self._start, self._started = time.perf_counter(), datetime.now(UTC)
+        self._usage, self._staining_since = Usage(), self._start
+        self._stages: dict[str, float] = {"stain": 0.0}
+        self._generated = self._again = self._painted = 0
+        self._device = made.job.device
+
+    def complete(self, canvas: Canvas) -> Result:
+        """All that follows the plan; the caller holds the lock."""
+        canvas.begin(self.plan.fingerprint, self.plan.request.restart)
+        if self.plan.request.restart:
+            # The same settings, killed and repeated without --restart: the old output must not count as this one's.
+            record.path_of(self.plan.output).unlink(missing_ok=True)
+        self._write_mask(canvas)
+        unreadable = self._paint(canvas)
+        with self._stage("certify"):
+            certificate = self._certify(canvas)
+        facts = {} if certificate is None else seams.in_words(certificate)
+        with self._stage("assemble"):
+            if isinstance(canvas, ZarrCanvas):
+                canvas.annotate(facts)
+            canvas.finish()
+            if isinstance(canvas, TileSpool):
+                self._assemble(canvas, unreadable, facts)
+        content = self._record(canvas, unreadable) | {"seams": certificate}
+        record.write(record.path_of(self.plan.output), content)
+        canvas.store.remove()
+        self._say("done", len(self.plan.blocks), 0)
+        return Result(self.plan.output, False, content, unreadable)
+
+    def _paint(self, canvas: Canvas) -> tuple[Box, ...]:
+        """Paint what is missing; returns the tiles that could not be read, in the output's px."""
+        job, blocks = self.plan.job, self.plan.blocks
+        todo = canvas.todo(blocks)  # again, and of all: another run may have held the lock since the plan
+        self._painted = len(todo)
+        unreadable = _unreadable(canvas)
+        self._check_unreadable(unreadable)
+        done, tiles = len(blocks) - len(todo), 0
+        self._say("stain", done, tiles)
+        if not todo:
+            return self._in_output(unreadable)
+        with self._workers as workers, ExitStack() as last:
+            last.callback(release, job)  # before the threads are waited for: what they are at ends
+            self._measure_statistics(workers)
+            self._load()
+            with self._stage("stain"):
+                self._staining_since = time.perf_counter()
+                for report in workers.map(partial(stain_block, job), painting_order(todo)):
+                    done, tiles = done + 1, tiles + report.tissue
+                    unreadable.update(report.unreadable)
+                    self._count(report)
+                    self._check_unreadable(unreadable)
+                    self._say("stain", done, tiles)
+        return self._in_output(unreadable)
+
+    def _load(self) -> None:
+        """Open slide and generator before the clock of the stages starts; a cluster's workers do so with a block."""
+        with self._stage("load"):
+            if self.plan.request.scheduler is None:
+                self._device = painter(self.plan.job).device
+
+    def _measure_statistics(self, workers: Workers) -> None:
+        """Those of the slide, before the first block, where the network has none of its own."""
+        job = self.plan.job
+        if self.plan.fingerprint["norm"] != "frozen":
+            log.warning("%s: %s", self.plan.fingerprint["model"], NORM_WORDS[self.plan.fingerprint["norm"]])
+        if job.statistics is not None and not job.statistics.exists():
+            for _ in workers.map(measure_statistics, [job]):
+                pass
+
+    def _certify(self, canvas: Canvas) -> dict[str, Any] | None:
+        """The seam certificate of what is painted; None where it was not asked for."""
+        made, job = self.plan, self.plan.job
+        if not made.request.config.certificate:
+            return None
+        if made.certificate is not None:
+            return dump(made.certificate)
+        grid = TileGrid(made.view_size, job.tile, job.overlap)
+        return dump(certify(canvas, job, grid, made.lines, made.promise))
+
+    def _assemble(self, canvas: TileSpool, unreadable: tuple[Box, ...], facts: dict[str, str]) -> None:
+        """The OME-TIFF under its unfinished name, checked, then renamed."""
+        made, part = self.plan, self.plan.job.canvas.part
+        self._say("assemble", len(made.blocks), 0)
+        metadata = ometiff.OmeMetadata(
+            name=made.output.name,
+            mpp=made.job.canvas.mpp,
+            magnification=made.magnification,
+            stain=made.stain,
+            annotations={k: v for k, v in made.job.canvas.provenance if k not in ("notice", "use")} | facts,
+            rois=tuple(ometiff.Roi("unreadable in the source", box) for box in unreadable),
+            uuid=str(uuid.uuid5(uuid.NAMESPACE_URL, "wsi-stain:" + json.dumps(made.fingerprint, sort_keys=True))),
+        )
+        ometiff.write(part, canvas, metadata, compat_openslide=made.request.config.output.compat_openslide)
+        with self._stage("check"):
+            self._say("check", len(made.blocks), 0)
+            wrong = [p for p in ometiff.problems(part, name=made.output.name) if p.severity == "error"]
+        if wrong:
+            said = "; ".join(f"rule {p.rule}: {p.message}" for p in wrong)
+            raise OutputError(f"{part} was written but fails its own check ({said}): please report this")
+        with part.open("rb") as file:
+            os.fsync(file.fileno())  # the blocks are deleted next: a power cut must not take both
+        part.replace(made.output)
+
+    def _write_mask(self, canvas: Canvas) -> None:
+        """For the workers into the canvas's folder, for people beside the output."""
+        if self.plan.job.mask is not None:
+            buffer = io.BytesIO()
+            save_mask(self.plan.mask, buffer)
+            canvas.store.write(self.plan.job.mask.name, buffer.getvalue())
+        if self.plan.mask_path is not None:
+            part = beside(self.plan.mask_path, ".part")
+            to_geojson(self.plan.mask, part)
+            part.replace(self.plan.mask_path)
+
+    def _check_unreadable(self, unreadable: set[Box]) -> None:
+        share = len(unreadable) / max(1, self.plan.tissue_tiles)
+        allowed = self.plan.request.config.max_unreadable
+        if unreadable and share > allowed:
+            raise OutputError(
+                f"{self.plan.job.slide} is damaged: {len(unreadable)} of {self.plan.tissue_tiles} tiles with tissue "
+                f"({share:.1%}) cannot be read and {allowed:.1%} are allowed: copy the slide again from its source, "
+                "or allow more (--set max_unreadable=0.1)"
+            )
+
+    def _in_output(self, boxes: set[Box]) -> tuple[Box, ...]:
+        """Tiles of the view as boxes of the output, clipped, sorted."""
+        region = self.plan.job.region
+        return tuple(sorted((box & region).shift(-region.y0, -region.x0) for box in boxes))
+
+    def _count(self, report: BlockReport) -> None:
+        self._generated += report.generated
+        self._again += report.again
+        self._usage.add(report.seconds, report.where)
+
+    def _say(self, stage: Stage, done_blocks: int, done_tiles: int) -> None:
+        blocks, tiles = len(self.plan.blocks), self.plan.tissue_tiles_todo
+        now = time.perf_counter()
+        wall, usage = now - self._staining_since, self._usage
+        shares, device = usage.shares(wall), usage.device_busy(wall)
+        seconds = dict(usage.seconds)
+        self._tell(Progress(stage, done_blocks, blocks, done_tiles, tiles, now - self._start, seconds, shares, device))
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._stages[name] = time.perf_counter() - start
+
+    def _record(self, canvas: Canvas, unreadable: tuple[Box, ...]) -> dict[str, Any]:
+        made, request = self.plan, self.plan.request
+        seconds = time.perf_counter() - self._start
+        stain, usage = self._stages["stain"], self._usage
+        return {
+            "notice": ometiff.NOTICE,
+            "output": made.output.name,
+            "fingerprint": made.fingerprint,
+            "arguments": _arguments(request),
+            "config": dump(request.config),
+            "versions": record.versions(),
+            "device": self._device,
+            "tiles": {
+                "all": made.tiles,
+                "tissue": made.tissue_tiles,
+                "generated_in_this_run": self._generated,
+                "stained_again_in_this_run": self._again,
+            },
+            "blocks": {"all": len(made.blocks), "painted_in_this_run": self._painted},
+            "unreadable": [list(box) for box in unreadable],
+            "size_px": list(made.job.region.size),
+            "seconds": {"all": seconds, **self._stages, "threads": usage.seconds},
+            "threads": len(usage.threads),
+            "shares": usage.shares(stain),
+            "device_busy": usage.device_busy(stain),
+            "tiles_per_s": self._generated / stain if stain else 0.0,
+            "peak_memory_bytes": record.peak_memory_bytes(),
+            "started": self._started.isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+
+def _unreadable(canvas: Canvas) -> set[Box]:
+    """What the blocks painted so far noted, as the view's boxes."""
+    return {Box(*box) for notes in canvas.store.notes() for box in notes["unreadable"]}
+
+
+def _arguments(request: ConvertRequest) -> dict[str, Any]:
+    """The request as the user gave it."""
+    return {key: value for key, value in dump(request).items() if key != "config"}
+
+
+@contextmanager
+def _folder_of(canvas: Canvas) -> Iterator[None]:
+    """The canvas's folder exists; one that nothing was begun in is removed again."""
+    folder = canvas.store.folder
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as err:
+        raise OutputError(f"{folder} cannot be made: {err.strerror}; write elsewhere with -o") from err
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # blocks lie in it, or it is gone
+            folder.rmdir()
+
+
+@contextmanager
+def _disk_full(made: Plan) -> Iterator[None]:
+    """Turns the system's words for a full disk into a sentence."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(made.output.parent).free
+        raise NoRoom(
+            f"the disk of {made.output} is full: about {gib(made.disk_bytes)} were needed when this run started and "
+            f"{gib(free)} are free now: make room and repeat the command, which goes on where it stopped"
+        ) from err

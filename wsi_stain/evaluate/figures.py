@@ -1,0 +1,119 @@
+"""What is measured of one field: a generated stain against the real one, and against the H&E that it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from wsi_stain.measure.deconvolution import HE_GLASS, POSITIVE_OD, Glass, dab, hematoxylin, tissue
+from wsi_stain.measure.metrics import block_means, pair_sums, pearson, psnr, ssim
+
+BLOCKS_UM = (128, 64)
+"""Sides of the blocks in which positive area is compared, µm: serial sections agree there, not in pixels."""
+FIELD = "field"
+"""The scale at which a whole field is one number."""
+BINS, MOST_OD = 30, 1.5
+"""Histograms of DAB density: equal bins from 0 to this; what is denser counts in the last."""
+SMOOTH_UM = 2.0
+"""σ in µm of the Gaussian before hematoxylin is compared: nuclei stay, grain and chromatin go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ruler:
+    """With what stain is measured."""
+
+    mpp: float = 1.0
+    """µm per px of the fields."""
+    glass: Glass = (243, 243, 243)
+    """Colour of empty slide in the stain, I0 of its optical density. The H&E has its own, `HE_GLASS`."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One field: name, H&E and real stain, both uint8 (h, w, 3)."""
+
+    name: str
+    he: np.ndarray
+    real: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """How much DAB an image of one field holds; NaN and empty where only a map of positive pixels is known."""
+
+    shares: Mapping[str, np.ndarray]
+    """Scale (`128 µm`, `64 µm`, `field`) → share of positive pixels of each block, float64 (n,)."""
+    p90: float = float("nan")
+    """90th percentile of the DAB density over the field's pixels, in OD."""
+    integrated: float = float("nan")
+    """Integrated optical density: the sum of DAB density over the field's area, in OD·µm²."""
+    histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    """Pixels of tissue by DAB density, int64 (BINS,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One contender's answer for one field; NaN where the answer is only a map of positive pixels."""
+
+    generated: Amounts
+    real: Amounts
+    psnr: float = float("nan")
+    ssim: float = float("nan")
+    hematoxylin_r: float = float("nan")
+    """Pearson's r of hematoxylin, smoothed: generated against the H&E, which are truly aligned."""
+
+
+class Target:
+    """One field, its real stain measured once for all contenders.
+
+    Args:
+        view: the field.
+        ruler: with what to measure.
+    """
+
+    def __init__(self, view: View, ruler: Ruler) -> None:
+        self._view, self._ruler = view, ruler
+        self._tissue = tissue(view.he, ruler.mpp)
+        self._hematoxylin = hematoxylin(view.he, HE_GLASS, sigma_px=SMOOTH_UM / ruler.mpp)
+        self._amounts = self._measure(view.real)
+
+    def compare(self, answer: np.ndarray) -> Figures:
+        """Measure an answer.
+
+        Args:
+            answer: uint8 (h, w, 3), an image; or float (h, w), how positive each pixel is, 0–1.
+        """
+        assert answer.shape[:2] == self._view.real.shape[:2], f"{answer.shape} for a field {self._view.real.shape}"
+        if answer.ndim == 2:
+            return Figures(Amounts(self._shares(answer)), self._amounts)
+        sigma = SMOOTH_UM / self._ruler.mpp
+        blue = hematoxylin(answer, self._ruler.glass, sigma_px=sigma)
+        return Figures(
+            self._measure(answer),
+            self._amounts,
+            psnr(answer, self._view.real),
+            ssim(answer, self._view.real),
+            float(pearson(pair_sums(blue, self._hematoxylin))),
+        )
+
+    def _measure(self, image: np.ndarray) -> Amounts:
+        density = dab(image, self._ruler.glass)
+        return Amounts(
+            self._shares(density > POSITIVE_OD),
+            float(np.percentile(density, 90)),
+            float(density.sum(dtype=np.float64)) * self._ruler.mpp**2,
+            histogram(density[self._tissue]),
+        )
+
+    def _shares(self, positive: np.ndarray) -> dict[str, np.ndarray]:
+        sides = {f"{um} µm": round(um / self._ruler.mpp) for um in BLOCKS_UM}
+        blocks = {scale: block_means(positive, side).ravel() for scale, side in sides.items()}
+        return blocks | {FIELD: np.array([positive.mean(dtype=np.float64)])}
+
+
+def histogram(density: np.ndarray) -> np.ndarray:
+    """Densities → int64 (BINS,), how many lie in each bin of 0 to `MOST_OD`."""
+    bins = np.minimum((density * (BINS / MOST_OD)).astype(np.int64), BINS - 1)
+    return np.bincount(bins.ravel(), minlength=BINS)

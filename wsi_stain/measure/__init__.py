@@ -1,0 +1,1 @@
+"""Figures of pictures: stain densities, metrics, registration."""

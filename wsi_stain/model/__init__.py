@@ -1,0 +1,1 @@
+"""Model bundles: find, verify, export, and check their tile invariance."""

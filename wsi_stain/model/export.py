@@ -1,0 +1,267 @@
+"""Packing a training into a bundle with its card, and checking a bundle before it is shipped.
+
+What a bundle promises about tiles is what `invariance` measured, with a margin.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from wsi_stain.config.convert import Precision
+from wsi_stain.config.loader import dump, load
+from wsi_stain.config.model import BundleConfig, BundlePromise, BundleWeights
+from wsi_stain.config.train import TrainConfig
+from wsi_stain.errors import BundleError, WsiStainError
+from wsi_stain.model.bundle import SPEC, WEIGHTS, Bundle, Generator, sha256_of
+from wsi_stain.model.tile_invariance import MARGIN, field, in_words, measure, promise
+
+RESEARCH_ONLY = "RESEARCH USE ONLY"
+TO_COMPLETE = "TO COMPLETE"
+OF_THE_MACHINE = ("device", "threads", "workers")
+"""Settings of a training that say nothing about the model."""
+PACKED: Precision = "bf16"
+"""Precision in which a promise is measured: the coarsest that any device chooses, so that it holds on all of them."""
+_SPDX = re.compile(r"\(*[\w.+:-]+\)*( (AND|OR|WITH) \(*[\w.+:-]+\)*)*")
+
+
+def pack(run: Path, folder: Path, *, version: str = "1.0.0", licence: str = "Apache-2.0") -> Bundle:
+    """Make a bundle of a training run's averaged generator: half-precision weights, hash, promise, a card to complete.
+
+    Args:
+        run: folder of `wsi-stain train`.
+        folder: where the bundle goes; its name is the bundle's name. A card that is already there is kept.
+        version: of the bundle.
+        licence: SPDX expression for the weights.
+
+    Raises:
+        BundleError: the run has no weights yet or no network that stains, the folder holds a bundle, or the run's tile
+            and overlap do not fit the network.
+    """
+    config = _trained(run)
+    for name in (SPEC, WEIGHTS):
+        if (folder / name).exists():
+            raise BundleError(f"{folder} holds a bundle already ({name}): choose another folder, or remove it first")
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{WEIGHTS}.part"
+    try:
+        facts = _copy_weights(run / WEIGHTS, part)
+        spec = BundleConfig(
+            name=folder.resolve().name,
+            version=version,
+            generator=config.generator,
+            input=config.input,
+            output=config.output,
+            weights=BundleWeights(part.name, sha256_of(part)),
+            licence=licence,
+        )
+        measured = _measured(Bundle(spec, folder))
+        part.replace(folder / WEIGHTS)
+    finally:
+        part.unlink(missing_ok=True)
+    spec = dataclasses.replace(
+        spec, weights=BundleWeights(WEIGHTS, sha256_of(folder / WEIGHTS)), invariance=promise(measured)
+    )
+    if not (folder / spec.card).exists():
+        (folder / spec.card).write_text(_card(spec, config, measured, facts), encoding="utf-8")
+    (folder / SPEC).write_text(yaml.safe_dump(dump(spec), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return Bundle.open(folder)
+
+
+def check(folder: Path | str, *, tiles: bool = True) -> list[str]:
+    """What is wrong with a bundle, as sentences; none if it can be shipped.
+
+    Opens it (hash, network, finite weights), reads its card and licence, stains a tile alone and in company (shape,
+    determinism), and measures how far tiles are from one pass, in the precision of `convert` on this CPU.
+
+    Args:
+        folder: of the bundle, or a shipped one's name.
+        tiles: measure the tiles too: about eight tiles' worth of work.
+    """
+    try:
+        bundle = Bundle.open(folder)
+        generator = bundle.generator("cpu", precision="auto")
+    except WsiStainError as err:
+        return [str(err)]
+    problems = _check_card(bundle) + _check_weights(bundle)
+    if misfit := _misfit(bundle, generator):
+        return [*problems, misfit]
+    wrong = _check_tile(bundle, generator)
+    if wrong or not tiles:
+        return problems + wrong
+    return problems + _check_promise(bundle, generator)
+
+
+def _trained(run: Path) -> TrainConfig:
+    if not (run / WEIGHTS).is_file() or not (run / "config.yaml").is_file():
+        raise BundleError(f"{run} holds no finished training ({WEIGHTS} and config.yaml): run wsi-stain train first")
+    config = load(TrainConfig, run / "config.yaml")
+    if config.generator.kind == "unet":
+        raise BundleError(
+            f"{run} trained a direct regressor (generator.kind unet), which draws no picture and cannot be packed as a "
+            "stain: give it to wsi-stain evaluate --regressor"
+        )
+    return config
+
+
+def _copy_weights(source: Path, target: Path) -> dict[str, int]:
+    """Copy in half precision; returns what the file says of its training: `weights`, and `images` if it knows."""
+    from safetensors import SafetensorError, safe_open
+
+    from wsi_stain.nn.inference import save_half
+
+    try:
+        with safe_open(source, framework="numpy") as file:
+            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+            learned = [key for key in file.keys() if key.endswith((".weight", ".bias"))]  # noqa: SIM118 - not a dict
+            facts["weights"] = sum(math.prod(file.get_slice(key).get_shape()) for key in learned)
+        save_half(source, target)
+    except SafetensorError as err:
+        raise BundleError(f"{source} is not a safetensors file: {err}; train again in a new run folder") from err
+    return facts
+
+
+def _measured(bundle: Bundle) -> BundlePromise:
+    generator = bundle.generator("cpu", precision=PACKED)
+    if misfit := _misfit(bundle, generator):
+        raise BundleError(f"{misfit}: set input.tile and input.overlap in the config.yaml of the run")
+    return measure(bundle, generator)
+
+
+def _check_card(bundle: Bundle) -> list[str]:
+    if bundle.card_path is None:
+        return []
+    licence, promised = bundle.config.licence, bundle.config.invariance
+    problems = []
+    if not _SPDX.fullmatch(licence):
+        problems.append(f"bundle.yaml gives the licence {licence!r}: it must be an SPDX expression such as Apache-2.0")
+    if not bundle.card_path.is_file():
+        return [*problems, f"there is no {bundle.card_path.name}"]
+    text = bundle.card_path.read_text(encoding="utf-8")
+    if RESEARCH_ONLY not in text:
+        problems.append(f"the card does not say {RESEARCH_ONLY}")
+    if licence not in text:
+        problems.append(f"the card does not name the licence of bundle.yaml, {licence}")
+    if promised and in_words(promised) not in " ".join(text.split()):
+        problems.append(f"the card does not state what bundle.yaml promises about tiles: write {in_words(promised)!r}")
+    if TO_COMPLETE in text:
+        problems.append(f"the card still has parts marked {TO_COMPLETE}")
+    return problems
+
+
+def _check_weights(bundle: Bundle) -> list[str]:
+    if bundle.config.weights is None:
+        return []
+    from safetensors.torch import load_file
+
+    lost = sorted(key for key, tensor in load_file(bundle.weights_path).items() if not tensor.isfinite().all())
+    return [f"the weights hold numbers that are not finite, first in {lost[0]}: train again"] if lost else []
+
+
+def _misfit(bundle: Bundle, generator: Generator) -> str:
+    """Why tile and overlap do not fit network and engine; empty if they do."""
+    tile, overlap, multiple = bundle.tile, bundle.overlap, generator.multiple
+    if tile % multiple or overlap % multiple:
+        return f"tile {tile} and overlap {overlap} do not fit multiples of {multiple} px"
+    if tile < 1 or not 0 <= 2 * overlap <= tile:
+        return f"overlap {overlap} does not lie between 0 and half of tile {tile}"
+    return ""
+
+
+def _check_tile(bundle: Bundle, generator: Generator) -> list[str]:
+    tile = field(bundle, bundle.tile)
+    alone = generator(tile[None])
+    if alone.shape != (1, *tile.shape) or alone.dtype != np.uint8:
+        return [f"the generator returns {alone.dtype} {alone.shape} for uint8 {(1, *tile.shape)}"]
+    in_company = generator(np.stack([255 - tile, tile]))
+    if np.array_equal(alone[0], in_company[1]):
+        return []
+    return ["the same tile stained twice, alone and beside another, gives different pixels"]
+
+
+def _check_promise(bundle: Bundle, generator: Generator) -> list[str]:
+    promised = bundle.config.invariance
+    if promised is None and generator.reach == 0:
+        return []
+    measured = measure(bundle, generator)
+    if promised is None:
+        new = promise(measured)
+        return [
+            f"bundle.yaml makes no promise about tiles (measured from one pass: {in_words(measured)}): pack the run "
+            f"again, or add invariance: {{mean: {new.mean:g}, p99: {new.p99:g}, max: {new.max:g}}}"
+        ]
+    if all(a <= b for a, b in zip(dump(measured).values(), dump(promised).values(), strict=True)):
+        return []
+    return [
+        f"tiles are {in_words(measured)} from one pass, but bundle.yaml promises {in_words(promised)}: "
+        "enlarge input.overlap, or pack the run again"
+    ]
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """A training's settings without paths and without what belongs to the machine."""
+    kept: dict[str, Any] = {}
+    for name, plain in dump(config).items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            kept[name] = _settings(value)
+        elif not isinstance(value, Path) and name not in OF_THE_MACHINE:
+            kept[name] = plain
+    return kept
+
+
+def _card(spec: BundleConfig, config: TrainConfig, measured: BundlePromise, facts: dict[str, int]) -> str:
+    assert spec.invariance, "a packed bundle has a promise"
+    network, given = spec.generator, spec.input
+    scale = f"{given.mpp} µm/px" if given.mpp else "the slide's own µm/px"
+    seen = f"{facts['images']:,} crops" if "images" in facts else "crops (number unknown)"
+    settings = yaml.safe_dump(_settings(config), sort_keys=False, allow_unicode=True).strip()
+    return f"""# {spec.name} {spec.version}
+
+**{RESEARCH_ONLY}.** A virtual stain is a prediction from H&E, not a physical {spec.output.stain}. Not for diagnosis.
+
+| | |
+|---|---|
+| makes | {spec.output.stain} from {given.stain} at {scale} |
+| network | {network.kind}, width {network.channels}, {network.blocks} blocks; {facts["weights"]:,} weights in float16 |
+| training | {seen} of {config.crop}² px, batch {config.schedule.batch}, seed {config.seed} |
+| tiles against one pass | {in_words(spec.invariance)} apart at most |
+| licence of the weights | {spec.licence} |
+
+## Data and splits
+
+{TO_COMPLETE}: source, licence, organs, slides, patients, how the pairs were registered, splits.
+
+## How it was trained
+
+{TO_COMPLETE}: what the settings do not say.
+
+```yaml
+{settings}
+```
+
+## Held-out figures
+
+{TO_COMPLETE}: the table of `wsi-stain evaluate` on the test split, with the baselines and intervals.
+
+## Tiles
+
+Tiles of {given.tile} px with an overlap of {given.overlap} px, blended, are this far from one pass over the same field
+of procedural histology: {in_words(measured)}. The bundle promises {MARGIN:g} times that, rounded up;
+`wsi-stain models check` measures it again.
+
+## What it gets wrong
+
+{TO_COMPLETE}: looked at, not guessed; organs, scanners and artefacts that it never saw.
+
+## Intended use
+
+{TO_COMPLETE}
+"""

@@ -1,0 +1,1 @@
+"""Writing outputs: encoding, pyramid, canvases, OME-TIFF and OME-Zarr."""

@@ -1,0 +1,246 @@
+"""What is painted and what is missing: the checkpoint of a conversion.
+
+A canvas keeps a folder `<output>.spool` beside the output with one file per painted block. A block's file appears by
+rename, whole or not at all, so a run that was killed at any moment is resumed by asking which files are missing.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import uuid
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import imagecodecs
+import numpy as np
+
+from wsi_stain.config.convert import OutputConfig
+from wsi_stain.errors import OutputError
+from wsi_stain.geometry import Box, Size
+from wsi_stain.output.encoding import TILE_PX
+from wsi_stain.output.pyramid import Pyramid
+from wsi_stain.tiling.grid import Block
+
+REMAINS = "remains"
+"""Member of a block's file: its pixels at the first level of which it owns no whole tile, lossless."""
+
+
+class Canvas(Protocol):
+    """Where blocks are painted; `store` locks it and says whose it is."""
+
+    store: BlockStore
+
+    def read(self, box: Box) -> np.ndarray:
+        """A box of the finest level, of painted blocks, in the output's px: uint8 (h, w, 3) as a viewer decodes it."""
+        ...
+
+    def put(self, block: Block, pixels: np.ndarray | None, notes: Mapping[str, Any]) -> None:
+        """Encode and keep a block: uint8 (h, w, 3), or None where all of it is glass; `notes` survive a resume."""
+        ...
+
+    def todo(self, blocks: Iterable[Block]) -> list[Block]:
+        """The blocks that are not painted, or whose file is damaged."""
+        ...
+
+    def begin(self, fingerprint: Mapping[str, Any], restart: bool = False) -> None:
+        """Start, or go on with a run of the same fingerprint."""
+        ...
+
+    def finish(self) -> None:
+        """Make the coarse levels; every block must be painted."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CanvasSpec:
+    """Everything a worker needs to open a canvas."""
+
+    output: Path
+    """The final name of the output."""
+    size: Size
+    block: int
+    """Side of a block in px."""
+    glass: tuple[int, int, int]
+    encoding: OutputConfig = field(default_factory=OutputConfig)
+    """Of the tiles of an OME-TIFF; an OME-Zarr is always lossless."""
+    mpp: float | None = None
+    """µm per px; written into an OME-Zarr."""
+    provenance: tuple[tuple[str, str], ...] = ()
+    """Attributes of an OME-Zarr that say how it was made."""
+
+    @property
+    def spool(self) -> Path:
+        """The folder of the painted blocks."""
+        return beside(self.output, ".spool")
+
+    @property
+    def part(self) -> Path:
+        """The output under its name while it is not finished."""
+        return beside(self.output, ".part")
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """The path with something added to its name."""
+    return path.with_name(path.name + suffix)
+
+
+class BlockStore:
+    """The folder of block files: `b_<row>_<column>.zip`, stored, each member with its CRC.
+
+    `run.json` holds the fingerprint of the run; it is written last, so a folder without it is not begun.
+    """
+
+    def __init__(self, folder: Path, pyramid: Pyramid, glass: tuple[int, int, int]) -> None:
+        self.folder, self.pyramid, self.glass = folder, pyramid, glass
+
+    @property
+    def fingerprint(self) -> dict[str, Any] | None:
+        """The settings of the run that this folder belongs to; None where there is no (readable) folder."""
+        try:
+            return json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+
+    def begin(self, fingerprint: Mapping[str, Any]) -> None:
+        """Write the fingerprint: from now on painted blocks count."""
+        self.write("run.json", json.dumps(fingerprint, indent=1, sort_keys=True).encode())
+
+    def clear(self) -> None:
+        """Delete everything but the lock."""
+        (self.folder / "run.json").unlink(missing_ok=True)
+        for path in self.folder.iterdir():
+            if path.name != "lock":
+                path.unlink()
+
+    def sweep(self) -> None:
+        """Delete what killed writers left; only for the holder of the lock."""
+        for path in self.folder.glob("tmp-*"):
+            path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Delete the folder: the output is complete."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file of the folder; it appears whole or not at all."""
+        temporary = self.folder / f"tmp-{uuid.uuid4().hex}"
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(self.folder / name)
+        except OSError:
+            temporary.unlink(missing_ok=True)  # on a full disk every byte counts
+            raise
+
+    def put(self, index: tuple[int, int], members: Iterable[tuple[str, bytes]], notes: Mapping[str, Any]) -> None:
+        """Write a block's file: its members, and its notes (JSON)."""
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
+            file.writestr(_member("notes.json"), json.dumps(notes, sort_keys=True))
+            for name, data in members:
+                file.writestr(_member(name), data)
+        self.write(_name(index), buffer.getvalue())
+
+    def open(self, index: tuple[int, int]) -> zipfile.ZipFile:
+        """A painted block's file."""
+        return zipfile.ZipFile(self.folder / _name(index))
+
+    def exists(self, index: tuple[int, int]) -> bool:
+        """Whether the block's file is there; `is_painted` also reads it."""
+        return (self.folder / _name(index)).exists()
+
+    def is_painted(self, index: tuple[int, int]) -> bool:
+        """Whether the block's file is there and whole; a damaged one is deleted."""
+        path = self.folder / _name(index)
+        try:
+            with zipfile.ZipFile(path) as file:
+                if file.testzip() is None and "notes.json" in file.namelist():
+                    return True
+        except FileNotFoundError:
+            return False
+        except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, zlib.error):
+            pass  # whatever a damaged directory makes of itself, the block is painted again
+        path.unlink(missing_ok=True)
+        return False
+
+    def indices(self) -> Iterator[tuple[int, int]]:
+        """All blocks, row by row."""
+        rows, columns = self.pyramid.blocks
+        yield from ((row, column) for row in range(rows) for column in range(columns))
+
+    def notes(self) -> Iterator[dict[str, Any]]:
+        """The notes of all painted blocks, row by row."""
+        for index in self.indices():
+            try:
+                with self.open(index) as file:
+                    yield json.loads(file.read("notes.json"))
+            except FileNotFoundError:
+                continue
+
+    def strips(self) -> Iterator[np.ndarray]:
+        """The first coarse level from top to bottom, one row of remains at a time, uint8 (≤ 256, w, 3)."""
+        size, side = self.pyramid.sizes[self.pyramid.depth + 1], self.pyramid.block >> (self.pyramid.depth + 1)
+        rows, columns = self.pyramid.blocks
+        for row in range(rows):
+            strip = np.empty((min(side, size.h - side * row), size.w, 3), np.uint8)
+            for column in range(columns):
+                part = strip[:, column * side : (column + 1) * side]
+                with self.open((row, column)) as file:
+                    part[:] = unpack_remains(file.read(REMAINS), part) if REMAINS in file.NameToInfo else self.glass
+            yield strip
+
+
+def gather(box: Box, tile_at: Callable[[int, int], np.ndarray]) -> np.ndarray:
+    """A box of level 0, in the output's px, from 512×512 tiles that `tile_at(row, column)` decodes."""
+    out = np.empty((*box.size, 3), np.uint8)
+    for row in range(box.y0 // TILE_PX, -(-box.y1 // TILE_PX)):
+        for column in range(box.x0 // TILE_PX, -(-box.x1 // TILE_PX)):
+            tile = Box.at(row * TILE_PX, column * TILE_PX, Size(TILE_PX, TILE_PX))
+            part = tile & box
+            pixels = tile_at(row, column)[part.shift(-tile.y0, -tile.x0).slices()]
+            out[part.shift(-box.y0, -box.x0).slices()] = pixels
+    return out
+
+
+def pack_remains(pixels: np.ndarray) -> bytes:
+    """The bytes that `unpack_remains` reads."""
+    return bytes(imagecodecs.zstd_encode(pixels.tobytes(), level=1))
+
+
+def unpack_remains(data: bytes, like: np.ndarray) -> np.ndarray:
+    """A block's remains, in the shape of `like`."""
+    return np.frombuffer(imagecodecs.zstd_decode(data), np.uint8).reshape(like.shape)
+
+
+def claim(store: BlockStore, fingerprint: Mapping[str, Any], *, restart: bool) -> bool:
+    """Whether the folder already holds a run of this fingerprint; otherwise it is empty afterwards.
+
+    Raises:
+        OutputError: it holds blocks of other settings.
+    """
+    store.folder.mkdir(exist_ok=True)
+    store.sweep()
+    existing = store.fingerprint
+    if existing == json.loads(json.dumps(fingerprint)) and not restart:
+        return True
+    if existing is not None and not restart:
+        changed = ", ".join(sorted(k for k in {*existing, *fingerprint} if existing.get(k) != fingerprint.get(k)))
+        raise OutputError(
+            f"{store.folder} holds an unfinished run with other settings ({changed}): repeat that command to resume "
+            "it, or add --restart to throw it away"
+        )
+    store.clear()
+    return False
+
+
+def _name(index: tuple[int, int]) -> str:
+    return f"b_{index[0]}_{index[1]}.zip"
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    return zipfile.ZipInfo(name)  # without a date: equal blocks are equal files

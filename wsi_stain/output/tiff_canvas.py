@@ -1,0 +1,108 @@
+"""The canvas of an OME-TIFF: every block's tiles, already encoded, so that assembling the file copies bytes."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from wsi_stain.geometry import Box
+from wsi_stain.output.canvas import REMAINS, BlockStore, CanvasSpec, claim, gather, pack_remains
+from wsi_stain.output.encoding import TILE_PX, Encoding, pad_tile
+from wsi_stain.output.pyramid import Pyramid
+from wsi_stain.tiling.grid import Block
+
+
+class TileSpool:
+    """Painted blocks of an OME-TIFF, in `<output>.spool`.
+
+    A block's file holds its tiles of all levels it owns, as the TIFF will hold them; a block of glass holds none. The
+    coarse levels are `level_<n>.zip`, made by `finish()`.
+
+        spool = TileSpool(spec)
+        spool.begin(fingerprint)
+        for block in spool.todo(blocks):
+            spool.put(block, paint(block), {})
+        spool.finish()
+        ometiff.write(spec.part, spool, metadata)
+    """
+
+    def __init__(self, spec: CanvasSpec) -> None:
+        self.pyramid = Pyramid(spec.size, spec.block)
+        self.sizes = self.pyramid.sizes
+        self.encoding = Encoding.of(spec.encoding)
+        self.store = BlockStore(spec.spool, self.pyramid, spec.glass)
+        self._part = spec.part
+
+    def begin(self, fingerprint: Mapping[str, Any], restart: bool = False) -> None:
+        """Start, or go on with a run of the same fingerprint; OutputError where the folder belongs to another."""
+        if not claim(self.store, fingerprint, restart=restart):
+            self._part.unlink(missing_ok=True)
+            self.store.begin(fingerprint)
+
+    def put(self, block: Block, pixels: np.ndarray | None, notes: Mapping[str, Any]) -> None:
+        """Encode a block at all its levels and keep it."""
+        self.store.put(block.index, () if pixels is None else self._members(block.index, pixels), notes)
+
+    def todo(self, blocks: Iterable[Block]) -> list[Block]:
+        """The blocks that are not painted, or whose file is damaged."""
+        return [block for block in blocks if not self.store.is_painted(block.index)]
+
+    def read(self, box: Box) -> np.ndarray:
+        """A box of the finest level, in the output's px, as a viewer decodes it."""
+
+        def tile_at(row: int, column: int) -> np.ndarray:
+            each = self.pyramid.block // TILE_PX
+            with self.store.open((row // each, column // each)) as file:
+                return self.encoding.decode(self._tile(file, f"0/{row}/{column}"))
+
+        return gather(box, tile_at)
+
+    def finish(self) -> None:
+        """Encode the coarse levels."""
+        if not self.pyramid.is_deep:
+            return
+        levels = range(self.pyramid.depth + 1, len(self.sizes))
+        with ExitStack() as stack:
+            files = {
+                level: stack.enter_context(zipfile.ZipFile(self.store.folder / f"tmp-level_{level}.zip", "w"))
+                for level in levels
+            }
+            for level, row, column, pixels in self.pyramid.coarse(self.store.strips()):
+                files[level].writestr(zipfile.ZipInfo(f"{row}/{column}"), self.encoding.encode(pad_tile(pixels)))
+        for level in levels:
+            (self.store.folder / f"tmp-level_{level}.zip").replace(self.store.folder / f"level_{level}.zip")
+
+    def tiles(self, level: int) -> Iterator[bytes]:
+        """Encoded 512×512 tiles of a level, row by row."""
+        if level > self.pyramid.depth:
+            with zipfile.ZipFile(self.store.folder / f"level_{level}.zip") as file:
+                yield from (file.read(info) for info in file.infolist())
+            return
+        grid = self.sizes[level].ceil_div(TILE_PX)
+        rows, columns = self.pyramid.blocks
+        for block_row in range(rows):
+            with ExitStack() as stack:
+                files = [stack.enter_context(self.store.open((block_row, column))) for column in range(columns)]
+                for row in self.pyramid.spans(level, block_row, grid.h):
+                    for block_column, file in enumerate(files):
+                        for column in self.pyramid.spans(level, block_column, grid.w):
+                            yield self._tile(file, f"{level}/{row}/{column}")
+
+    def _tile(self, file: zipfile.ZipFile, name: str) -> bytes:
+        return file.read(name) if name in file.NameToInfo else self._glass
+
+    def _members(self, index: tuple[int, int], pixels: np.ndarray) -> Iterator[tuple[str, bytes]]:
+        for level, row, column, tile in self.pyramid.cut(index, pixels):
+            if level > self.pyramid.depth:
+                yield REMAINS, pack_remains(tile)
+            else:
+                yield f"{level}/{row}/{column}", self.encoding.encode(pad_tile(tile))
+
+    @cached_property
+    def _glass(self) -> bytes:
+        return self.encoding.encode(np.full((TILE_PX, TILE_PX, 3), self.store.glass, np.uint8))

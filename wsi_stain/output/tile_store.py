@@ -1,0 +1,59 @@
+"""Generated tiles of blocks that are not painted yet, on disk, where a resumed run and other workers find them.
+
+Without it a run that is killed loses what its blocks in work had generated, and all tiles on the border between painted
+and unpainted blocks: counted on a section of 1,911 tiles, 51 of them at every interruption.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from wsi_stain.geometry import Box
+from wsi_stain.output.canvas import BlockStore, pack_remains, unpack_remains
+
+SLOW_S = 0.2
+"""Seconds that a tile must take to be worth shelving: packing and writing one takes 1 to 2 % of that."""
+
+
+class Shelf:
+    """Files `t_<y>_<x>` in a canvas's folder: a tile's CRC-32 and its pixels, lossless; a damaged one is not there.
+
+    shelf = Shelf(canvas.store)
+    shelf.put(tile, pixels)
+    shelf.take(tile, like=pixels)  # in any process
+    shelf.clear([tile])
+    """
+
+    def __init__(self, store: BlockStore) -> None:
+        self._store = store
+
+    def put(self, tile: Box, pixels: np.ndarray) -> None:
+        """Keep a tile, uint8 (h, w, 3)."""
+        data = pack_remains(pixels)
+        self._store.write(_name(tile), zlib.crc32(data).to_bytes(4, "little") + data)
+
+    def take(self, tile: Box, like: np.ndarray) -> np.ndarray | None:
+        """The tile's pixels in the shape of `like`, if they are here."""
+        try:
+            content = self._path(tile).read_bytes()
+        except FileNotFoundError:
+            return None
+        if len(content) < 4 or zlib.crc32(content[4:]).to_bytes(4, "little") != content[:4]:
+            return None  # a power cut may leave a file without its content
+        return unpack_remains(content[4:], like)
+
+    def clear(self, tiles: Iterable[Box]) -> None:
+        """Throw away the tiles of which every block is painted."""
+        for tile in tiles:
+            self._path(tile).unlink(missing_ok=True)
+
+    def _path(self, tile: Box) -> Path:
+        return self._store.folder / _name(tile)
+
+
+def _name(tile: Box) -> str:
+    return f"t_{tile.y0}_{tile.x0}"

@@ -1,0 +1,187 @@
+"""The canvas of an OME-Zarr 0.5, which is itself the output.
+
+Chunks are written as files, not through zarr-python: a chunk of Zarr v3 with the codecs `bytes` and `zstd` is just the
+compressed pixels, and the engine wants the bytes to keep their CRC. zarr-python writes the metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+
+from wsi_stain.geometry import Box
+from wsi_stain.output.canvas import REMAINS, BlockStore, CanvasSpec, beside, claim, gather, pack_remains
+from wsi_stain.output.encoding import TILE_PX, pad_tile
+from wsi_stain.output.pyramid import Pyramid, TileAt
+from wsi_stain.tiling.grid import Block
+
+ZSTD_LEVEL = 1
+"""Higher levels save little on stained tissue and cost most of the time."""
+
+CHUNKS = "chunks.json"
+"""Member of a block's file: the CRC-32 of every chunk it wrote, so that a resume finds chunks a power cut has lost."""
+
+
+class ZarrCanvas:
+    """Painted blocks of an OME-Zarr, in `<output>.part`, a valid group while it is being painted.
+
+    Axes are c, y, x; chunks 3 × 512 × 512; zstd. Glass is the fill value where its three channels are equal, and then
+    takes no room. `<output>.spool` keeps for each block that it is painted, and its remains.
+
+        canvas = ZarrCanvas(spec)
+        canvas.begin(fingerprint)
+        for block in canvas.todo(blocks):
+            canvas.put(block, paint(block), {})
+        canvas.finish()                             # now it has its final name
+    """
+
+    def __init__(self, spec: CanvasSpec) -> None:
+        self._spec = spec
+        self.pyramid = Pyramid(spec.size, spec.block)
+        self.store = BlockStore(spec.spool, self.pyramid, spec.glass)
+
+    def begin(self, fingerprint: Mapping[str, Any], restart: bool = False) -> None:
+        """Start, or go on with a run of the same fingerprint; OutputError where the folder belongs to another."""
+        if claim(self.store, fingerprint, restart=restart) and self._is_ours():
+            return
+        part = self._spec.part
+        if part.exists():
+            shutil.rmtree(part)
+        self._create_group(part)
+        self.store.begin(fingerprint)
+
+    def put(self, block: Block, pixels: np.ndarray | None, notes: Mapping[str, Any]) -> None:
+        """Write a block's chunks of all levels it owns, and then that it is painted."""
+        tiles = list(self._glass_tiles(block) if pixels is None else self.pyramid.cut(block.index, pixels))
+        chunks = {_key(tile): self._write_chunk(tile) for tile in tiles if tile.level <= self.pyramid.depth}
+        members = [(CHUNKS, json.dumps(chunks, sort_keys=True).encode())]
+        members += [(REMAINS, pack_remains(tile.pixels)) for tile in tiles if tile.level > self.pyramid.depth]
+        self.store.put(block.index, members, notes)
+
+    def todo(self, blocks: Iterable[Block]) -> list[Block]:
+        """The blocks that are not painted, or whose file or chunks are damaged."""
+        return [block for block in blocks if not (self.store.is_painted(block.index) and self._is_whole(block.index))]
+
+    def read(self, box: Box) -> np.ndarray:
+        """A box of the finest level, in the output's px."""
+
+        def tile_at(row: int, column: int) -> np.ndarray:
+            path = self._root / f"0/c/0/{row}/{column}"
+            if not path.exists():
+                return np.full((TILE_PX, TILE_PX, 3), self.store.glass, np.uint8)
+            planes = np.frombuffer(imagecodecs.zstd_decode(path.read_bytes()), np.uint8)
+            return planes.reshape(3, TILE_PX, TILE_PX).transpose(1, 2, 0)
+
+        return gather(box, tile_at)
+
+    def annotate(self, facts: Mapping[str, str]) -> None:
+        """Add what is only known of a painted image to the attributes that say how it was made."""
+        path = self._root / "zarr.json"
+        group = json.loads(path.read_text(encoding="utf-8"))
+        group["attributes"]["wsi_stain"] |= facts
+        part = beside(path, ".part")
+        part.write_text(json.dumps(group, indent=2), encoding="utf-8")
+        part.replace(path)
+
+    def finish(self) -> None:
+        """Write the coarse levels and give the group its final name."""
+        output, old = self._spec.output, beside(self._spec.output, ".old")
+        if self._root == self._spec.part:
+            if self.pyramid.is_deep:
+                for tile in self.pyramid.coarse(self.store.strips()):
+                    self._write_chunk(tile)
+            if output.exists():
+                shutil.rmtree(old, ignore_errors=True)  # of a run that was killed here
+                output.replace(old)
+            self._spec.part.replace(output)
+        shutil.rmtree(old, ignore_errors=True)
+
+    @property
+    def _root(self) -> Path:
+        """Where the group lies: a run killed after the last rename finds it under its final name."""
+        return self._spec.part if self._spec.part.exists() else self._spec.output
+
+    def _is_ours(self) -> bool:
+        """Whether the group is there and this run's: somebody may have deleted `<output>.part` and not the spool."""
+        try:
+            group = json.loads((self._root / "zarr.json").read_text(encoding="utf-8"))
+            found, ours = group["attributes"], self._attributes()
+            return found["ome"] == ours["ome"] and ours["wsi_stain"].items() <= found["wsi_stain"].items()
+        except (FileNotFoundError, ValueError, KeyError):
+            return False
+
+    @cached_property
+    def _fills(self) -> bool:
+        """Whether a missing chunk already reads as glass."""
+        return len(set(self.store.glass)) == 1
+
+    def _glass_tiles(self, block: Block) -> Iterator[TileAt]:
+        if not self._fills:
+            glass = np.full((*block.write.size, 3), self.store.glass, np.uint8)
+            yield from (tile for tile in self.pyramid.cut(block.index, glass) if tile.level <= self.pyramid.depth)
+
+    def _write_chunk(self, tile: TileAt) -> int:
+        """Write one chunk; returns the CRC-32 of its bytes."""
+        planes = pad_tile(tile.pixels).transpose(2, 0, 1)
+        data = imagecodecs.zstd_encode(planes.tobytes(), level=ZSTD_LEVEL)
+        path = self._root / _key(tile)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)  # a torn chunk does not count: its block is not marked as painted yet
+        return zlib.crc32(data)
+
+    def _is_whole(self, index: tuple[int, int]) -> bool:
+        try:
+            with self.store.open(index) as file:
+                chunks = json.loads(file.read(CHUNKS))
+            return all(zlib.crc32((self._root / key).read_bytes()) == crc for key, crc in chunks.items())
+        except FileNotFoundError:
+            return False
+
+    def _create_group(self, path: Path) -> None:
+        import zarr  # slow to import, and only the start of a run needs it
+        from zarr.codecs import ZstdCodec
+
+        group = zarr.create_group(path, zarr_format=3, attributes=self._attributes())
+        for level, size in enumerate(self.pyramid.sizes):
+            group.create_array(
+                str(level),
+                shape=(3, *size),
+                chunks=(3, TILE_PX, TILE_PX),
+                dtype="uint8",
+                compressors=ZstdCodec(level=ZSTD_LEVEL),
+                fill_value=self.store.glass[0] if self._fills else 0,
+                dimension_names=("c", "y", "x"),
+            )
+
+    def _attributes(self) -> dict[str, Any]:
+        """Metadata as OME-Zarr 0.5 wants them, and how the image was made."""
+        mpp = self._spec.mpp
+        unit = {} if mpp is None else {"unit": "micrometer"}
+        datasets = []
+        for level in range(len(self.pyramid.sizes)):
+            step = (mpp or 1.0) * 2**level
+            transform = {"type": "scale", "scale": [1.0, step, step]}
+            datasets.append({"path": str(level), "coordinateTransformations": [transform]})
+        axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", **unit} for n in "yx")]
+        scale = {"name": self._spec.output.name, "axes": axes, "datasets": datasets, "type": "mean"}
+        colours = {"Red": "FF0000", "Green": "00FF00", "Blue": "0000FF"}
+        window = {"min": 0, "start": 0, "end": 255, "max": 255}
+        channels = [{"label": k, "color": v, "active": True, "window": window} for k, v in colours.items()]
+        omero = {"channels": channels, "rdefs": {"model": "color"}}
+        return {
+            "ome": {"version": "0.5", "multiscales": [scale], "omero": omero},
+            "wsi_stain": dict(self._spec.provenance),
+        }
+
+
+def _key(tile: TileAt) -> str:
+    """Where the chunk lies in the group (Zarr v3, default chunk key encoding)."""
+    return f"{tile.level}/c/0/{tile.row}/{tile.column}"

@@ -1,0 +1,1 @@
+"""Paired H&E and IHC tiles: reading, checking, leaks, report."""

@@ -1,0 +1,1 @@
+"""Reading slides: levels, pixel size, colour profile, and views at any scale."""

@@ -1,0 +1,114 @@
+"""OpenSlide's reader: everything that scanners write (Hamamatsu, MIRAX, Leica, Philips, Ventana, DICOM …)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+import openslide
+
+from wsi_stain.geometry import Box, Size
+from wsi_stain.slide.readers.base import (
+    CACHE_BYTES,
+    Facts,
+    PerThread,
+    TileCache,
+    Undecodable,
+    Unsuited,
+    number,
+    over_white,
+)
+
+CHUNK = 2048
+
+
+class OpenSlideBackend:
+    """One file through OpenSlide, a handle per thread (a handle stays broken after its first error), one cache for all.
+
+    OpenSlide takes locations in level-0 pixels. Where a level's downsample is no whole number (25000 px under 100001),
+    a level's pixel has no such location, and OpenSlide interpolates: the same pixel would differ from box to box. Such
+    levels are read in chunks that always start at the same places, so that a pixel keeps its value; it lies at most
+    half a level-0 pixel off.
+    """
+
+    name = "openslide"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._cache = openslide.OpenSlideCache(CACHE_BYTES)
+        self._chunks = TileCache()
+        self._handles = PerThread(self._open)
+        try:
+            handle = self._handles.get()
+            self.sizes = tuple(Size(h, w) for w, h in handle.level_dimensions)
+            self._downsamples = handle.level_downsamples
+            self.facts = _facts(handle)
+        except (openslide.OpenSlideError, OSError) as err:
+            self.close()
+            raise Unsuited(str(err).replace(str(path), path.name)) from err
+
+    def _open(self) -> openslide.OpenSlide:
+        handle = openslide.OpenSlide(self._path)
+        handle.set_cache(self._cache)
+        return handle
+
+    def read(self, level: int, box: Box) -> np.ndarray:
+        """uint8 (h, w, 3) of a box inside the level; `Undecodable`."""
+        downsample = self._downsamples[level]
+        if downsample == int(downsample):
+            return self._read(level, box)
+        out = np.empty((*box.size, 3), np.uint8)
+        whole = Box.of(self.sizes[level])
+        for y in range(box.y0 // CHUNK * CHUNK, box.y1, CHUNK):
+            for x in range(box.x0 // CHUNK * CHUNK, box.x1, CHUNK):
+                chunk = Box(y, x, y + CHUNK, x + CHUNK) & whole
+                pixels = self._chunks.get((level, y, x), lambda chunk=chunk: self._read(level, chunk))
+                part = chunk & box
+                out[part.shift(-box.y0, -box.x0).slices()] = pixels[part.shift(-y, -x).slices()]
+        return out
+
+    def _read(self, level: int, box: Box) -> np.ndarray:
+        downsample = self._downsamples[level]
+        location = (round(box.x0 * downsample), round(box.y0 * downsample))
+        try:
+            rgba = np.asarray(self._handles.get().read_region(location, level, (box.size.w, box.size.h)))
+        except (openslide.OpenSlideError, OSError) as err:
+            raise Undecodable(str(err).replace(str(self._path), self._path.name)) from err
+        if rgba[..., 3].min(initial=255) == 255:
+            return cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB)
+        return over_white(rgba)
+
+    def renew(self) -> None:
+        """Give the calling thread a fresh handle."""
+        self._handles.renew()
+
+    def close(self) -> None:
+        """Close the handles of all threads."""
+        self._handles.close()
+        self._chunks.clear()
+
+
+def _facts(handle: openslide.OpenSlide) -> Facts:
+    properties = handle.properties
+    x, y = number(properties.get("openslide.mpp-x")), number(properties.get("openslide.mpp-y"))
+    profile = handle.color_profile
+    vendor = properties.get("openslide.vendor", "unknown")
+    return Facts(
+        vendor=vendor,
+        format=vendor,
+        mpp=None if x is None or y is None else (x, y),
+        mpp_from="openslide.mpp-x and openslide.mpp-y",
+        magnification=number(properties.get("openslide.objective-power")),
+        bounds=_bounds(properties),
+        icc=profile.tobytes() if profile else None,
+    )
+
+
+def _bounds(properties: Mapping[str, str]) -> Box | None:
+    values = [number(properties.get(f"openslide.bounds-{key}")) for key in ("y", "x", "height", "width")]
+    if any(v is None for v in values):
+        return None
+    y, x, h, w = (int(v) for v in values if v is not None)
+    return Box.at(y, x, Size(h, w)) if h > 0 and w > 0 else None

@@ -1,0 +1,1 @@
+"""Where tissue is: detection on a thumbnail, masks, GeoJSON in and out."""
