@@ -129,6 +129,7 @@ def test_every_config_loads(path: Path) -> None:
     assert loader.dump(loader.load(CONFIG_KINDS[path.parent.name], path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", bundle.shipped())
 def test_every_bundle_passes_its_check(name: str) -> None:
     assert export.check(name) == []

@@ -10,14 +10,14 @@
     │   ├── InUse             another run holds it
     │   └── NoRoom            the disk or the memory is too small for it
     ├── DeviceError           the device asked for is not there
-    └── TrainingError         training cannot start or go on
+    └── TrainingError         training cannot start or continue
 
 A message is one sentence that says what was wrong, the value, the rule and the next step.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wsi_stain.geometry import Box
@@ -44,7 +44,8 @@ class UnreadableRegion(SlideError):  # noqa: N818 - named for what it is, as des
         self.box = box
         self.level = level
 
-    def __reduce__(self) -> tuple:  # an exception with arguments of its own must say how to travel between workers
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception with arguments of its own must define how it travels between workers.
         return type(self), (str(self), self.box, self.level)
 
 
@@ -77,4 +78,4 @@ class DeviceError(WsiStainError):
 
 
 class TrainingError(WsiStainError):
-    """Training cannot start, or must not go on."""
+    """Training cannot start, or must not continue."""

@@ -12,7 +12,7 @@ from distributed import Client, KilledWorker
 from wsi_stain.cluster import ClusterConfig, explain, open_cluster
 from wsi_stain.errors import ConfigError
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)

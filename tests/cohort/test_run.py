@@ -108,7 +108,7 @@ def test_a_bad_slide_fails_alone_and_is_tried_again_only_if_asked(slides, out, a
     assert (again.done, again.failed) == (2, {"s1": "this slide is cursed"})
     (slides / "s1.tif").write_text("cut off")  # a failed slide is not opened when the sheet is checked: it fails alone
     result = run(request_of(slides, out, scheduler=address, retry_failed=True))
-    assert "s1.tif is not a slide" in result.failed["s1"]
+    assert "s1.tif has an unsupported format" in result.failed["s1"]
     (slides / "aside").rename(slides / "s1.tif")
     assert run(request_of(slides, out, scheduler=address, retry_failed=True)).is_complete
     assert not list(out.glob("*.failed.json"))
@@ -260,7 +260,7 @@ def test_a_whole_run_that_is_ended_is_resumed_inside_the_slide(tmp_path, out, nu
     assert 2 < before < 144, "too fast or too slow to be interrupted"
     if number != signal.SIGKILL:
         assert process.returncode == 130
-        assert "interrupted; run the same command again to go on" in err.splitlines()[-1]
+        assert "interrupted; re-run the same command to resume" in err.splitlines()[-1]
         assert "Traceback" not in err
         assert not list(out.glob("*.lock")) + list(out.glob("*.running.json"))
     row, state = overview(out).slides[0]

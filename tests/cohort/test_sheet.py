@@ -67,7 +67,7 @@ def test_all_problems_come_in_one_table_with_line_numbers(tmp_path):
         3: ("gone.tif", "no such file"),
         4: ("noscale.tif", "--mpp"),
         5: ("lies.tif", "1000"),
-        6: ("text.svs", "not a"),
+        6: ("text.svs", "unsupported format"),
         7: ("s1.tif", "nomask.geojson"),
     }
     for line, (number, words) in zip(said[1:-1], expected.items(), strict=True):

@@ -28,7 +28,7 @@ GOOD = {
 OPTIONS = ["--model", "identity", "--device", "cpu", "--set", "convert.grid.block=512"]
 LOSSLESS = [*OPTIONS, "--set", "convert.output.compression=deflate"]
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)

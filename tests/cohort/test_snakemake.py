@@ -15,9 +15,12 @@ from wsi_stain.output import ometiff
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "pipelines" / "snakemake"
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("snakemake") is None, reason="snakemake is not installed: pip install '.[experiments]'"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("snakemake") is None, reason="snakemake is not installed: pip install '.[experiments]'"
+    ),
+]
 
 
 def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

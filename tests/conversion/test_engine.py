@@ -491,7 +491,7 @@ def test_a_finished_output_is_left_alone_and_anothers_is_never_overwritten(tmp_p
     again = convert(request_of(slide, output))
     assert (made.already_done, again.already_done) == (False, True)
     assert again.record == made.record
-    with pytest.raises(OutputError, match=r"exists and was made otherwise.*--restart"):
+    with pytest.raises(OutputError, match=r"exists and was made with other settings.*--restart"):
         convert(request_of(slide, output, "grid.tile=100"))
     assert digest(output) == before
     with monkeypatch.context() as patch:
@@ -503,7 +503,7 @@ def test_a_finished_output_is_left_alone_and_anothers_is_never_overwritten(tmp_p
     assert other.record["fingerprint"]["tile"] == 100
     assert np.array_equal(pixels_of(output), noise(700, 600))
     (tmp_path / f"x.{ending}.run.json").unlink()
-    with pytest.raises(OutputError, match="exists and was made otherwise"):
+    with pytest.raises(OutputError, match="exists and was made with other settings"):
         convert(request_of(slide, output))
 
 

@@ -302,7 +302,7 @@ def test_a_generator_that_sees_its_tile_fails_and_the_output_says_so(tmp_path: P
         made = run(slide, tmp_path / f"{make.__name__}{overlap}" / f"x.{ending}")
         found = made.record["seams"]
         assert found["verdict"] == verdict
-        assert ("there is a step at tile lines" in found["reasons"]) == (verdict == "fail" and not overlap)
+        assert ("the picture has a step at tile boundaries" in found["reasons"]) == (verdict == "fail" and not overlap)
         if ending == "ome.tiff":
             said = ometiff.describe(made.output)["annotations"]
         else:
@@ -434,7 +434,7 @@ def test_statistics_per_tile_without_overlap_fail(
     )
     found = made.record["seams"]
     assert found["verdict"] == "fail"
-    assert {"there is a step at tile lines", "other tiles give other pixels"} <= set(found["reasons"])
+    assert {"the picture has a step at tile boundaries", "other tiles give other pixels"} <= set(found["reasons"])
     assert "expect seams" in caplog.text
 
 

@@ -44,7 +44,8 @@ def test_a_record_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> N
 
 def test_peak_memory_sees_what_was_held_and_freed_and_not_the_parent_s() -> None:
     code = (
-        "import numpy as np; from wsi_stain.files import record; np.ones({n} << 17).sum(); print(record.peak_memory_bytes())"
+        "import numpy as np; from wsi_stain.files import record; "
+        "np.ones({n} << 17).sum(); print(record.peak_memory_bytes())"
     )
     ballast = np.ones(300 << 17)  # 300 MiB in this process
     small, large = (int(subprocess.check_output([sys.executable, "-c", code.format(n=n)], text=True)) for n in (1, 200))

@@ -85,7 +85,7 @@ def test_the_promise_is_what_was_measured_with_a_margin(packed: Path) -> None:
     bundle, text = Bundle.open(packed), " ".join((packed / "card.md").read_text().split())
     measured = export.measure(bundle, bundle.generator("cpu", precision=export.PACKED))
     assert bundle.config.invariance == export.promise(measured)
-    assert f"procedural histology: {in_words(measured)}. The bundle promises 2 times that" in text
+    assert f"procedural histology by: {in_words(measured)}. The bundle promises 2 times that" in text
 
 
 def test_an_unknown_length_of_training_is_said(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_an_unknown_length_of_training_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["bundle.yaml", "generator.safetensors"])
 def test_packing_never_overwrites(run: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
-    with pytest.raises(BundleError, match=rf"holds a bundle already \({name}\)"):
+    with pytest.raises(BundleError, match=rf"already contains a bundle \({name}\)"):
         pack(run, tmp_path)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, "mine")]
 
@@ -106,15 +106,15 @@ def test_a_card_that_is_there_is_kept(run: Path, tmp_path: Path) -> None:
     bundle = pack(run, tmp_path)
     assert bundle.config.invariance
     words = in_words(bundle.config.invariance)
-    assert check(tmp_path) == [f"the card does not state what bundle.yaml promises about tiles: write {words!r}"]
+    assert check(tmp_path) == [f"the card lacks the promise of bundle.yaml about tiles; add {words!r}"]
     (tmp_path / "card.md").write_text(f"RESEARCH USE ONLY, Apache-2.0; {words.replace(' ', chr(10), 1)}")
     assert check(tmp_path) == []
 
 
 def test_what_cannot_be_packed_leaves_no_bundle(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="holds no finished training"):
+    with pytest.raises(BundleError, match="has no finished training"):
         pack(tmp_path, tmp_path / "x")
-    with pytest.raises(BundleError, match=r"direct regressor .* give it to wsi-stain evaluate --regressor"):
+    with pytest.raises(BundleError, match=r"direct regressor .* pass it to wsi-stain evaluate --regressor"):
         pack(make_run(tmp_path / "regressor", REGRESSOR), tmp_path / "x")
     spoilt = Path(shutil.copytree(run, tmp_path / "spoilt"))
     (spoilt / "generator.safetensors").write_bytes(b"PK\3\4 a pickle in a zip")
@@ -123,7 +123,7 @@ def test_what_cannot_be_packed_leaves_no_bundle(run: Path, tmp_path: Path) -> No
     crooked = Path(shutil.copytree(run, tmp_path / "crooked"))
     text = (crooked / "config.yaml").read_text()
     (crooked / "config.yaml").write_text(text.replace("overlap: 128", "overlap: 100"))
-    with pytest.raises(BundleError, match=r"multiples of 128 px: set input\.tile"):
+    with pytest.raises(BundleError, match=r"multiples of 128 px; set input\.tile"):
         pack(crooked, tmp_path / "x")
     assert list((tmp_path / "x").iterdir()) == []
 
@@ -132,11 +132,11 @@ def test_check_reads_the_card(folder: Path) -> None:
     swap(folder, "RESEARCH USE ONLY", "use it")
     swap(folder, "CC-BY-4.0 OR Apache-2.0", "free")
     assert check(folder, tiles=False) == [
-        "the card does not say RESEARCH USE ONLY",
-        "the card does not name the licence of bundle.yaml, CC-BY-4.0 OR Apache-2.0",
+        "the card does not contain RESEARCH USE ONLY; add it",
+        "the card does not contain the licence of bundle.yaml, CC-BY-4.0 OR Apache-2.0; add it",
     ]
     (folder / "card.md").unlink()
-    assert check(folder, tiles=False) == ["there is no card.md"]
+    assert check(folder, tiles=False) == ["card.md is missing; write it"]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_check_reads_the_card(folder: Path) -> None:
 def test_check_wants_an_spdx_expression(folder: Path, licence: str, is_fine: bool) -> None:
     change(folder, licence=licence)
     swap(folder, "CC-BY-4.0 OR Apache-2.0", licence)
-    wrong = f"bundle.yaml gives the licence {licence!r}: it must be an SPDX expression such as Apache-2.0"
+    wrong = f"bundle.yaml has the licence {licence!r}; it must be an SPDX expression such as Apache-2.0"
     assert check(folder, tiles=False) == ([] if is_fine else [wrong])
 
 
@@ -162,7 +162,7 @@ def test_check_finds_altered_weights_and_a_broken_specification(folder: Path) ->
     assert "input.overlap is 'much'" in problem
     change(folder, input={"overlap": 128}, weights={"sha256": "0" * 64})
     (problem,) = check(folder)
-    assert "are not what its hash says" in problem
+    assert "do not match its hash" in problem
 
 
 def test_check_finds_weights_that_are_no_numbers(folder: Path) -> None:
@@ -171,14 +171,14 @@ def test_check_finds_weights_that_are_no_numbers(folder: Path) -> None:
     tensors[key] = tensors[key] * float("nan")
     save_file(tensors, folder / "generator.safetensors")
     change(folder, weights={"sha256": sha256_of(folder / "generator.safetensors")})
-    assert check(folder, tiles=False) == [f"the weights hold numbers that are not finite, first in {key}: train again"]
+    assert check(folder, tiles=False) == [f"the weights contain non-finite numbers, first in {key}; train again"]
 
 
 @pytest.mark.parametrize(
     ("tile", "overlap", "problem"),
     [
-        (256, 100, "tile 256 and overlap 100 do not fit multiples of 128 px"),
-        (128, 128, "overlap 128 does not lie between 0 and half of tile 128"),
+        (256, 100, "tile 256 and overlap 100 must be multiples of 128 px"),
+        (128, 128, "overlap 128 must be between 0 and half of tile 128"),
     ],
 )
 def test_check_finds_a_grid_that_cannot_be(folder: Path, tile: int, overlap: int, problem: str) -> None:
@@ -194,7 +194,8 @@ def test_check_holds_the_bundle_to_its_promise(folder: Path) -> None:
     swap(folder, in_words(old), in_words(promised))
     (problem,) = check(folder)
     assert re.fullmatch(
-        r"tiles are mean .* from one pass, but bundle.yaml promises mean 0, 99 % 0, largest 0 grey levels: .*", problem
+        r"tiles differ from one pass by mean .*, but bundle.yaml promises mean 0, 99 % 0, largest 0 grey levels; .*",
+        problem,
     )
 
 
@@ -203,7 +204,7 @@ def test_check_asks_for_a_promise_and_says_which(folder: Path) -> None:
     assert old
     change(folder, invariance=None)
     (problem,) = check(folder)
-    assert problem.startswith("bundle.yaml makes no promise about tiles (measured from one pass: mean ")
+    assert problem.startswith("bundle.yaml has no promise about tiles (measured against one pass: mean ")
     added = yaml.safe_load(re.search(r"or add (.*)", problem)[1])  # type: ignore[index]
     assert added == {"invariance": dump(old)}
 
@@ -226,7 +227,7 @@ def test_check_finds_a_network_whose_answer_depends_on_more_than_the_tile(
     folder: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     monkeypatch.setattr(Bundle, "generator", lambda self, device, precision: Moody(by))
-    assert check(folder) == ["the same tile stained twice, alone and beside another, gives different pixels"]
+    assert check(folder) == ["the same tile gives different pixels when stained alone and in a batch with another tile"]
 
 
 def test_check_finds_another_shape(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

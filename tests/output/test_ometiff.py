@@ -306,7 +306,7 @@ def test_describing_what_is_no_slide_is_an_error_in_one_sentence(tmp_path):
     with pytest.raises(SlideError, match="No such file"):
         describe(path)
     path.write_text("not a slide")
-    with pytest.raises(SlideError, match="is no TIFF"):
+    with pytest.raises(SlideError, match="is not a TIFF"):
         describe(path)
 
 

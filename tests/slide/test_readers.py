@@ -241,20 +241,20 @@ def write(path: Path, pixels: np.ndarray, **options: object) -> None:
 
 GREY = tissue(256, 256)[..., 0]
 REFUSED = {
-    "text.svs": (lambda p: p.write_text("not a slide at all"), "is not a slide format that we can read: Aperio"),
-    "empty.svs": (lambda p: p.write_bytes(b""), r"is empty \(0 bytes\): copy it again"),
+    "text.svs": (lambda p: p.write_text("not a slide at all"), "has an unsupported format; supported formats: Aperio"),
+    "empty.svs": (lambda p: p.write_bytes(b""), r"is empty \(0 bytes\); copy it again"),
     "magic.tif": (
         lambda p: p.write_bytes(b"II*\0" + bytes(60)),
-        "cannot be opened .* cut off or damaged; copy it again",
+        "cannot be opened .* truncated or damaged; copy it again",
     ),
-    "grey.tif": (lambda p: write(p, GREY, tile=(128, 128)), "not RGB pixels: fluorescence and single channels"),
+    "grey.tif": (lambda p: write(p, GREY, tile=(128, 128)), "not RGB pixels; fluorescence and single-channel images"),
     "deep.tif": (
         lambda p: write(p, tissue(256, 256).astype(np.uint16), tile=(128, 128), photometric="rgb"),
         "has 16 bits per sample",
     ),
-    "grey.png": (lambda p: Image.fromarray(GREY).save(p), "is a L image: it must be 8-bit RGB"),
-    "broken.png": (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50)), "damaged or cut off; copy it again"),
-    "broken.jpg": (lambda p: p.write_bytes(b"\xff\xd8\xff\xe0" + bytes(50)), "damaged or cut off; copy it again"),
+    "grey.png": (lambda p: Image.fromarray(GREY).save(p), "has image mode L; a brightfield slide must be 8-bit RGB"),
+    "broken.png": (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50)), "damaged or truncated; copy it again"),
+    "broken.jpg": (lambda p: p.write_bytes(b"\xff\xd8\xff\xe0" + bytes(50)), "damaged or truncated; copy it again"),
 }
 
 
@@ -278,7 +278,7 @@ def test_no_file_and_no_dicom_folder(tmp_path: Path) -> None:
 def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wsi_stain.slide.readers.image.MAX_PX", 1000)
     Image.fromarray(tissue(40, 40)).save(tmp_path / "a.png")
-    with pytest.raises(SlideError, match="million pixels: convert it to a tiled TIFF"):
+    with pytest.raises(SlideError, match="million pixels; convert it to a tiled TIFF"):
         open_backend(tmp_path / "a.png")
 
 

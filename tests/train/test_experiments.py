@@ -24,9 +24,12 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "pipelines" / "experiments"
 SHIPPED = {"config.yaml": "paper-bci.yaml", "small.yaml": "small.yaml"}
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("snakemake") is None, reason="snakemake is not installed: pip install '.[experiments]'"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("snakemake") is None, reason="snakemake is not installed: pip install '.[experiments]'"
+    ),
+]
 
 
 def command(*arguments: str) -> list[str]:

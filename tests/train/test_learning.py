@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pytest
 from builders.pairs import blobs, config, write_pairs
 from PIL import Image
 from skimage.color import hed_from_rgb, rgb_from_hed
@@ -15,6 +16,7 @@ from wsi_stain.measure.metrics import psnr
 from wsi_stain.train.stages import train
 
 
+@pytest.mark.slow
 def test_eight_pairs_are_learned_by_heart(tmp_path: Path) -> None:
     # No rule leads from H&E to stain here: each tile is paired with another one's pattern.
     folder = write_pairs(tmp_path / "pairs", list(pairwise(blobs(9, 128))), held_out=0)
@@ -42,6 +44,7 @@ def real_tiles(data: Path, split: str, n: int) -> list[np.ndarray]:
     return [np.asarray(Image.open(folder / row["he"])) for row in chosen]
 
 
+@pytest.mark.slow
 def test_a_toy_stain_is_learned_for_unseen_tissue(tmp_path: Path, data: Path) -> None:
     unseen = real_tiles(data, "val", 4)
     tiles = [*real_tiles(data, "train", 24), *unseen]

@@ -70,8 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = group.main(args=arguments, prog_name="wsi-stain", standalone_mode=False)
     except click.exceptions.Abort:
-        again = "the same command again, without --restart," if "--restart" in arguments else "the same command again"
-        code = _fail(f"interrupted; run {again} to go on", 130)
+        same = "the same command without --restart" if "--restart" in arguments else "the same command"
+        code = _fail(f"interrupted; re-run {same} to resume", 130)
     except click.ClickException as err:
         err.show()
         code = err.exit_code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -23,7 +23,7 @@ MOST_SHOWN = 20
 """Failures that `run` repeats at its end; `status` shows all."""
 
 
-class RowsType(click.ParamType):
+class RowsType(click.ParamType[Any]):
     """Numbers and spans of numbers: 3,7-9."""
 
     name = "N,N-N"
@@ -40,7 +40,7 @@ class RowsType(click.ParamType):
         return tuple(rows)
 
 
-class ShareType(click.ParamType):
+class ShareType(click.ParamType[Any]):
     """I/N."""
 
     name = "I/N"
@@ -81,7 +81,7 @@ def command() -> None:
 
     \b
     wsi-stain cohort plan sheet.csv -o out      how long, how much memory and disk
-    wsi-stain cohort run sheet.csv -o out       the same command again goes on
+    wsi-stain cohort run sheet.csv -o out       re-run the same command to resume
     wsi-stain cohort status out                 from any machine that sees the folder
     wsi-stain cohort qupath out                 a script that makes a QuPath project
 
@@ -181,7 +181,7 @@ def _show_line(event: Event) -> None:
 
 
 @contextmanager
-def _shown() -> Iterator[Callable[[Event], None]]:
+def _shown() -> Generator[Callable[[Event], None]]:
     """A function that shows events: a bar on a terminal, elsewhere JSON lines."""
     from wsi_stain.cohort.log import log_as_lines
 

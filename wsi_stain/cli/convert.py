@@ -11,7 +11,7 @@ import click
 from wsi_stain.config.convert import PrecisionChoice
 
 
-class RegionType(click.ParamType):
+class RegionType(click.ParamType[Any]):
     """X,Y,W,H in level-0 pixels."""
 
     name = "X,Y,W,H"
@@ -28,35 +28,57 @@ class RegionType(click.ParamType):
 @click.command("convert")
 @click.argument("slide", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="x.ome.tiff or x.ome.zarr.")
-@click.option("--model", help="Bundle: a name or a folder; the default model if not given.")
-@click.option("--mpp", type=float, help="µm per px of the slide, where the file does not say or lies.")
+@click.option("--model", help="Model bundle: a name or a folder. [default: the shipped model]")
+@click.option("--mpp", type=float, help="Pixel size of the slide in µm, if the file has none or a wrong one.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--precision",
     type=click.Choice(get_args(PrecisionChoice)),
     default="auto",
     show_default=True,
-    help="Of the arithmetic; auto is the fastest that the device has units for.",
+    help="Numeric precision; auto picks the fastest that the device supports.",
 )
-@click.option("--mask", default="auto", show_default=True, help="auto, none, or a GeoJSON file (QuPath's export).")
-@click.option("--region", type=RegionType(), help="Convert only this part, in level-0 pixels.")
-@click.option("--workers", type=int, help="Threads; 0 is the calling thread, one per processor if not given.")
-@click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler.")
-@click.option("--quality", type=int, help="JPEG quality, 1-100; 90 if not given.")
-@click.option("--compression", type=click.Choice(["jpeg", "deflate"]), help="deflate is lossless; jpeg if not given.")
-@click.option("--compat", type=click.Choice(["openslide"]), help="Let OpenSlide see the whole pyramid too.")
-@click.option("--norm", type=click.Choice(["tile", "slide"]), help="For a network with statistics per tile: slide.")
+@click.option(
+    "--mask",
+    default="auto",
+    show_default=True,
+    help="auto (detect tissue), none (whole slide), or a GeoJSON file exported from QuPath.",
+)
+@click.option("--region", type=RegionType(), help="Convert only this region, in level-0 pixels.")
+@click.option("--workers", type=int, help="Number of threads; 0 uses the calling thread. [default: one per processor]")
+@click.option("--scheduler", metavar="ADDRESS", help="Address of a running Dask scheduler.")
+@click.option("--quality", type=int, help="JPEG quality, 1-100. [default: 90]")
+@click.option(
+    "--compression",
+    type=click.Choice(["jpeg", "deflate"]),
+    help="Compression of the tiles; deflate is lossless. [default: jpeg]",
+)
+@click.option(
+    "--compat",
+    type=click.Choice(["openslide"]),
+    help="Store the pyramid so that OpenSlide-based viewers read all levels.",
+)
+@click.option(
+    "--norm",
+    type=click.Choice(["tile", "slide"]),
+    help="Normalization of networks with per-tile statistics. [default: slide]",
+)
 @click.option("--allow-upsampling", is_flag=True, help="Accept a slide coarser than the model's µm/px.")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML that differs from the defaults.")
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="YAML file with settings that differ from the defaults.",
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, e.g. grid.overlap=64.")
-@click.option("--restart", is_flag=True, help="Start anew; replace an existing output.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print the run's record instead of the output's name.")
+@click.option("--restart", is_flag=True, help="Discard an unfinished run and replace an existing output.")
+@click.option("--dry-run", is_flag=True, help="Print the plan (tiles, disk, memory, time) and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the run record as JSON instead of the output's name.")
 def command(slide: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
-    """Stain SLIDE virtually: an OME-TIFF or OME-Zarr that opens in QuPath beside it.
+    """Convert SLIDE to a virtual stain, an OME-TIFF or OME-Zarr that opens in QuPath.
 
-    Without flags: the default model, the best device, the output SLIDE.STAIN.ome.tiff in this folder. Run the same
-    command again to go on after an interruption. A virtual stain is for research use only.
+    Without options, the default model runs on the best device and writes SLIDE.STAIN.ome.tiff to the current folder.
+    Re-run the same command to resume. A virtual stain is for research use only.
     """
     from wsi_stain.conversion.engine import convert, plan
 
@@ -75,10 +97,13 @@ def command(slide: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
         click.echo(f"{result.output} is already done (same slide, model and settings)", err=True)
     if not result.record["tiles"]["tissue"]:
         click.echo(
-            "no tissue was found: all is glass; draw it (--mask FILE.geojson) or take all (--mask none)", err=True
+            "no tissue was found; pass --mask FILE.geojson with an annotation, or --mask none to stain the whole slide",
+            err=True,
         )
     if result.unreadable:
-        click.echo(f"{len(result.unreadable)} tiles of the slide could not be read and are glass", err=True)
+        click.echo(
+            f"{len(result.unreadable)} tiles of the slide could not be read and were filled with background", err=True
+        )
     click.echo(about_seams(result.record.get("seams")), err=True)
     click.echo(json.dumps(result.record, indent=1, ensure_ascii=False) if as_json else str(result.output))
 
@@ -88,13 +113,13 @@ def about_seams(certificate: dict[str, Any] | None) -> str:
     from wsi_stain.conversion.seams import in_words
 
     if certificate is None:
-        return "seams: not examined"
+        return "seams: not checked"
     verdict, *figures = in_words(certificate).values()
     return "\n         ".join([f"seams    {verdict}", *figures])
 
 
 def request_of(slide: Path, *, config_file: Path | None = None, settings: tuple[str, ...] = (), **options: Any) -> Any:
-    """The engine's request for these flags."""
+    """The conversion request of these options."""
     from wsi_stain.config.convert import ConvertConfig
     from wsi_stain.config.loader import load
     from wsi_stain.conversion.request import ConvertRequest
@@ -117,7 +142,7 @@ def request_of(slide: Path, *, config_file: Path | None = None, settings: tuple[
 
 
 def describe_plan(made: Any, sample: Any) -> str:
-    """A plan in lines for people; time and memory by a sample of it, if there is one."""
+    """A plan as text; time and memory are estimated from a sample, if given."""
     from wsi_stain.cli.progress import duration
     from wsi_stain.conversion.estimate import memory_bytes, seconds
     from wsi_stain.conversion.resources import gib

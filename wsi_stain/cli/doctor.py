@@ -21,5 +21,5 @@ def command() -> int:
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     click.echo(f"{'devices':24} {', '.join(['cpu', *devices])}; {torch.get_num_threads()} CPU threads")
     problems = check(DEFAULT, tiles=False)
-    click.echo(f"{'default model':24} {DEFAULT}: {'; '.join(problems) or 'nothing wrong'}")
+    click.echo(f"{'default model':24} {DEFAULT}: {'; '.join(problems) or 'OK'}")
     return 1 if problems else 0

@@ -52,7 +52,7 @@ def check(name: str) -> int:
     for problem in problems:
         click.echo(problem)
     if not problems:
-        click.echo(f"{name}: nothing wrong", err=True)
+        click.echo(f"{name}: OK", err=True)
     return 1 if problems else 0
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def command(config_file: Path, settings: tuple[str, ...], dry_run: bool) -> None:
     """Stage 1: train the encoders of both stains by contrast, and say how well they tell pairs from strangers.
 
-    The same command goes on after an interruption. `wsi-stain train` with the same configuration uses the result.
+    Re-run the same command to resume. `wsi-stain train` with the same configuration uses the result.
 
     \b
     wsi-stain pretrain --config configs/train/small.yaml --set pairs=my/pairs --set run=runs/first

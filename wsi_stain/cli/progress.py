@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ VERBS = {"read": "reading", "blend": "blending", "write": "encoding and writing"
 
 
 @contextmanager
-def shown() -> Iterator[Callable[[Progress], None]]:
+def shown() -> Generator[Callable[[Progress], None]]:
     """A function that shows the engine's events."""
     if not sys.stderr.isatty():
         yield _Lines().show

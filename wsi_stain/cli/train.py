@@ -16,7 +16,7 @@ from wsi_stain.cli.progress import TrainingLine
 def command(config_file: Path, settings: tuple[str, ...], dry_run: bool) -> None:
     """Stage 2: train a generator on paired tiles under frozen encoders.
 
-    The same command goes on after an interruption. Several GPUs: torchrun --nproc-per-node 4 -m wsi_stain train …
+    Re-run the same command to resume. Several GPUs: torchrun --nproc-per-node 4 -m wsi_stain train …
 
     \b
     wsi-stain train --config configs/train/small.yaml --set pairs=my/pairs --set run=runs/first

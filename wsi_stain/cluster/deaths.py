@@ -52,7 +52,7 @@ def explain(error: BaseException, subject: str, config: ClusterConfig) -> str | 
 def sentence(cause: Cause, subject: str, config: ClusterConfig) -> str:
     """What happened to the worker of `subject`, and what to do."""
     memory = config.memory or "16GB"
-    goes_on = "the same command goes on where it stopped"
+    goes_on = "re-run the same command to resume"
     match cause:
         case "memory":
             said = f"by the memory limit {memory}: raise `memory` in the cluster file, or lower its `cores`"

@@ -6,7 +6,7 @@ import logging
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ PULSE_S = 0.2
 
 
 @contextmanager
-def open_cluster(config: ClusterConfig, demand: Callable[[], int] = lambda: 0) -> Iterator[Client]:
+def open_cluster(config: ClusterConfig, demand: Callable[[], int] = lambda: 0) -> Generator[Client]:
     """Workers as `config` says; they and their jobs end with the context, those of another scheduler stay.
 
     Returns when the first worker has come, so that an environment that does not work on the nodes is an error here and

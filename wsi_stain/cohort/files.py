@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -130,7 +130,7 @@ class Folder:
 
 
 @contextmanager
-def claimed(request: CohortRequest) -> Iterator[Folder]:
+def claimed(request: CohortRequest) -> Generator[Folder]:
     """The folder, held for this run: one run of all slides, or any number of runs of different shares.
 
     Raises:
@@ -157,7 +157,7 @@ def claimed(request: CohortRequest) -> Iterator[Folder]:
 
 
 @contextmanager
-def told_when_full(folder: Path) -> Iterator[None]:
+def told_when_full(folder: Path) -> Generator[None]:
     """Turns the system's words for a full disk into a sentence."""
     try:
         yield
@@ -170,7 +170,7 @@ def told_when_full(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _said(path: Path) -> Iterator[None]:
+def _said(path: Path) -> Generator[None]:
     """The lock, with a sentence for a cohort."""
     try:
         lock.take(path, lock.this_process())

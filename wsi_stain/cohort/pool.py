@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +37,7 @@ class Pool:
 
 
 @contextmanager
-def pool(config: ClusterConfig, demand: Callable[[], int]) -> Iterator[Pool]:
+def pool(config: ClusterConfig, demand: Callable[[], int]) -> Generator[Pool]:
     """The workers of a cluster; what is started here ends here.
 
     Args:

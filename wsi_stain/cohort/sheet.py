@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wsi_stain.cohort.request import CohortRequest, Row
 from wsi_stain.errors import ConfigError
@@ -100,7 +101,7 @@ def _from_csv(sheet: Path, request: CohortRequest) -> tuple[list[Row], list[Prob
     return rows, [*problems, *_double_ids(rows)]
 
 
-def _row(line: int, record: dict, sheet: Path, request: CohortRequest, problems: list[Problem]) -> Row:
+def _row(line: int, record: dict[Any, Any], sheet: Path, request: CohortRequest, problems: list[Problem]) -> Row:
     if None in record:
         problems.append(Problem(line, str(record["slide"]), "has more values than the header has columns"))
     values = {name: (record.get(name) or "").strip() for name in COLUMNS}

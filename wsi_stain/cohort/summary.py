@@ -9,7 +9,7 @@ import csv
 import os
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -81,7 +81,7 @@ def _slides(files: Folder) -> Iterator[_Slide]:
 
 
 @contextmanager
-def _appearing(path: Path) -> Iterator[IO[str]]:
+def _appearing(path: Path) -> Generator[IO[str]]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:

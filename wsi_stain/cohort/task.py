@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,7 +70,7 @@ class _Threads:
         self._queue: list[object] = []
 
     @contextmanager
-    def __call__(self, wanted: int, total: int) -> Iterator[int]:
+    def __call__(self, wanted: int, total: int) -> Generator[int]:
         """Waits for `wanted` of the process's `total` threads."""
         wanted, me = max(1, min(wanted, total)), object()
         with self._change:

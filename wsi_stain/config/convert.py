@@ -12,7 +12,7 @@ Subsampling = Literal["420", "422", "rgb"]
 Precision = Literal["fp32", "bf16", "fp16"]
 """Of a generator's arithmetic: float32, bfloat16, float16."""
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
-"""`auto` is the fastest that the device has units for."""
+"""`auto` picks the fastest that the device supports."""
 Norm = Literal["tile", "slide"]
 
 

@@ -144,12 +144,12 @@ class TrainConfig:
     pairs: Path
     """Folder (or CSV) of paired tiles."""
     run: Path
-    """Folder for checkpoints, log and samples; the same command goes on there."""
+    """Folder for checkpoints, log and samples; the same command resumes there."""
     input: BundleInput
     output: BundleOutput
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     start: Path | None = None
-    """A bundle, a run folder or a generator.safetensors to go on from instead of random weights; its own H&E encoder
+    """A bundle, a run folder or a generator.safetensors to start from instead of random weights; its own H&E encoder
     comes with it, so `encoders.source` is `joint` or `tuned`. The discriminator begins anew."""
     encoders: EncodersConfig = field(default_factory=EncodersConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)

@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -51,9 +51,9 @@ __all__ = ["ConvertRequest", "Plan", "Progress", "Result", "convert", "plan"]
 log = logging.getLogger(__name__)
 
 NORM_WORDS = {
-    "slide": "its statistics are those of each tile, which draws seams: here they are measured once, on some tiles of "
-    "the slide, and frozen (--norm tile leaves them)",
-    "tile": "its statistics are those of each tile (--norm tile): expect seams",
+    "slide": "the network normalizes each tile by its own statistics, which draws seams; they are measured once on "
+    "sample tiles of the slide and frozen (--norm tile disables this)",
+    "tile": "the network normalizes each tile by its own statistics (--norm tile); expect seams",
 }
 
 Stage = Literal["plan", "stain", "assemble", "check", "done"]
@@ -101,7 +101,7 @@ def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None
         progress: called with an event after every block and at every stage.
 
     Raises:
-        WsiStainError: a sentence on what is wrong; what was painted stays, and the same call goes on.
+        WsiStainError: what is wrong, in one sentence; finished blocks are kept, and the same call resumes.
     """
     tell = progress or (lambda _: None)
     tell(Progress("plan"))
@@ -265,7 +265,7 @@ class _Run:
         self._tell(Progress(stage, done_blocks, blocks, done_tiles, tiles, now - self._start, seconds, shares, device))
 
     @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
+    def _stage(self, name: str) -> Generator[None]:
         start = time.perf_counter()
         yield
         self._stages[name] = time.perf_counter() - start
@@ -313,13 +313,13 @@ def _arguments(request: ConvertRequest) -> dict[str, Any]:
 
 
 @contextmanager
-def _folder_of(canvas: Canvas) -> Iterator[None]:
+def _folder_of(canvas: Canvas) -> Generator[None]:
     """The canvas's folder exists; one that nothing was begun in is removed again."""
     folder = canvas.store.folder
     try:
         folder.mkdir(exist_ok=True)
     except OSError as err:
-        raise OutputError(f"{folder} cannot be made: {err.strerror}; write elsewhere with -o") from err
+        raise OutputError(f"{folder} cannot be created: {err.strerror}; choose another output with -o") from err
     try:
         yield
     finally:
@@ -328,7 +328,7 @@ def _folder_of(canvas: Canvas) -> Iterator[None]:
 
 
 @contextmanager
-def _disk_full(made: Plan) -> Iterator[None]:
+def _disk_full(made: Plan) -> Generator[None]:
     """Turns the system's words for a full disk into a sentence."""
     try:
         yield
@@ -338,5 +338,5 @@ def _disk_full(made: Plan) -> Iterator[None]:
         free = shutil.disk_usage(made.output.parent).free
         raise NoRoom(
             f"the disk of {made.output} is full: about {gib(made.disk_bytes)} were needed when this run started and "
-            f"{gib(free)} are free now: make room and repeat the command, which goes on where it stopped"
+            f"{gib(free)} are free now; free some space and re-run the same command to resume"
         ) from err

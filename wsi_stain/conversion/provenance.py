@@ -120,5 +120,6 @@ def is_done(canvas: CanvasSpec, print_: Mapping[str, Any], *, restart: bool) -> 
     if record.read(canvas.spool / "run.json") == print_:
         return False  # a restart that was interrupted: the permission to replace was given then
     raise OutputError(
-        f"{canvas.output} exists and was made otherwise: choose another name with -o, or add --restart to replace it"
+        f"{canvas.output} exists and was made with other settings: choose another name with -o, or add "
+        "--restart to replace it"
     )

@@ -34,6 +34,6 @@ class ConvertRequest:
     """Throw away what an earlier run left, and replace an existing output."""
     allow_upsampling: bool = False
     precision: PrecisionChoice = "auto"
-    """Of the arithmetic; `auto` is the fastest that the device has units for."""
+    """Numeric precision; `auto` picks the fastest that the device supports."""
     norm: Norm | None = None
     """Only for a network with statistics per tile: `slide` measures them once (the default), `tile` leaves them so."""

@@ -106,7 +106,7 @@ class Certificate:
     difference_allowed: float | None = None
     """What the mean may be; see `judge`."""
     dab_change: float | None = None
-    """Mean over the places of the change of the DAB-positive share, in percent points."""
+    """Mean over the places of the change of the DAB-positive share, in percentage points."""
 
 
 POINTWISE = Certificate("pass", ("each pixel is made from itself alone",))
@@ -215,7 +215,7 @@ def judge(
     (b) The bundle promises a mean and a 99th percentile over a whole period of the grid. Were all of that difference in
     the places, which lie on seams, it would be larger there by the ratio of the areas: so much is allowed, but never
     more than rounding does (`ROUNDING`), which is also allowed to a bundle that promises nothing.
-    (c) may not change the share of positive area by half a percent point.
+    (c) may not change the share of positive area by half a percentage point.
 
     Args:
         found: what `steps` returned, for each line.
@@ -228,7 +228,7 @@ def judge(
     if len(found) >= FEWEST_LINES:
         figures |= _excess(np.asarray(found))
         if figures["excess_low"] > max(0.0, figures["excess_shifted"]):
-            reasons.append("there is a step at tile lines")
+            reasons.append("the picture has a step at tile boundaries")
     if compared:
         figures |= _difference(compared, promise, stride)
         if figures["difference_mean"] > figures["difference_allowed"]:
@@ -312,5 +312,7 @@ def in_words(certificate: Mapping[str, Any]) -> dict[str, str]:
             f"{certificate['difference_p99']} grey levels between the output and {certificate['places']} tiles stained "
             "again off the grid"
         )
-        said["seams_dab"] = f"{certificate['dab_change']:.3f} percent points of DAB-positive area, at the same places"
+        said["seams_dab"] = (
+            f"{certificate['dab_change']:.3f} percentage points of DAB-positive area, at the same places"
+        )
     return said

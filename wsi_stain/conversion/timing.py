@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -48,7 +48,7 @@ class Clock:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
+    def __call__(self, stage: str) -> Generator[None]:
         """Count what happens inside for a stage."""
         start = time.perf_counter()
         try:
@@ -57,7 +57,7 @@ class Clock:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
     @contextmanager
-    def holding(self, lock: threading.Lock, stage: str) -> Iterator[None]:
+    def holding(self, lock: threading.Lock, stage: str) -> Generator[None]:
         """Hold a lock and count for a stage; the time until then counts as `wait`."""
         with self("wait"):
             lock.acquire()

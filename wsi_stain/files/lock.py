@@ -1,14 +1,15 @@
-"""One run per output: a lock file with host, process and its start."""
+"""One run per output: a lock file with host, process id and start time."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ import psutil
 
 from wsi_stain.errors import InUse
 
+NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""What `link` reports on file systems that have no hard links (EPERM: link(2))."""
 UNREADABLE_S = 0.05
-"""Pause before a lock that cannot be read is removed: if it was read while it was written, it says more by then."""
+"""Pause before an unreadable lock is removed: a lock that is still being written becomes readable in that time."""
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`; one left by a process of this host that is gone is taken over.
+def locked(path: Path) -> Generator[None]:
+    """Hold the lock file `path`; a lock left by a dead process of this host is taken over.
 
     Raises:
         InUse: another run holds it.
@@ -35,7 +38,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def take(path: Path, owner: Mapping[str, Any]) -> None:
-    """Make the lock file; what `this_process()` says must be in it, and anything else may.
+    """Create the lock file; `owner` must contain the keys of `this_process()`, and may contain others.
 
     Raises:
         InUse: another run holds it.
@@ -43,41 +46,41 @@ def take(path: Path, owner: Mapping[str, Any]) -> None:
     while not _create(path, json.dumps(owner)):
         text = _text(path)
         if text and not is_dead(_owner(text)):
-            raise InUse(_sentence(path, _owner(text)))
+            raise InUse(_message(path, _owner(text)))
         if not _owner(text):
             time.sleep(UNREADABLE_S)
         remove(path, text)
 
 
 def this_process() -> dict[str, Any]:
-    """Who locks: host, process id and when it started."""
+    """The owner of a lock: host, process id and start time (s since the epoch)."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
 
 
 def holder(path: Path) -> dict[str, Any] | None:
-    """What the lock file says; None where there is none, empty where nobody can read it."""
+    """The content of the lock file; None if it is missing, empty if it is unreadable."""
     text = _text(path)
     return _owner(text) if text else None
 
 
 def is_dead(owner: Mapping[str, Any]) -> bool:
-    """Whether the process is provably gone: it was on this host, and is not there. An unreadable owner is nobody."""
+    """Whether the process is known to be dead: it ran on this host and no longer exists. Unreadable owners are dead."""
     try:
         host, pid, started = owner["host"], int(owner["pid"]), float(owner["started"])
     except (KeyError, ValueError, TypeError):
-        return True  # a lock that nobody can read protects nobody
+        return True  # an unreadable lock does not count
     return host == socket.gethostname() and not _is_alive(pid, started)
 
 
 def remove_dead(path: Path) -> None:
-    """Remove the lock file if its process is provably gone."""
+    """Remove the lock file if its process is known to be dead."""
     text = _text(path)
     if text and is_dead(_owner(text)):
         remove(path, text)
 
 
 def remove(path: Path, text: str) -> None:
-    """Remove the lock that says `text`, and not one that another run made in the meantime."""
+    """Remove the lock with content `text`, but not a lock that another run has created since."""
     aside = path.with_name(f"tmp-{uuid.uuid4().hex}")
     try:
         path.rename(aside)
@@ -85,25 +88,40 @@ def remove(path: Path, text: str) -> None:
         return
     if _text(aside) != text:
         with contextlib.suppress(FileExistsError, FileNotFoundError):
-            os.link(aside, path)
+            _link(aside, path)
     aside.unlink(missing_ok=True)
 
 
 def _create(path: Path, text: str) -> bool:
-    """Make the file with its content at once: a lock is never seen empty."""
+    """Create the file together with its content, so that a lock is never seen empty."""
     temporary = path.with_name(f"tmp-{uuid.uuid4().hex}")
     temporary.write_text(text, encoding="utf-8")
     try:
-        os.link(temporary, path)
-    except (FileExistsError, FileNotFoundError):  # held; or swept away by the run that holds it
+        _link(temporary, path)
+    except (FileExistsError, FileNotFoundError):  # held by another run, or deleted by its sweep
         return False
     finally:
         temporary.unlink(missing_ok=True)
     return True
 
 
+def _link(source: Path, path: Path) -> None:
+    """Give the file `source` the name `path` as well; FileExistsError if the name is taken.
+
+    File systems without hard links (exFAT, many network mounts) get a copy: it is created exclusively, and may be seen
+    empty until it is written, which is why `take` waits before it removes a lock that it cannot read.
+    """
+    try:
+        os.link(source, path)
+    except OSError as err:
+        if err.errno not in NO_HARD_LINKS:
+            raise
+        with path.open("x", encoding="utf-8") as file:
+            file.write(source.read_text(encoding="utf-8", errors="replace"))
+
+
 def _text(path: Path) -> str:
-    """What the file says, also where it says nothing that can be understood; empty where there is none."""
+    """The file's text, with invalid UTF-8 replaced; empty if the file is missing."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -112,21 +130,21 @@ def _text(path: Path) -> str:
 
 def _owner(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        owner = json.loads(text)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return owner if isinstance(owner, dict) else {}
 
 
-def _sentence(path: Path, owner: Mapping[str, Any]) -> str:
+def _message(path: Path, owner: Mapping[str, Any]) -> str:
     return (
-        f"{path.parent} is in use by process {owner['pid']} on {owner['host']}: wait for it, "
-        f"or delete {path} if you know that it is no longer running"
+        f"{path.parent} is in use by process {owner['pid']} on {owner['host']}; wait until it ends, "
+        f"or delete {path} if that process is no longer running"
     )
 
 
 def _is_alive(pid: int, started: float) -> bool:
-    """Whether that very process lives; a process id is used again after a while, so its start counts too."""
+    """Whether the process exists; process ids are reused, so the start time must match too."""
     try:
         process = psutil.Process(pid)
         return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - started) < 1

@@ -1,7 +1,7 @@
-"""`<output>.run.json`: how an output was made, beside it.
+"""`<output>.run.json`: the record of a run, next to its output.
 
-Holds versions, arguments, hashes, counts, timings and peak memory; nothing about the patient, and no path that the user
-did not type.
+Holds versions, arguments, hashes, counts, timings and peak memory; nothing about the patient, and only paths that the
+user typed.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ PACKAGES = (
     "zarr",
     "distributed",
 )
-"""Whose version can change pixels, bytes or speed."""
+"""Packages whose version can change pixels, bytes or speed."""
 
 
 def path_of(output: Path) -> Path:
-    """Where the record of an output lies."""
+    """The path of an output's record."""
     return output.with_name(output.name + ".run.json")
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a record; it appears whole or not at all."""
+    """Write a record atomically."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-        # A path that is not UTF-8 holds surrogates: written as JSON's \uXXXX they come back as they were.
+        # A path that is not UTF-8 holds surrogates; written as JSON \uXXXX they are read back unchanged.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         temporary.replace(path)
     finally:
@@ -47,7 +47,7 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A record; empty where there is none that can be read."""
+    """A record; empty if it is missing or unreadable."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -56,19 +56,19 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that had a part in the output; torch only where it was used."""
-    found = {"wsi-stain": _version("wsi-stain"), "python": platform.python_version(), "platform": platform.platform()}
-    found |= {name: _version(name) for name in PACKAGES}
+    """Versions of all packages that can affect the output; torch only if it was imported."""
+    result = {"wsi-stain": _version("wsi-stain"), "python": platform.python_version(), "platform": platform.platform()}
+    result |= {name: _version(name) for name in PACKAGES}
     if "torch" in sys.modules:
-        found["torch"] = str(sys.modules["torch"].__version__)
-    return found
+        result["torch"] = str(sys.modules["torch"].__version__)
+    return result
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process ever held (resident set)."""
+    """Peak resident memory of this process."""
     status = Path("/proc/self/status")
     if status.exists():
-        # Not getrusage: on Linux its peak survives exec, so a child would report its parent's.
+        # Not getrusage: on Linux its peak survives exec, so a child would report its parent's peak.
         line = next(x for x in status.read_text(encoding="utf-8").splitlines() if x.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
     if os.name == "posix":

@@ -1,1 +1,1 @@
-"""Model bundles: find, verify, export, and check their tile invariance."""
+"""Model bundles: lookup, verification, export and tile invariance."""

@@ -1,6 +1,6 @@
-"""Bundles: trained models as folders (bundle.yaml, generator.safetensors, card.md), found and verified.
+"""Bundles: trained models as folders (bundle.yaml, generator.safetensors, card.md); lookup and verification.
 
-Nothing is unpickled, ever: weights are safetensors, and their SHA-256 is checked before they are opened.
+Nothing is unpickled: weights are safetensors, and their SHA-256 is verified before they are opened.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from wsi_stain.config.model import BundleConfig, BundleInput, BundleOutput, Bund
 from wsi_stain.errors import BundleError
 
 DEFAULT = "he2cam52-small"
-"""The bundle that `convert` uses when none is named."""
+"""The default bundle of `convert`."""
 SPEC = "bundle.yaml"
 WEIGHTS = "generator.safetensors"
 
@@ -38,14 +38,14 @@ IDENTITY = BundleConfig(
 
 
 class Generator(Protocol):
-    """What stains tiles; device, layout, precision and normalisation are its own business."""
+    """Stains tiles; device, layout, precision and normalisation are internal to it."""
 
     multiple: int
     """Tile origins and sides must be multiples of this many px."""
     reach: int
-    """Radius in px within which an input pixel can change an output pixel."""
+    """Radius in px within which an input pixel can affect an output pixel."""
     batch: int
-    """Tiles per call that suit its device."""
+    """Number of tiles per call that suits its device."""
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W, 3) sRGB → uint8 (N, H, W, 3); each tile's result is independent of the others."""
@@ -53,14 +53,14 @@ class Generator(Protocol):
 
 
 class IdentityGenerator:
-    """Output = input: the self-test of everything but the network."""
+    """Output = input: tests the whole pipeline except the network."""
 
     multiple = 1
     reach = 0
     batch = 4
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
-        """uint8 (N, H, W, 3) → the same."""
+        """uint8 (N, H, W, 3) → unchanged."""
         return tiles
 
 
@@ -70,7 +70,7 @@ class Bundle:
 
     Args:
         config: its bundle.yaml.
-        folder: where its files are; `None` for the built-in identity.
+        folder: of its files; `None` for the built-in identity.
 
     Example:
         >>> Bundle.open("identity").stain
@@ -82,10 +82,10 @@ class Bundle:
 
     @classmethod
     def open(cls, name: str | Path = DEFAULT) -> Bundle:
-        """The bundle of that name (shipped ones, `identity`) or in that folder, its weights' hash verified.
+        """The bundle of that name (a shipped one or `identity`) or in that folder; verifies the hash of its weights.
 
         Raises:
-            BundleError: no such bundle, a broken bundle.yaml, missing or altered weights.
+            BundleError: the bundle is unknown, its bundle.yaml is invalid, or its weights are missing or altered.
         """
         if str(name) == IDENTITY.name:
             return cls(IDENTITY, None)
@@ -101,22 +101,22 @@ class Bundle:
 
     @property
     def version(self) -> str:
-        """Version; a changed weight file is a new one."""
+        """Version; a changed weight file requires a new version."""
         return self.config.version
 
     @property
     def stain(self) -> str:
-        """The stain that it makes, for people."""
+        """Display name of the stain that it produces."""
         return self.config.output.stain
 
     @property
     def stain_slug(self) -> str:
-        """The stain as a part of file names: `CAM5.2` → `cam52`."""
+        """The stain in file names: `CAM5.2` → `cam52`."""
         return re.sub(r"[^a-z0-9]+", "", self.stain.lower()) or "stain"
 
     @property
     def mpp(self) -> float | None:
-        """µm per px at which it works; `None`: the slide's level 0."""
+        """µm per px of its input; `None` is the slide's level 0."""
         return self.config.input.mpp
 
     @property
@@ -131,27 +131,27 @@ class Bundle:
 
     @property
     def glass(self) -> tuple[int, int, int]:
-        """Colour (R, G, B) of empty slide in its stain."""
+        """Colour (R, G, B) of the background in its stain."""
         return self.config.output.glass
 
     @property
     def multiple(self) -> int:
-        """Px of which tile origins and sides must be multiples; the generator's own, known without torch."""
+        """Tile origins and sides must be multiples of this many px; available without importing torch."""
         return self.config.generator.multiple
 
     @property
     def is_pointwise(self) -> bool:
-        """Whether each pixel is made from itself alone, so that there cannot be seams."""
+        """Whether each output pixel depends on its input pixel alone, so that seams are impossible."""
         return self.config.generator.kind == "identity"
 
     @property
     def has_tile_statistics(self) -> bool:
-        """Whether its network normalises by statistics of the very tile, unless they are measured for a slide."""
+        """Whether its network normalises by statistics of each tile, unless slide statistics are given."""
         return self.config.generator.norm == "instance"
 
     @property
     def promise(self) -> BundlePromise | None:
-        """How far tiles may be from one pass; `None` promises nothing."""
+        """Maximum difference between tiles and one pass; `None` if the bundle promises none."""
         return self.config.invariance
 
     @property
@@ -178,12 +178,12 @@ class Bundle:
 
         Args:
             device: where it runs.
-            precision: of its arithmetic.
-            statistics: those of a slide (`nn.norm.measure`), to be used instead of each tile's own.
+            precision: numeric precision.
+            statistics: file with slide statistics (`nn.norm.measure`), used instead of those of each tile.
 
         Raises:
             BundleError: the weights do not fit the network.
-            DeviceError: the device is not there, or has no such precision.
+            DeviceError: the device is missing, or does not support the precision.
         """
         if self.config.generator.kind == "identity":
             return IdentityGenerator()
@@ -197,17 +197,17 @@ class Bundle:
         return TorchGenerator(module, pick_device(device), self.precision(device, precision))
 
     def measure_statistics(self, tiles: Sequence[np.ndarray], device: str = "cpu") -> bytes:
-        """The statistics of a slide, of uint8 (h, w, 3) tiles of it, as the file that `generator` takes."""
+        """Statistics of a slide from its tiles, uint8 (h, w, 3), as the contents of the file for `generator`."""
         from wsi_stain.nn.inference import load_generator, pick_device
         from wsi_stain.nn.norm import measure
 
         return measure(load_generator(self.config.generator, self.weights_path), tiles, pick_device(device))
 
     def precision(self, device: str, choice: PrecisionChoice) -> Precision:
-        """The precision that `choice` means on a device of this machine; imports torch unless this is `identity`.
+        """The precision selected by `choice` on a device of this machine; imports torch unless this is `identity`.
 
         Raises:
-            DeviceError: the name is unknown, the device is not there, or has no such precision.
+            DeviceError: the name is unknown, or the device is missing or does not support the precision.
         """
         if self.config.generator.kind == "identity":
             return "fp32" if choice == "auto" else choice
@@ -220,30 +220,30 @@ class Bundle:
             return
         if self.config.generator.kind == "unet":
             raise BundleError(
-                f"{self.folder}/{SPEC} names a direct regressor (generator.kind unet), which draws no picture: "
-                "only a network that stains can be a bundle"
+                f"{self.folder}/{SPEC} has a direct regressor (generator.kind unet), which produces no image; "
+                "a bundle requires a network that stains"
             )
         if self.config.weights is None:
             raise BundleError(
-                f"{self.folder}/{SPEC} names no weights: a {self.config.generator.kind} generator needs them"
+                f"{self.folder}/{SPEC} has no weights; a {self.config.generator.kind} generator requires them"
             )
         for key, file in (("weights.file", self.config.weights.file), ("card", self.config.card)):
             if Path(file).name != file:
-                raise BundleError(f"{self.folder}/{SPEC}: {key} is {file!r}: it must lie in the bundle's own folder")
+                raise BundleError(f"{self.folder}/{SPEC}: {key} is {file!r}; it must be in the bundle's own folder")
         if not self.weights_path.is_file():
-            raise BundleError(f"the bundle {self.name} has no {self.weights_path}: install it again")
-        found = sha256_of(self.weights_path)
-        if found != self.sha256:
+            raise BundleError(f"the bundle {self.name} has no {self.weights_path}; install it again")
+        sha256 = sha256_of(self.weights_path)
+        if sha256 != self.sha256:
             raise BundleError(
-                f"the weights of the bundle {self.name} are not what its hash says ({self.weights_path}: "
-                f"{found[:12]}…, expected {self.sha256[:12]}…): they were altered or truncated; install it again"
+                f"the weights of the bundle {self.name} do not match its hash ({self.weights_path}: "
+                f"{sha256[:12]}…, expected {self.sha256[:12]}…); they were altered or truncated; install it again"
             )
 
 
 def shipped() -> list[str]:
-    """Names of the bundles that came with this installation, and `identity`."""
-    found = {p.parent.name for root in _SHIPPED if root.is_dir() for p in root.glob(f"*/{SPEC}")}
-    return [*sorted(found), IDENTITY.name]
+    """Names of the bundles in this installation, and `identity`."""
+    names = {p.parent.name for root in _SHIPPED if root.is_dir() for p in root.glob(f"*/{SPEC}")}
+    return [*sorted(names), IDENTITY.name]
 
 
 def sha256_of(path: Path) -> str:
@@ -256,6 +256,4 @@ def _find(name: str | Path) -> Path:
     for folder in (Path(name), *(root / str(name) for root in _SHIPPED)):
         if (folder / SPEC).is_file():
             return folder
-    raise BundleError(
-        f"unknown model {str(name)!r}: it is neither a folder with a {SPEC} nor one of {', '.join(shipped())}"
-    )
+    raise BundleError(f"unknown model {str(name)!r}; pass a folder with a {SPEC}, or one of {', '.join(shipped())}")

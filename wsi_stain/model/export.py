@@ -1,6 +1,6 @@
-"""Packing a training into a bundle with its card, and checking a bundle before it is shipped.
+"""Packs a training run into a bundle with a model card, and checks a bundle before it is shipped.
 
-What a bundle promises about tiles is what `invariance` measured, with a margin.
+The promise of a bundle about tiles is the measurement of `tile_invariance`, with a margin.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from wsi_stain.model.tile_invariance import MARGIN, field, in_words, measure, pr
 RESEARCH_ONLY = "RESEARCH USE ONLY"
 TO_COMPLETE = "TO COMPLETE"
 OF_THE_MACHINE = ("device", "threads", "workers")
-"""Settings of a training that say nothing about the model."""
+"""Training settings that do not affect the model."""
 PACKED: Precision = "bf16"
-"""Precision in which a promise is measured: the coarsest that any device chooses, so that it holds on all of them."""
+"""Precision in which a promise is measured: the lowest that any device selects, so that it holds on all devices."""
 _SPDX = re.compile(r"\(*[\w.+:-]+\)*( (AND|OR|WITH) \(*[\w.+:-]+\)*)*")
 
 
 def pack(run: Path, folder: Path, *, version: str = "1.0.0", licence: str = "Apache-2.0") -> Bundle:
-    """Make a bundle of a training run's averaged generator: half-precision weights, hash, promise, a card to complete.
+    """Pack a training run's averaged generator as a bundle: half-precision weights, hash, promise, a card to complete.
 
     Args:
         run: folder of `wsi-stain train`.
-        folder: where the bundle goes; its name is the bundle's name. A card that is already there is kept.
+        folder: of the new bundle; its name is the bundle's name. An existing card is kept.
         version: of the bundle.
         licence: SPDX expression for the weights.
 
     Raises:
-        BundleError: the run has no weights yet or no network that stains, the folder holds a bundle, or the run's tile
-            and overlap do not fit the network.
+        BundleError: the run has no weights yet or its network does not stain, the folder already contains a bundle, or
+            the run's tile and overlap do not suit the network.
     """
-    config = _trained(run)
+    config = _run_config(run)
     for name in (SPEC, WEIGHTS):
         if (folder / name).exists():
-            raise BundleError(f"{folder} holds a bundle already ({name}): choose another folder, or remove it first")
+            raise BundleError(f"{folder} already contains a bundle ({name}); choose another folder, or remove it first")
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{WEIGHTS}.part"
     try:
@@ -62,7 +62,7 @@ def pack(run: Path, folder: Path, *, version: str = "1.0.0", licence: str = "Apa
             weights=BundleWeights(part.name, sha256_of(part)),
             licence=licence,
         )
-        measured = _measured(Bundle(spec, folder))
+        measured = _measure(Bundle(spec, folder))
         part.replace(folder / WEIGHTS)
     finally:
         part.unlink(missing_ok=True)
@@ -76,14 +76,14 @@ def pack(run: Path, folder: Path, *, version: str = "1.0.0", licence: str = "Apa
 
 
 def check(folder: Path | str, *, tiles: bool = True) -> list[str]:
-    """What is wrong with a bundle, as sentences; none if it can be shipped.
+    """The problems of a bundle, as sentences; empty if it can be shipped.
 
-    Opens it (hash, network, finite weights), reads its card and licence, stains a tile alone and in company (shape,
-    determinism), and measures how far tiles are from one pass, in the precision of `convert` on this CPU.
+    Opens it (hash, network, finite weights), reads its card and licence, stains a tile alone and in a batch (shape,
+    determinism), and measures the difference between tiles and one pass, in the precision of `convert` on this CPU.
 
     Args:
-        folder: of the bundle, or a shipped one's name.
-        tiles: measure the tiles too: about eight tiles' worth of work.
+        folder: of the bundle, or the name of a shipped one.
+        tiles: also measure the tiles, which costs about as much as staining eight tiles.
     """
     try:
         bundle = Bundle.open(folder)
@@ -93,26 +93,26 @@ def check(folder: Path | str, *, tiles: bool = True) -> list[str]:
     problems = _check_card(bundle) + _check_weights(bundle)
     if misfit := _misfit(bundle, generator):
         return [*problems, misfit]
-    wrong = _check_tile(bundle, generator)
-    if wrong or not tiles:
-        return problems + wrong
+    defects = _check_tile(bundle, generator)
+    if defects or not tiles:
+        return problems + defects
     return problems + _check_promise(bundle, generator)
 
 
-def _trained(run: Path) -> TrainConfig:
+def _run_config(run: Path) -> TrainConfig:
     if not (run / WEIGHTS).is_file() or not (run / "config.yaml").is_file():
-        raise BundleError(f"{run} holds no finished training ({WEIGHTS} and config.yaml): run wsi-stain train first")
+        raise BundleError(f"{run} has no finished training ({WEIGHTS} and config.yaml); run wsi-stain train first")
     config = load(TrainConfig, run / "config.yaml")
     if config.generator.kind == "unet":
         raise BundleError(
-            f"{run} trained a direct regressor (generator.kind unet), which draws no picture and cannot be packed as a "
-            "stain: give it to wsi-stain evaluate --regressor"
+            f"{run} trained a direct regressor (generator.kind unet), which produces no image and cannot be packed as "
+            "a stain; pass it to wsi-stain evaluate --regressor"
         )
     return config
 
 
 def _copy_weights(source: Path, target: Path) -> dict[str, int]:
-    """Copy in half precision; returns what the file says of its training: `weights`, and `images` if it knows."""
+    """Copy in half precision; returns facts on the training: `weights`, and `images` if the file has them."""
     from safetensors import SafetensorError, safe_open
 
     from wsi_stain.nn.inference import save_half
@@ -128,29 +128,29 @@ def _copy_weights(source: Path, target: Path) -> dict[str, int]:
     return facts
 
 
-def _measured(bundle: Bundle) -> BundlePromise:
+def _measure(bundle: Bundle) -> BundlePromise:
     generator = bundle.generator("cpu", precision=PACKED)
     if misfit := _misfit(bundle, generator):
-        raise BundleError(f"{misfit}: set input.tile and input.overlap in the config.yaml of the run")
+        raise BundleError(f"{misfit}; set input.tile and input.overlap in the config.yaml of the run")
     return measure(bundle, generator)
 
 
 def _check_card(bundle: Bundle) -> list[str]:
     if bundle.card_path is None:
         return []
-    licence, promised = bundle.config.licence, bundle.config.invariance
+    licence, limits = bundle.config.licence, bundle.config.invariance
     problems = []
     if not _SPDX.fullmatch(licence):
-        problems.append(f"bundle.yaml gives the licence {licence!r}: it must be an SPDX expression such as Apache-2.0")
+        problems.append(f"bundle.yaml has the licence {licence!r}; it must be an SPDX expression such as Apache-2.0")
     if not bundle.card_path.is_file():
-        return [*problems, f"there is no {bundle.card_path.name}"]
+        return [*problems, f"{bundle.card_path.name} is missing; write it"]
     text = bundle.card_path.read_text(encoding="utf-8")
     if RESEARCH_ONLY not in text:
-        problems.append(f"the card does not say {RESEARCH_ONLY}")
+        problems.append(f"the card does not contain {RESEARCH_ONLY}; add it")
     if licence not in text:
-        problems.append(f"the card does not name the licence of bundle.yaml, {licence}")
-    if promised and in_words(promised) not in " ".join(text.split()):
-        problems.append(f"the card does not state what bundle.yaml promises about tiles: write {in_words(promised)!r}")
+        problems.append(f"the card does not contain the licence of bundle.yaml, {licence}; add it")
+    if limits and in_words(limits) not in " ".join(text.split()):
+        problems.append(f"the card lacks the promise of bundle.yaml about tiles; add {in_words(limits)!r}")
     if TO_COMPLETE in text:
         problems.append(f"the card still has parts marked {TO_COMPLETE}")
     return problems
@@ -161,17 +161,17 @@ def _check_weights(bundle: Bundle) -> list[str]:
         return []
     from safetensors.torch import load_file
 
-    lost = sorted(key for key, tensor in load_file(bundle.weights_path).items() if not tensor.isfinite().all())
-    return [f"the weights hold numbers that are not finite, first in {lost[0]}: train again"] if lost else []
+    bad = sorted(key for key, tensor in load_file(bundle.weights_path).items() if not tensor.isfinite().all())
+    return [f"the weights contain non-finite numbers, first in {bad[0]}; train again"] if bad else []
 
 
 def _misfit(bundle: Bundle, generator: Generator) -> str:
-    """Why tile and overlap do not fit network and engine; empty if they do."""
+    """The reason why tile and overlap do not suit network and engine; empty if they do."""
     tile, overlap, multiple = bundle.tile, bundle.overlap, generator.multiple
     if tile % multiple or overlap % multiple:
-        return f"tile {tile} and overlap {overlap} do not fit multiples of {multiple} px"
+        return f"tile {tile} and overlap {overlap} must be multiples of {multiple} px"
     if tile < 1 or not 0 <= 2 * overlap <= tile:
-        return f"overlap {overlap} does not lie between 0 and half of tile {tile}"
+        return f"overlap {overlap} must be between 0 and half of tile {tile}"
     return ""
 
 
@@ -180,48 +180,48 @@ def _check_tile(bundle: Bundle, generator: Generator) -> list[str]:
     alone = generator(tile[None])
     if alone.shape != (1, *tile.shape) or alone.dtype != np.uint8:
         return [f"the generator returns {alone.dtype} {alone.shape} for uint8 {(1, *tile.shape)}"]
-    in_company = generator(np.stack([255 - tile, tile]))
-    if np.array_equal(alone[0], in_company[1]):
+    in_batch = generator(np.stack([255 - tile, tile]))
+    if np.array_equal(alone[0], in_batch[1]):
         return []
-    return ["the same tile stained twice, alone and beside another, gives different pixels"]
+    return ["the same tile gives different pixels when stained alone and in a batch with another tile"]
 
 
 def _check_promise(bundle: Bundle, generator: Generator) -> list[str]:
-    promised = bundle.config.invariance
-    if promised is None and generator.reach == 0:
+    limits = bundle.config.invariance
+    if limits is None and generator.reach == 0:
         return []
     measured = measure(bundle, generator)
-    if promised is None:
+    if limits is None:
         new = promise(measured)
         return [
-            f"bundle.yaml makes no promise about tiles (measured from one pass: {in_words(measured)}): pack the run "
+            f"bundle.yaml has no promise about tiles (measured against one pass: {in_words(measured)}); pack the run "
             f"again, or add invariance: {{mean: {new.mean:g}, p99: {new.p99:g}, max: {new.max:g}}}"
         ]
-    if all(a <= b for a, b in zip(dump(measured).values(), dump(promised).values(), strict=True)):
+    if all(a <= b for a, b in zip(dump(measured).values(), dump(limits).values(), strict=True)):
         return []
     return [
-        f"tiles are {in_words(measured)} from one pass, but bundle.yaml promises {in_words(promised)}: "
+        f"tiles differ from one pass by {in_words(measured)}, but bundle.yaml promises {in_words(limits)}; "
         "enlarge input.overlap, or pack the run again"
     ]
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    """A training's settings without paths and without what belongs to the machine."""
-    kept: dict[str, Any] = {}
+    """A training's settings without paths and machine-specific values."""
+    settings: dict[str, Any] = {}
     for name, plain in dump(config).items():
         value = getattr(config, name)
         if dataclasses.is_dataclass(value):
-            kept[name] = _settings(value)
+            settings[name] = _settings(value)
         elif not isinstance(value, Path) and name not in OF_THE_MACHINE:
-            kept[name] = plain
-    return kept
+            settings[name] = plain
+    return settings
 
 
 def _card(spec: BundleConfig, config: TrainConfig, measured: BundlePromise, facts: dict[str, int]) -> str:
     assert spec.invariance, "a packed bundle has a promise"
-    network, given = spec.generator, spec.input
-    scale = f"{given.mpp} µm/px" if given.mpp else "the slide's own µm/px"
-    seen = f"{facts['images']:,} crops" if "images" in facts else "crops (number unknown)"
+    network, source = spec.generator, spec.input
+    scale = f"{source.mpp} µm/px" if source.mpp else "the slide's own µm/px"
+    images = f"{facts['images']:,} crops" if "images" in facts else "crops (number unknown)"
     settings = yaml.safe_dump(_settings(config), sort_keys=False, allow_unicode=True).strip()
     return f"""# {spec.name} {spec.version}
 
@@ -229,19 +229,19 @@ def _card(spec: BundleConfig, config: TrainConfig, measured: BundlePromise, fact
 
 | | |
 |---|---|
-| makes | {spec.output.stain} from {given.stain} at {scale} |
+| stain | {spec.output.stain} from {source.stain} at {scale} |
 | network | {network.kind}, width {network.channels}, {network.blocks} blocks; {facts["weights"]:,} weights in float16 |
-| training | {seen} of {config.crop}² px, batch {config.schedule.batch}, seed {config.seed} |
-| tiles against one pass | {in_words(spec.invariance)} apart at most |
+| training | {images} of {config.crop}² px, batch {config.schedule.batch}, seed {config.seed} |
+| tiles against one pass | differ by at most {in_words(spec.invariance)} |
 | licence of the weights | {spec.licence} |
 
 ## Data and splits
 
 {TO_COMPLETE}: source, licence, organs, slides, patients, how the pairs were registered, splits.
 
-## How it was trained
+## Training
 
-{TO_COMPLETE}: what the settings do not say.
+{TO_COMPLETE}: details that the settings do not contain.
 
 ```yaml
 {settings}
@@ -253,13 +253,13 @@ def _card(spec: BundleConfig, config: TrainConfig, measured: BundlePromise, fact
 
 ## Tiles
 
-Tiles of {given.tile} px with an overlap of {given.overlap} px, blended, are this far from one pass over the same field
-of procedural histology: {in_words(measured)}. The bundle promises {MARGIN:g} times that, rounded up;
-`wsi-stain models check` measures it again.
+Blended tiles of {source.tile} px with an overlap of {source.overlap} px differ from one pass over the same field of
+procedural histology by: {in_words(measured)}. The bundle promises {MARGIN:g} times that, rounded up;
+`wsi-stain models check` repeats the measurement.
 
-## What it gets wrong
+## Known failures
 
-{TO_COMPLETE}: looked at, not guessed; organs, scanners and artefacts that it never saw.
+{TO_COMPLETE}: observed failures; organs, scanners and artefacts that are not in the training data.
 
 ## Intended use
 

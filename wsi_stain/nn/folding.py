@@ -63,7 +63,8 @@ def _conv(layer: nn.Module) -> nn.Conv2d:
 
 def _fold_children(module: nn.Module) -> None:
     for name, child in module.named_children():
-        if isinstance(child, CoA) and isinstance(child.norm, nn.BatchNorm2d):  # else by statistics of the tile
+        is_frozen = isinstance(getattr(child, "norm", None), nn.BatchNorm2d)  # `norm.py` may have replaced it
+        if isinstance(child, CoA) and is_frozen:
             setattr(module, name, FastCoA(child))
         elif isinstance(child, ConvGRU):
             setattr(module, name, FastGRU(child))

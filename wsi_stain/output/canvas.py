@@ -1,7 +1,7 @@
-"""What is painted and what is missing: the checkpoint of a conversion.
+"""The checkpoint of a conversion: which blocks are painted and which are missing.
 
-A canvas keeps a folder `<output>.spool` beside the output with one file per painted block. A block's file appears by
-rename, whole or not at all, so a run that was killed at any moment is resumed by asking which files are missing.
+A canvas keeps a folder `<output>.spool` next to the output with one file per painted block. Block files are created
+atomically by rename, so a run that was killed at any moment resumes with the blocks whose files are missing.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from wsi_stain.output.pyramid import Pyramid
 from wsi_stain.tiling.grid import Block
 
 REMAINS = "remains"
-"""Member of a block's file: its pixels at the first level of which it owns no whole tile, lossless."""
+"""Member of a block's file: its pixels at the first level at which it owns no whole tile, lossless."""
 
 
 class Canvas(Protocol):
-    """Where blocks are painted; `store` locks it and says whose it is."""
+    """Where blocks are painted; `store` holds the lock and the fingerprint of the run."""
 
     store: BlockStore
 
@@ -41,7 +41,7 @@ class Canvas(Protocol):
         ...
 
     def put(self, block: Block, pixels: np.ndarray | None, notes: Mapping[str, Any]) -> None:
-        """Encode and keep a block: uint8 (h, w, 3), or None where all of it is glass; `notes` survive a resume."""
+        """Encode and keep a block: uint8 (h, w, 3), or None if it is all background; `notes` survive a resume."""
         ...
 
     def todo(self, blocks: Iterable[Block]) -> list[Block]:
@@ -49,11 +49,11 @@ class Canvas(Protocol):
         ...
 
     def begin(self, fingerprint: Mapping[str, Any], restart: bool = False) -> None:
-        """Start, or go on with a run of the same fingerprint."""
+        """Start, or resume a run of the same fingerprint."""
         ...
 
     def finish(self) -> None:
-        """Make the coarse levels; every block must be painted."""
+        """Write the coarse levels; every block must be painted."""
         ...
 
 
@@ -68,11 +68,11 @@ class CanvasSpec:
     """Side of a block in px."""
     glass: tuple[int, int, int]
     encoding: OutputConfig = field(default_factory=OutputConfig)
-    """Of the tiles of an OME-TIFF; an OME-Zarr is always lossless."""
+    """Encoding of the tiles of an OME-TIFF; an OME-Zarr is always lossless."""
     mpp: float | None = None
     """µm per px; written into an OME-Zarr."""
     provenance: tuple[tuple[str, str], ...] = ()
-    """Attributes of an OME-Zarr that say how it was made."""
+    """Attributes of an OME-Zarr that describe how it was made."""
 
     @property
     def spool(self) -> Path:
@@ -81,19 +81,19 @@ class CanvasSpec:
 
     @property
     def part(self) -> Path:
-        """The output under its name while it is not finished."""
+        """The path of the unfinished output."""
         return beside(self.output, ".part")
 
 
 def beside(path: Path, suffix: str) -> Path:
-    """The path with something added to its name."""
+    """The path with `suffix` appended to its name."""
     return path.with_name(path.name + suffix)
 
 
 class BlockStore:
     """The folder of block files: `b_<row>_<column>.zip`, stored, each member with its CRC.
 
-    `run.json` holds the fingerprint of the run; it is written last, so a folder without it is not begun.
+    `run.json` holds the fingerprint of the run; it is written last, so a folder without it holds no started run.
     """
 
     def __init__(self, folder: Path, pyramid: Pyramid, glass: tuple[int, int, int]) -> None:
@@ -101,25 +101,25 @@ class BlockStore:
 
     @property
     def fingerprint(self) -> dict[str, Any] | None:
-        """The settings of the run that this folder belongs to; None where there is no (readable) folder."""
+        """The settings of the run that this folder belongs to; None if it is missing or unreadable."""
         try:
             return json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
 
     def begin(self, fingerprint: Mapping[str, Any]) -> None:
-        """Write the fingerprint: from now on painted blocks count."""
+        """Write the fingerprint: from here on, painted blocks are kept."""
         self.write("run.json", json.dumps(fingerprint, indent=1, sort_keys=True).encode())
 
     def clear(self) -> None:
-        """Delete everything but the lock."""
+        """Delete everything except the lock."""
         (self.folder / "run.json").unlink(missing_ok=True)
         for path in self.folder.iterdir():
             if path.name != "lock":
                 path.unlink()
 
     def sweep(self) -> None:
-        """Delete what killed writers left; only for the holder of the lock."""
+        """Delete temporary files of killed writers; only for the holder of the lock."""
         for path in self.folder.glob("tmp-*"):
             path.unlink(missing_ok=True)
 
@@ -128,13 +128,13 @@ class BlockStore:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file of the folder; it appears whole or not at all."""
+        """Write a file of the folder atomically."""
         temporary = self.folder / f"tmp-{uuid.uuid4().hex}"
         try:
             temporary.write_bytes(data)
             temporary.replace(self.folder / name)
         except OSError:
-            temporary.unlink(missing_ok=True)  # on a full disk every byte counts
+            temporary.unlink(missing_ok=True)  # frees space on a full disk
             raise
 
     def put(self, index: tuple[int, int], members: Iterable[tuple[str, bytes]], notes: Mapping[str, Any]) -> None:
@@ -151,11 +151,11 @@ class BlockStore:
         return zipfile.ZipFile(self.folder / _name(index))
 
     def exists(self, index: tuple[int, int]) -> bool:
-        """Whether the block's file is there; `is_painted` also reads it."""
+        """Whether the block's file exists; `is_painted` also verifies it."""
         return (self.folder / _name(index)).exists()
 
     def is_painted(self, index: tuple[int, int]) -> bool:
-        """Whether the block's file is there and whole; a damaged one is deleted."""
+        """Whether the block's file exists and is intact; a damaged one is deleted."""
         path = self.folder / _name(index)
         try:
             with zipfile.ZipFile(path) as file:
@@ -164,7 +164,7 @@ class BlockStore:
         except FileNotFoundError:
             return False
         except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, zlib.error):
-            pass  # whatever a damaged directory makes of itself, the block is painted again
+            pass  # a damaged zip directory can raise any of these; the block is painted again
         path.unlink(missing_ok=True)
         return False
 
@@ -196,7 +196,7 @@ class BlockStore:
 
 
 def gather(box: Box, tile_at: Callable[[int, int], np.ndarray]) -> np.ndarray:
-    """A box of level 0, in the output's px, from 512×512 tiles that `tile_at(row, column)` decodes."""
+    """A box of level 0, in the output's px, from 512×512 tiles decoded by `tile_at(row, column)`."""
     out = np.empty((*box.size, 3), np.uint8)
     for row in range(box.y0 // TILE_PX, -(-box.y1 // TILE_PX)):
         for column in range(box.x0 // TILE_PX, -(-box.x1 // TILE_PX)):
@@ -208,7 +208,7 @@ def gather(box: Box, tile_at: Callable[[int, int], np.ndarray]) -> np.ndarray:
 
 
 def pack_remains(pixels: np.ndarray) -> bytes:
-    """The bytes that `unpack_remains` reads."""
+    """Compress remains for `unpack_remains`."""
     return bytes(imagecodecs.zstd_encode(pixels.tobytes(), level=1))
 
 
@@ -218,10 +218,10 @@ def unpack_remains(data: bytes, like: np.ndarray) -> np.ndarray:
 
 
 def claim(store: BlockStore, fingerprint: Mapping[str, Any], *, restart: bool) -> bool:
-    """Whether the folder already holds a run of this fingerprint; otherwise it is empty afterwards.
+    """Whether the folder already holds a run of this fingerprint; if not, the folder is emptied.
 
     Raises:
-        OutputError: it holds blocks of other settings.
+        OutputError: the folder holds blocks of other settings.
     """
     store.folder.mkdir(exist_ok=True)
     store.sweep()
@@ -231,8 +231,8 @@ def claim(store: BlockStore, fingerprint: Mapping[str, Any], *, restart: bool) -
     if existing is not None and not restart:
         changed = ", ".join(sorted(k for k in {*existing, *fingerprint} if existing.get(k) != fingerprint.get(k)))
         raise OutputError(
-            f"{store.folder} holds an unfinished run with other settings ({changed}): repeat that command to resume "
-            "it, or add --restart to throw it away"
+            f"{store.folder} holds an unfinished run with other settings ({changed}); re-run that command to resume "
+            "it, or add --restart to discard it"
         )
     store.clear()
     return False
@@ -243,4 +243,4 @@ def _name(index: tuple[int, int]) -> str:
 
 
 def _member(name: str) -> zipfile.ZipInfo:
-    return zipfile.ZipInfo(name)  # without a date: equal blocks are equal files
+    return zipfile.ZipInfo(name)  # without a date: equal blocks give equal files

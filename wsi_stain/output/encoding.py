@@ -1,7 +1,6 @@
-"""How a tile of pixels becomes the bytes that a TIFF holds, and which tags tell readers so.
+"""Encodes a tile of pixels as the bytes stored in a TIFF, with the matching tags.
 
-Stream and tags are made here, side by side, because a reader that trusts the one must not be contradicted by the other:
-a JPEG whose markers say RGB under a tag that says YCbCr opens purple.
+Stream and tags are defined together because they must agree: a JPEG with RGB markers under a YCbCr tag opens purple.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 from wsi_stain.config.convert import Compression, OutputConfig, Subsampling
 
 TILE_PX = 512
-"""Side of every tile of every level: QuPath asks in the tile size of level 0, so all levels share it."""
+"""Side of every tile of every level: QuPath requests tiles in the tile size of level 0, so all levels share it."""
 
 DEFLATE_LEVEL = 1
 """On stained tissue libdeflate's level 6 saves 5 % of the bytes and takes 1.7 times as long."""
@@ -26,7 +25,7 @@ _CHROMA: dict[Subsampling, tuple[int, int]] = {"420": (2, 2), "422": (2, 1), "rg
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """One way to store tiles that is right in Bio-Formats, OpenSlide, tiffslide, libvips and tifffile alike.
+    """A tile encoding that Bio-Formats, OpenSlide, tiffslide, libvips and tifffile all read correctly.
 
     Equal pixels give equal bytes. `encode` may run in many threads at once; the codecs release the interpreter lock.
 
@@ -38,23 +37,23 @@ class Encoding:
     compression: Compression = "jpeg"
     """`jpeg`, or `deflate`: lossless, with the horizontal predictor."""
     quality: int = 90
-    """JPEG quality, 1–100; without meaning for `deflate`."""
+    """JPEG quality, 1–100; ignored for `deflate`."""
     subsampling: Subsampling = "420"
-    """Chroma of the JPEG: YCbCr `420` or `422`, or true `rgb`; without meaning for `deflate`."""
+    """Chroma of the JPEG: YCbCr `420` or `422`, or true `rgb`; ignored for `deflate`."""
 
     @classmethod
     def of(cls, config: OutputConfig) -> Encoding:
-        """The encoding that the configuration asks for."""
+        """The encoding given by the configuration."""
         return cls(config.compression, config.quality, config.subsampling)
 
     def encode(self, tile: np.ndarray) -> bytes:
-        """The stored form of one tile.
+        """Encode one tile.
 
         Args:
             tile: uint8 (512, 512, 3), sRGB; see `pad_tile` for tiles at the edge.
         """
-        assert tile.shape == (TILE_PX, TILE_PX, 3), f"a tile of shape {tile.shape}: pad it first"
-        assert tile.dtype == np.uint8, f"a tile of {tile.dtype}: pixels are uint8"
+        assert tile.shape == (TILE_PX, TILE_PX, 3), f"a tile of shape {tile.shape}; pad it first"
+        assert tile.dtype == np.uint8, f"a tile of {tile.dtype}; pixels must be uint8"
         tile = np.ascontiguousarray(tile)
         if self.compression == "deflate":
             return _deflate(tile)
@@ -68,7 +67,7 @@ class Encoding:
         return bytes(stream)
 
     def decode(self, data: bytes) -> np.ndarray:
-        """What a viewer makes of `encode`'s bytes: uint8 (512, 512, 3), sRGB."""
+        """Decode the bytes of `encode` as a viewer does: uint8 (512, 512, 3), sRGB."""
         if self.compression == "deflate":
             differences = np.frombuffer(imagecodecs.deflate_decode(data), np.uint8).reshape(TILE_PX, TILE_PX, 3)
             return differences.cumsum(1, dtype=np.uint8)
@@ -79,7 +78,7 @@ class Encoding:
         return "RGB" if self.subsampling == "rgb" else "YCBCR"
 
     def tifffile_options(self) -> dict[str, Any]:
-        """Arguments of `TiffWriter.write` that describe what `encode` makes."""
+        """Arguments of `TiffWriter.write` that describe the output of `encode`."""
         if self.compression == "deflate":
             return {"photometric": "rgb", "compression": "adobe_deflate", "predictor": True}
         return {
@@ -91,12 +90,12 @@ class Encoding:
 
 
 def pad_tile(pixels: np.ndarray, side: int = TILE_PX) -> np.ndarray:
-    """`pixels`, uint8 (h, w, 3), filled up at the right and below to (side, side, 3) by repeating the last pixels.
+    """`pixels`, uint8 (h, w, 3), padded at the right and bottom to (side, side, 3) by repeating the last pixels.
 
-    Padding of any other colour would bleed into the picture through JPEG's 8×8 and 16×16 squares.
+    Padding of any other colour would bleed into the image through JPEG's 8×8 and 16×16 blocks.
     """
     h, w = pixels.shape[:2]
-    assert 1 <= min(h, w) <= max(h, w) <= side, f"{h}×{w} px cannot be filled up to {side}×{side}"
+    assert 1 <= min(h, w) <= max(h, w) <= side, f"{h}×{w} px cannot be padded to {side}×{side}"
     if (h, w) == (side, side):
         return pixels
     return cv2.copyMakeBorder(pixels, 0, side - h, 0, side - w, cv2.BORDER_REPLICATE)

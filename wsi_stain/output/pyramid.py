@@ -1,7 +1,7 @@
-"""The levels of an output: their sizes, which tiles of them a block owns, and how the coarsest are made.
+"""The levels of an output: their sizes, the tiles that a block owns, and the computation of the coarsest levels.
 
 A block of side 512 × 2^k owns whole pyramid tiles at the levels 0 to k. At level k + 1 it has 256 px left, a quarter of
-a tile: its *remains*. The levels from k + 1 on are made from all remains, in bands of one row of tiles.
+a tile: its *remains*. The levels from k + 1 on are computed from all remains, in bands of one row of tiles.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from wsi_stain.output.encoding import TILE_PX
 
 
 class TileAt(NamedTuple):
-    """One pyramid tile: where it lies, counted in tiles, and its pixels, uint8 (h, w, 3), cut at the image's edge."""
+    """One pyramid tile: its position in tiles, and its pixels, uint8 (h, w, 3), clipped to the image."""
 
     level: int
     row: int
@@ -36,7 +36,7 @@ def halve(pixels: np.ndarray) -> np.ndarray:
     h, w = pixels.shape[:2]
     if h % 2 or w % 2:
         pixels = cv2.copyMakeBorder(pixels, 0, h % 2, 0, w % 2, cv2.BORDER_REPLICATE)
-    # INTER_AREA at exactly one half is (a + b + c + d + 2) >> 2, and 20 times as fast as numpy; a test demands it.
+    # INTER_AREA at exactly one half is (a + b + c + d + 2) >> 2, and 20 times as fast as numpy; a test checks this.
     return cv2.resize(pixels, (-(-w // 2), -(-h // 2)), interpolation=cv2.INTER_AREA)
 
 

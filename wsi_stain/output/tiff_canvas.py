@@ -1,4 +1,4 @@
-"""The canvas of an OME-TIFF: every block's tiles, already encoded, so that assembling the file copies bytes."""
+"""The canvas of an OME-TIFF: every block's tiles, already encoded, so that assembling the file only copies bytes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from wsi_stain.tiling.grid import Block
 class TileSpool:
     """Painted blocks of an OME-TIFF, in `<output>.spool`.
 
-    A block's file holds its tiles of all levels it owns, as the TIFF will hold them; a block of glass holds none. The
-    coarse levels are `level_<n>.zip`, made by `finish()`.
+    A block's file holds its tiles of all levels it owns, encoded as in the TIFF; a block of background holds none. The
+    coarse levels are `level_<n>.zip`, written by `finish()`.
 
         spool = TileSpool(spec)
         spool.begin(fingerprint)
@@ -39,7 +39,7 @@ class TileSpool:
         self._part = spec.part
 
     def begin(self, fingerprint: Mapping[str, Any], restart: bool = False) -> None:
-        """Start, or go on with a run of the same fingerprint; OutputError where the folder belongs to another."""
+        """Start, or resume a run of the same fingerprint; raises `OutputError` if the folder belongs to another run."""
         if not claim(self.store, fingerprint, restart=restart):
             self._part.unlink(missing_ok=True)
             self.store.begin(fingerprint)

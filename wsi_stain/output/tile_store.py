@@ -1,7 +1,7 @@
-"""Generated tiles of blocks that are not painted yet, on disk, where a resumed run and other workers find them.
+"""Stores generated tiles of blocks that are not painted yet on disk, for resumed runs and other workers.
 
-Without it a run that is killed loses what its blocks in work had generated, and all tiles on the border between painted
-and unpainted blocks: counted on a section of 1,911 tiles, 51 of them at every interruption.
+Without this store an interrupted run loses the tiles generated for unfinished blocks, and all tiles on the border
+between painted and unpainted blocks: on a section of 1,911 tiles, 51 tiles per interruption.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from wsi_stain.geometry import Box
 from wsi_stain.output.canvas import BlockStore, pack_remains, unpack_remains
 
 SLOW_S = 0.2
-"""Seconds that a tile must take to be worth shelving: packing and writing one takes 1 to 2 % of that."""
+"""Minimum seconds per tile for storing to pay off: packing and writing one takes 1 to 2 % of that."""
 
 
 class Shelf:
-    """Files `t_<y>_<x>` in a canvas's folder: a tile's CRC-32 and its pixels, lossless; a damaged one is not there.
+    """Files `t_<y>_<x>` in a canvas's folder: a tile's CRC-32 and its pixels, lossless; damaged files count as missing.
 
     shelf = Shelf(canvas.store)
     shelf.put(tile, pixels)
@@ -37,7 +37,7 @@ class Shelf:
         self._store.write(_name(tile), zlib.crc32(data).to_bytes(4, "little") + data)
 
     def take(self, tile: Box, like: np.ndarray) -> np.ndarray | None:
-        """The tile's pixels in the shape of `like`, if they are here."""
+        """The tile's pixels in the shape of `like`, if stored."""
         try:
             content = self._path(tile).read_bytes()
         except FileNotFoundError:
@@ -47,7 +47,7 @@ class Shelf:
         return unpack_remains(content[4:], like)
 
     def clear(self, tiles: Iterable[Box]) -> None:
-        """Throw away the tiles of which every block is painted."""
+        """Delete tiles whose blocks are all painted."""
         for tile in tiles:
             self._path(tile).unlink(missing_ok=True)
 

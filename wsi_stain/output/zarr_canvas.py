@@ -1,7 +1,7 @@
-"""The canvas of an OME-Zarr 0.5, which is itself the output.
+"""The canvas of an OME-Zarr 0.5; the canvas becomes the output.
 
 Chunks are written as files, not through zarr-python: a chunk of Zarr v3 with the codecs `bytes` and `zstd` is just the
-compressed pixels, and the engine wants the bytes to keep their CRC. zarr-python writes the metadata.
+compressed pixels, and the engine needs the bytes to store their CRC. zarr-python writes the metadata.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ ZSTD_LEVEL = 1
 """Higher levels save little on stained tissue and cost most of the time."""
 
 CHUNKS = "chunks.json"
-"""Member of a block's file: the CRC-32 of every chunk it wrote, so that a resume finds chunks a power cut has lost."""
+"""Member of a block's file: the CRC-32 of every chunk it wrote, so that a resume detects chunks lost in a power cut."""
 
 
 class ZarrCanvas:
-    """Painted blocks of an OME-Zarr, in `<output>.part`, a valid group while it is being painted.
+    """Painted blocks of an OME-Zarr, in `<output>.part`, a valid group at any time during painting.
 
-    Axes are c, y, x; chunks 3 × 512 × 512; zstd. Glass is the fill value where its three channels are equal, and then
-    takes no room. `<output>.spool` keeps for each block that it is painted, and its remains.
+    Axes are c, y, x; chunks 3 × 512 × 512; zstd. Background is the fill value if its three channels are equal, and then
+    takes no space. `<output>.spool` holds a file for each painted block, with its remains.
 
         canvas = ZarrCanvas(spec)
         canvas.begin(fingerprint)
         for block in canvas.todo(blocks):
             canvas.put(block, paint(block), {})
-        canvas.finish()                             # now it has its final name
+        canvas.finish()                             # renames it to its final name
     """
 
     def __init__(self, spec: CanvasSpec) -> None:
@@ -49,7 +49,7 @@ class ZarrCanvas:
         self.store = BlockStore(spec.spool, self.pyramid, spec.glass)
 
     def begin(self, fingerprint: Mapping[str, Any], restart: bool = False) -> None:
-        """Start, or go on with a run of the same fingerprint; OutputError where the folder belongs to another."""
+        """Start, or resume a run of the same fingerprint; raises `OutputError` if the folder belongs to another run."""
         if claim(self.store, fingerprint, restart=restart) and self._is_ours():
             return
         part = self._spec.part
@@ -59,7 +59,7 @@ class ZarrCanvas:
         self.store.begin(fingerprint)
 
     def put(self, block: Block, pixels: np.ndarray | None, notes: Mapping[str, Any]) -> None:
-        """Write a block's chunks of all levels it owns, and then that it is painted."""
+        """Write a block's chunks of all levels it owns, then mark it as painted."""
         tiles = list(self._glass_tiles(block) if pixels is None else self.pyramid.cut(block.index, pixels))
         chunks = {_key(tile): self._write_chunk(tile) for tile in tiles if tile.level <= self.pyramid.depth}
         members = [(CHUNKS, json.dumps(chunks, sort_keys=True).encode())]
@@ -83,7 +83,7 @@ class ZarrCanvas:
         return gather(box, tile_at)
 
     def annotate(self, facts: Mapping[str, str]) -> None:
-        """Add what is only known of a painted image to the attributes that say how it was made."""
+        """Add facts that are known only after painting to the provenance attributes."""
         path = self._root / "zarr.json"
         group = json.loads(path.read_text(encoding="utf-8"))
         group["attributes"]["wsi_stain"] |= facts
@@ -99,28 +99,28 @@ class ZarrCanvas:
                 for tile in self.pyramid.coarse(self.store.strips()):
                     self._write_chunk(tile)
             if output.exists():
-                shutil.rmtree(old, ignore_errors=True)  # of a run that was killed here
+                shutil.rmtree(old, ignore_errors=True)  # left by a run that was killed here
                 output.replace(old)
             self._spec.part.replace(output)
         shutil.rmtree(old, ignore_errors=True)
 
     @property
     def _root(self) -> Path:
-        """Where the group lies: a run killed after the last rename finds it under its final name."""
+        """Path of the group: after a run was killed behind the last rename, it has its final name."""
         return self._spec.part if self._spec.part.exists() else self._spec.output
 
     def _is_ours(self) -> bool:
-        """Whether the group is there and this run's: somebody may have deleted `<output>.part` and not the spool."""
+        """Whether the group exists and belongs to this run: a user may have deleted `<output>.part` only."""
         try:
             group = json.loads((self._root / "zarr.json").read_text(encoding="utf-8"))
-            found, ours = group["attributes"], self._attributes()
-            return found["ome"] == ours["ome"] and ours["wsi_stain"].items() <= found["wsi_stain"].items()
+            stored, ours = group["attributes"], self._attributes()
+            return stored["ome"] == ours["ome"] and ours["wsi_stain"].items() <= stored["wsi_stain"].items()
         except (FileNotFoundError, ValueError, KeyError):
             return False
 
     @cached_property
     def _fills(self) -> bool:
-        """Whether a missing chunk already reads as glass."""
+        """Whether a missing chunk is read as background."""
         return len(set(self.store.glass)) == 1
 
     def _glass_tiles(self, block: Block) -> Iterator[TileAt]:
@@ -134,7 +134,7 @@ class ZarrCanvas:
         data = imagecodecs.zstd_encode(planes.tobytes(), level=ZSTD_LEVEL)
         path = self._root / _key(tile)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)  # a torn chunk does not count: its block is not marked as painted yet
+        path.write_bytes(data)  # a partial chunk is harmless: its block is not marked as painted yet
         return zlib.crc32(data)
 
     def _is_whole(self, index: tuple[int, int]) -> bool:
@@ -146,7 +146,7 @@ class ZarrCanvas:
             return False
 
     def _create_group(self, path: Path) -> None:
-        import zarr  # slow to import, and only the start of a run needs it
+        import zarr  # slow to import, and needed only at the start of a run
         from zarr.codecs import ZstdCodec
 
         group = zarr.create_group(path, zarr_format=3, attributes=self._attributes())
@@ -162,7 +162,7 @@ class ZarrCanvas:
             )
 
     def _attributes(self) -> dict[str, Any]:
-        """Metadata as OME-Zarr 0.5 wants them, and how the image was made."""
+        """OME-Zarr 0.5 metadata, and the provenance of the image."""
         mpp = self._spec.mpp
         unit = {} if mpp is None else {"unit": "micrometer"}
         datasets = []
@@ -183,5 +183,5 @@ class ZarrCanvas:
 
 
 def _key(tile: TileAt) -> str:
-    """Where the chunk lies in the group (Zarr v3, default chunk key encoding)."""
+    """Path of the chunk in the group (Zarr v3, default chunk key encoding)."""
     return f"{tile.level}/c/0/{tile.row}/{tile.column}"

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
@@ -119,7 +119,7 @@ def _missing(pair: Pair) -> list[Path]:
     return [path for path in dict.fromkeys((pair.he, pair.ihc)) if not path.is_file()]
 
 
-def _from_row(row: Mapping[str, str], table: Path, line: int) -> Pair:
+def _from_row(row: Mapping[str, Any], table: Path, line: int) -> Pair:
     if any(row[name] is None for name in COLUMNS):
         raise TrainingError(f"{table}, line {line} is too short: it needs he, ihc, slide_id and split")
     he, ihc = (table.parent / row[name].strip() for name in ("he", "ihc"))

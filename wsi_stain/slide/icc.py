@@ -1,4 +1,4 @@
-"""ICC profiles: from a scanner's colours to sRGB."""
+"""ICC profiles: conversion of a scanner's colours to sRGB."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def srgb_transform(profile: bytes, name: str) -> tuple[ImageCms.ImageCmsTransform, str] | None:
-    """The way from an ICC profile to sRGB and the profile's description; `None` for sRGB itself and for broken ones."""
+    """The transform from an ICC profile to sRGB and the profile's description; `None` for sRGB and broken profiles."""
     try:
         source = ImageCms.getOpenProfile(io.BytesIO(profile))
         description = " ".join(ImageCms.getProfileDescription(source).split()) or "unnamed"
@@ -20,14 +20,14 @@ def srgb_transform(profile: bytes, name: str) -> tuple[ImageCms.ImageCmsTransfor
         intent = ImageCms.Intent(ImageCms.getDefaultIntent(source))
         transform = ImageCms.buildTransform(source, target, "RGB", "RGB", intent)
     except (ImageCms.PyCMSError, OSError, ValueError) as err:
-        log.warning("%s: its ICC profile cannot be used (%s); colours are taken as sRGB", name, err)
+        log.warning("%s: the ICC profile cannot be used (%s); colours are treated as sRGB", name, err)
         return None
-    # Many scanners write sRGB itself: leaving the pixels alone then keeps them bit-exact.
+    # Many scanners embed sRGB: no transform keeps the pixels bit-exact.
     colours = np.stack(np.meshgrid(*[np.arange(0, 256, 15, dtype=np.uint8)] * 3), axis=-1).reshape(18, -1, 3)
     change = np.abs(apply_colour(colours, transform).astype(int) - colours).max()
     return None if change <= 1 else (transform, description)
 
 
 def apply_colour(pixels: np.ndarray, transform: ImageCms.ImageCmsTransform) -> np.ndarray:
-    """uint8 (h, w, 3) through an ICC transform."""
+    """Apply an ICC transform: uint8 (h, w, 3) to uint8 (h, w, 3)."""
     return np.asarray(transform.apply(Image.fromarray(pixels))).copy()

@@ -1,10 +1,10 @@
-"""Pixels of one grid as means over another: every weight from absolute whole-number coordinates.
+"""Resampling between pixel grids, with weights computed from absolute integer coordinates.
 
     source    |  0  |  1  |  2  |  3  |  4  |      pixel j covers [j, j + 1)
     target    |   0    |   1    |   2    |         pixel i covers [i·step + offset, (i + 1)·step + offset)
 
-A pixel's weights depend on its number alone, never on where a box begins, so that its value is the same in every box
-and nothing drifts, however far the corner. Shrinking takes the mean over what a pixel covers; growing is bilinear.
+A pixel's weights depend on its index alone, not on the start of a box: its value is the same in every box, without
+drift over large distances. Downsampling takes the mean over the area of a pixel; upsampling is bilinear.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from scipy.sparse import csr_array
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Where the pixels of a target lie in its source, along one axis.
+    """Maps the pixels of a target to its source, along one axis.
 
     Attributes:
         step: source pixels per target pixel.
-        offset: where target pixel 0 begins, in source pixels.
-        first: the first source pixel that counts.
-        stop: the end of those that count; what lies outside is a copy of the nearest one.
+        offset: start of target pixel 0, in source pixels.
+        first: the first valid source pixel.
+        stop: the end of the valid source pixels (excluded); outside, the nearest valid one is replicated.
     """
 
     step: Fraction
@@ -36,21 +36,21 @@ class Axis:
 
     @property
     def is_plain(self) -> bool:
-        """Whether target pixels are source pixels."""
+        """Whether target pixels coincide with source pixels."""
         return self.step == 1 and self.offset.denominator == 1
 
     def source(self, start: int, stop: int) -> tuple[int, int]:
         """The source pixels [lo, hi) that target pixels [start, stop) need."""
-        spread = Fraction(1, 2) if self.step < 1 else 0  # bilinear looks half a pixel beyond
+        spread = Fraction(1, 2) if self.step < 1 else 0  # bilinear needs half a pixel more
         lo = (start * self.step + self.offset - spread).__floor__()
         hi = (stop * self.step + self.offset + spread).__ceil__()
         return min(max(lo, self.first), self.stop - 1), max(min(hi, self.stop), self.first + 1)
 
     def weights(self, start: int, stop: int) -> tuple[csr_array, float]:
-        """The matrix (target, source) of whole-number weights over `source(start, stop)`, and what each row sums to."""
+        """The matrix (target, source) of integer weights over `source(start, stop)`, and the sum of each row."""
         q = lcm(self.step.denominator, self.offset.denominator)
         p, u = int(self.step * q), int(self.offset * q)
-        # int64 holds any slide whose µm/px has a few digits; a longer fraction counts in Python's own integers.
+        # int64 suffices for any µm/px of a few digits; longer fractions use Python integers.
         kind = np.int64 if max(abs(start), abs(stop)) * p + abs(u) + q < 1 << 60 else object
         i = np.arange(start, stop).astype(kind)[:, None]
         if p >= q:
@@ -70,9 +70,9 @@ class Axis:
 
 
 def shrink(pixels: np.ndarray, y: tuple[csr_array, float], x: tuple[csr_array, float]) -> np.ndarray:
-    """Weigh rows, then columns, and round half up: uint8 (h, w, 3) to uint8 (h', w', 3).
+    """Weight rows, then columns, and round half up: uint8 (h, w, 3) to uint8 (h', w', 3).
 
-    The weights are whole numbers, and every sum adds the same terms in the same order wherever the box lies.
+    The weights are integers, and every sum adds the same terms in the same order for any box.
     """
     h, w, _ = pixels.shape
     rows = y[0] @ pixels.astype(np.float32).reshape(h, w * 3)
@@ -84,6 +84,6 @@ def shrink(pixels: np.ndarray, y: tuple[csr_array, float], x: tuple[csr_array, f
 
 
 def halve(pixels: np.ndarray) -> np.ndarray:
-    """Means over 2×2 pixels, rounded half up: what `shrink` gives for step 2, five times as fast."""
+    """Means over 2×2 pixels, rounded half up: equals `shrink` with step 2, five times as fast."""
     h, w, _ = pixels.shape
     return cv2.resize(pixels, (w // 2, h // 2), interpolation=cv2.INTER_AREA)

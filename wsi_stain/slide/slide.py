@@ -2,8 +2,8 @@
 
     file ── backend ── Slide (levels, µm/px, ICC) ── at(µm/px) ── View.read(box)
 
-Coordinates are (y, x) with the end excluded. A slide that names its scanned part
-(`openslide.bounds-*`) is cropped to it.
+Coordinates are (y, x) with the end excluded. A slide with scan bounds (`openslide.bounds-*`) is
+cropped to them.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from wsi_stain.slide.readers import Backend, Undecodable, open_backend
 from wsi_stain.slide.resample import Axis, halve, shrink
 
 MAX_GROWTH = Fraction(11, 10)
-"""How much finer than the slide itself a view may be: 10 % changes no model's answer, more invents detail."""
+"""Finest view relative to level 0: upsampling by 10 % does not change model output, more would invent detail."""
 PIECE_PX = 1 << 22
-"""Source pixels resampled at once: bounds memory (about 100 MB per thread) whatever the box."""
+"""Source pixels resampled at once: bounds memory (about 100 MB per thread) for any box."""
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +45,9 @@ class Level:
 
 
 class Slide:
-    """A slide, read through whichever backend suits the file; safe to use from several threads, picklable by path.
+    """A slide, read through the backend that suits the file; thread-safe, pickled by path.
 
-    Memory bound: 64 MiB of decoded tiles, plus what is being read.
+    Memory bound: 64 MiB of decoded tiles, plus the region being read.
 
         with Slide.open("slide.svs") as slide:
             view = slide.at(0.5)
@@ -73,10 +73,10 @@ class Slide:
 
         Args:
             path: the slide's file; for DICOM one instance, or the folder of the series.
-            mpp: µm per px of level 0, where the file does not say it or lies.
+            mpp: µm per px of level 0, if the file has none or a wrong one.
 
         Raises:
-            SlideError: the file is no slide that we can read, or `mpp` is absurd.
+            SlideError: the file is not a supported slide, or `mpp` is implausible.
         """
         path = Path(path)
         if mpp is not None:
@@ -86,7 +86,7 @@ class Slide:
 
     @property
     def backend(self) -> str:
-        """Which reader is behind: openslide, tiffslide or image."""
+        """Name of the reader: openslide, tiffslide or image."""
         return self._backend.name
 
     @property
@@ -99,13 +99,13 @@ class Slide:
         """µm per px of level 0.
 
         Raises:
-            SlideError: the slide does not say it, or says something absurd.
+            SlideError: the slide has no pixel size, or an implausible one.
         """
         return self._mpp if self._mpp is not None else slide_mpp(self._backend.facts, self.path.name)
 
     @property
     def mpp_or_none(self) -> float | None:
-        """µm per px of level 0; `None` where it is missing or absurd."""
+        """µm per px of level 0; `None` if it is missing or implausible."""
         try:
             return self.mpp
         except SlideError:
@@ -113,13 +113,13 @@ class Slide:
 
     @property
     def magnification(self) -> float | None:
-        """The objective's nominal power, where the slide says a sensible one."""
+        """The objective's nominal power, if the slide has a plausible one (0.5–200)."""
         power = self._backend.facts.magnification
         return power if power is not None and 0.5 <= power <= 200 else None
 
     @property
     def icc(self) -> str | None:
-        """Description of the ICC profile that is applied to get sRGB; `None` where there is none to apply."""
+        """Description of the ICC profile that is applied to get sRGB; `None` if none is applied."""
         return self._colour[1] if self._colour else None
 
     @cached_property
@@ -129,7 +129,7 @@ class Slide:
 
     @property
     def properties(self) -> dict[str, str]:
-        """Technical facts for people; never a label, a date, a name or free text."""
+        """Technical facts for display; never a label, a date, a name or free text."""
         facts = self._backend.facts
         values: dict[str, Any] = {
             "backend": self.backend,
@@ -148,31 +148,31 @@ class Slide:
         return {key: str(value) for key, value in values.items() if value not in (None, "")}
 
     def at(self, mpp: float | None, *, allow_upsampling: bool = False) -> View:
-        """The slide at one scale; `None` is level 0 as it is.
+        """The slide at one scale; `None` is level 0 unscaled.
 
         Raises:
-            SlideError: the slide's µm/px is unknown, or more than 10 % coarser than asked.
+            SlideError: the slide's µm/px is unknown, or more than 10 % coarser than requested.
         """
         if mpp is None:
             return View(self, self.size, self.mpp_or_none, Fraction(1))
         mpp = float(mpp)
-        check_mpp(mpp, "the µm/px asked for")
+        check_mpp(mpp, "the requested pixel size")
         scale = Fraction(str(mpp)) / Fraction(str(self.mpp))
         if scale * MAX_GROWTH < 1 and not allow_upsampling:
             raise SlideError(
-                f"{self.path.name} has {self.mpp:g} µm/px, more than 10 % coarser than the {mpp:g} asked for; "
-                "allow upsampling with --allow-upsampling"
+                f"{self.path.name} has {self.mpp:g} µm/px, more than 10 % coarser than the requested {mpp:g} µm/px; "
+                "pass --allow-upsampling to upsample"
             )
         return View(self, _scaled(self.size, scale), mpp, scale)
 
     def thumbnail(self, longest: int) -> np.ndarray:
-        """The whole slide, its longer side `longest` px (or its own, where shorter): uint8 (h, w, 3) sRGB."""
+        """The whole slide, its longer side at most `longest` px and never upsampled: uint8 (h, w, 3) sRGB."""
         scale = max(Fraction(max(self.size), longest), Fraction(1))
         view = View(self, _scaled(self.size, scale), None, scale)
         return view.read(Box.of(view.size))
 
     def close(self) -> None:
-        """Close the file; reading after that fails."""
+        """Close the file; later reads raise `SlideError`."""
         self._is_closed = True
         self._backend.close()
 
@@ -183,7 +183,7 @@ class Slide:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self.path, self._mpp)
+        return _reopen, (self.path, self._mpp)
 
     def __repr__(self) -> str:
         return f"Slide({str(self.path)!r}, {self.backend}, {self.size.w}×{self.size.h})"
@@ -193,20 +193,20 @@ class Slide:
         return max(fitting, key=lambda i: self.levels[i].downsample, default=0)
 
     def _axes(self, level: int, scale: Fraction) -> tuple[Axis, Axis]:
-        """How a view of this scale lies in a level of the file, which knows nothing of cropping."""
+        """Maps a view of this scale to a level of the file; levels of the file are not cropped."""
         downsample, size = self.levels[level].downsample, self._backend.sizes[level]
         return _axis(scale, downsample, self._crop.y0, self._crop.y1, size.h), _axis(
             scale, downsample, self._crop.x0, self._crop.x1, size.w
         )
 
     def _read(self, level: int, box: Box) -> np.ndarray:
-        """Pixels of the file; a failure is tried once more on a fresh handle."""
+        """Pixels of the file; a failed read is retried once on a fresh handle."""
         self._check_open()
         try:
             return self._backend.read(level, box)
         except Undecodable as err:
-            log.info("%s: level %d, %s: %s; trying once more", self.path.name, level, box, err)
-        self._check_open()  # closed meanwhile: the file is not damaged
+            log.info("%s: cannot decode %s of level %d (%s); retrying once", self.path.name, box, level, err)
+        self._check_open()  # closed by another thread: the file is not damaged
         self._backend.renew()
         try:
             return self._backend.read(level, box)
@@ -214,35 +214,35 @@ class Slide:
             self._check_open()
             raise UnreadableRegion(
                 f"{self.path.name}: x {box.x0}–{box.x1}, y {box.y0}–{box.y1} of level {level} cannot be decoded "
-                f"({err}); the file is damaged there, the rest can be read",
+                f"({err}); this part of the file is damaged, the rest can be read",
                 box,
                 level,
             ) from err
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise SlideError(f"{self.path.name} is closed: open it again")
+            raise SlideError(f"{self.path.name} is closed; open it again")
 
 
 @dataclass(frozen=True, slots=True)
 class View:
     """A slide at one scale.
 
-    Invariant: a pixel has the same value whatever box it is read in.
+    Invariant: a pixel has the same value in every box that contains it.
     """
 
     slide: Slide
     size: Size
     mpp: float | None
-    """µm per px; `None` where the slide does not say."""
+    """µm per px; `None` if the slide has no pixel size."""
     scale: Fraction
     """Level-0 px per view px, exact."""
 
     def read(self, box: Box) -> np.ndarray:
-        """uint8 (h, w, 3) sRGB of a box; outside the slide the nearest pixel of the border.
+        """uint8 (h, w, 3) sRGB of a box; outside the slide, border pixels are replicated.
 
         Raises:
-            UnreadableRegion: a part of it cannot be decoded.
+            UnreadableRegion: part of the box cannot be decoded.
         """
         if not box.area:
             return np.empty((*box.size, 3), np.uint8)
@@ -258,10 +258,10 @@ class View:
         return cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_REPLICATE)
 
     def _resample(self, box: Box, level: int, axes: tuple[Axis, Axis]) -> np.ndarray:
-        """The pixels of a box inside the view, in pieces where the source is large."""
+        """The pixels of a box inside the view; a large source is resampled in pieces."""
         (y0, y1), (x0, x1) = axes[0].source(box.y0, box.y1), axes[1].source(box.x0, box.x1)
         source = Box(y0, x0, y1, x1)
-        if source.size == box.size and all(axis.is_plain for axis in axes):  # a level may end before the view does
+        if source.size == box.size and all(axis.is_plain for axis in axes):  # a level may be smaller than the view
             return self.slide._read(level, source)
         h, w = box.size
         if source.area > PIECE_PX and max(h, w) > 1:
@@ -276,12 +276,12 @@ class View:
         return shrink(pixels, axes[0].weights(box.y0, box.y1), axes[1].weights(box.x0, box.x1))
 
 
-def _reopened(path: Path, mpp: float | None) -> Slide:
+def _reopen(path: Path, mpp: float | None) -> Slide:
     return Slide.open(path, mpp=mpp)
 
 
 def _cropped(size: Size, downsample: Fraction, crop: Box, whole: Box) -> Size:
-    """A level's size within the bounds."""
+    """A level's size within the scan bounds."""
     return size if crop == whole else _scaled(crop.size, downsample)
 
 
@@ -296,6 +296,6 @@ def _axis(scale: Fraction, downsample: Fraction, start: int, stop: int, length: 
 
 
 def _nearest(box: Box, size: Size) -> Box:
-    """The box of the view's own pixels that a box shows, where each outside is its nearest one."""
+    """The box of view pixels needed for `box`, if pixels outside the view replicate the nearest one inside."""
     y0, x0 = min(max(box.y0, 0), size.h - 1), min(max(box.x0, 0), size.w - 1)
     return Box(y0, x0, max(min(box.y1, size.h), y0 + 1), max(min(box.x1, size.w), x0 + 1))

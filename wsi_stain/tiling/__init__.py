@@ -1,1 +1,1 @@
-"""How a slide is cut into tiles and blocks, and how tiles are joined again."""
+"""Splits a slide into tiles and blocks, and blends tiles into blocks."""

@@ -1,7 +1,7 @@
-"""Joins overlapping tiles into one block, by a weighted mean with a raised-cosine window.
+"""Blends overlapping tiles into one block, by a weighted mean with a raised-cosine window.
 
 The weights are separable, and a block receives every tile that touches it: the sum of all weights at a pixel is the
-product of a sum along y and a sum along x, so only those two vectors are kept. Where a tile lies alone it is copied.
+product of a sum along y and a sum along x, so only those two vectors are kept. Areas covered by one tile are copied.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from wsi_stain.geometry import Box
 
 
 def window(tile: int, overlap: int) -> np.ndarray:
-    """Weights along one axis of a tile: a raised cosine over `overlap` px at both ends, 1 between.
+    """Weights along one axis of a tile: a raised cosine over `overlap` px at both ends, 1 in between.
 
-    Two neighbours' weights sum to 1 where they overlap: sin² + cos². They are multiples of 1/256, so that 255 times the
-    products of two of them, and sums of those, are exact in float32: the order in which tiles come, which is that of
-    threads and caches, cannot change a pixel.
+    The weights of two neighbours sum to 1 where they overlap: sin² + cos². They are multiples of 1/256, so that 255
+    times the product of two weights, and sums of such products, are exact in float32: the order in which tiles are
+    added, which depends on threads and caches, cannot change a pixel.
 
     Returns:
         float32 (tile,), in (0, 1].
@@ -36,9 +36,9 @@ def window(tile: int, overlap: int) -> np.ndarray:
 class Blender:
     """Collects the tiles of one block; each pixel becomes the weighted mean of the tiles that cover it.
 
-    Divides by the weights it summed, so that a constant stays that constant up to the image's edge and the identity
-    generator gives back the input bit for bit. `result()` wants every tile that touches the block: a full grid of rows
-    and columns, each once, in any order.
+    Divides by the sum of the weights, so that a constant is preserved up to the image's edge and the identity generator
+    returns its input bit for bit. `result()` requires every tile that touches the block: a full grid of rows and
+    columns, each once, in any order.
 
     Args:
         write: the block's own pixels.
@@ -54,14 +54,14 @@ class Blender:
         self._write, self._weights = write, weights
         self._ramp = int(np.count_nonzero(weights < 1)) // 2
         h, w = write.size
-        self._out = np.empty((h, 3 * w), np.uint8)  # rows of R, G, B, R, …: numpy is slow on an inner axis of three
+        self._out = np.empty((h, 3 * w), np.uint8)  # rows of R, G, B, R, …: numpy is slow on an inner axis of 3
         self._sum = np.zeros((h, 3 * w), np.float32)
         self._y = _Axis(write.y0, h, weights)
         self._x = _Axis(write.x0, w, weights)
         self._added = 0
 
     def add(self, tile: Box, pixels: np.ndarray) -> None:
-        """Add a tile, uint8 (tile, tile, 3); what lies outside the block is left out."""
+        """Add a tile, uint8 (tile, tile, 3); pixels outside the block are ignored."""
         self._y.meet(tile.y0)
         self._x.meet(tile.x0)
         self._added += 1
@@ -81,7 +81,7 @@ class Blender:
 
     def result(self) -> np.ndarray:
         """The block's pixels, uint8 (h, w, 3)."""
-        assert self._added == self._y.count * self._x.count, "a block needs every tile that touches it, once"
+        assert self._added == self._y.count * self._x.count, "a block needs every tile that touches it, exactly once"
         for rows, row_alone in self._y.runs():
             columns = [c for c, alone in self._x.runs() if not alone] if row_alone else [slice(0, self._x.length)]
             for column in columns:
@@ -112,33 +112,33 @@ class Blender:
         self._out[rows, wide] = mean
 
     def _slices(self, tile: Box, part: Box) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """Where `part` lies in the block and in the tile, both as rows of R, G, B, R, …."""
+        """Slices of `part` in the block and in the tile, both as rows of R, G, B, R, …."""
         return _wide(part.shift(-self._write.y0, -self._write.x0)), _wide(part.shift(-tile.y0, -tile.x0))
 
 
 class _Axis:
-    """Along one axis of the block: the sum of the weights, and where one tile lies alone."""
+    """One axis of the block: the sum of the weights, and the positions covered by a single tile."""
 
     def __init__(self, start: int, length: int, weights: np.ndarray) -> None:
         self._start, self.length, self._weights = start, length, weights
-        self._met: set[int] = set()
+        self._origins: set[int] = set()
         self.total = np.zeros(length, np.float32)
         self.alone = np.zeros(length, bool)
 
     @property
     def count(self) -> int:
-        return len(self._met)
+        return len(self._origins)
 
     def meet(self, origin: int) -> None:
-        """Count the weights of the tiles that begin at `origin`, once."""
-        if origin in self._met:
+        """Add the weights of the tiles that start at `origin`, once."""
+        if origin in self._origins:
             return
-        self._met.add(origin)
+        self._origins.add(origin)
         first, last = max(origin, self._start), min(origin + len(self._weights), self._start + self.length)
         self.total[first - self._start : last - self._start] += self._weights[first - origin : last - origin]
 
     def runs(self) -> Iterator[tuple[slice, bool]]:
-        """The axis cut into runs that lie alone or do not."""
+        """The axis split into runs covered by a single tile (true) or by several (false)."""
         edges = [0, *(np.flatnonzero(np.diff(self.alone)) + 1).tolist(), self.length]
         for start, end in pairwise(edges):
             yield slice(start, end), bool(self.alone[start])

@@ -1,4 +1,4 @@
-"""Generated tiles that lie in several blocks, so that a worker makes each of them once."""
+"""Cache of generated tiles that several blocks share, so that a worker generates each of them once."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from wsi_stain.geometry import Box
 
 
 class TileCache:
-    """Generated tiles that other blocks still need, the least recently used dropped first.
+    """Generated tiles that other blocks still need; evicts the least recently used first.
 
-    Memory bound: `limit_bytes`. Not for several threads at once: the holder of the device uses it.
+    Memory bound: `limit_bytes`. Not thread-safe: only the thread that holds the device uses it.
     """
 
     def __init__(self, limit_bytes: int) -> None:
-        self._limit, self._held = limit_bytes, 0
+        self._limit, self._bytes = limit_bytes, 0
         self._tiles: OrderedDict[Box, tuple[np.ndarray, int]] = OrderedDict()
 
     def take(self, tile: Box) -> np.ndarray | None:
-        """The tile's pixels if they are here; the last block that needs them takes them away."""
+        """The tile's pixels if cached; the last block that needs them removes them."""
         pixels, uses = self._tiles.pop(tile, (None, 0))
         if pixels is not None:
-            self._held -= pixels.nbytes
+            self._bytes -= pixels.nbytes
             self.keep(tile, pixels, uses - 1)
         return pixels
 
@@ -32,6 +32,6 @@ class TileCache:
         if uses < 1 or pixels.nbytes > self._limit:
             return
         self._tiles[tile] = pixels, uses
-        self._held += pixels.nbytes
-        while self._held > self._limit:
-            self._held -= self._tiles.popitem(last=False)[1][0].nbytes
+        self._bytes += pixels.nbytes
+        while self._bytes > self._limit:
+            self._bytes -= self._tiles.popitem(last=False)[1][0].nbytes

@@ -1,7 +1,7 @@
-"""Where tiles lie and who computes them.
+"""Positions of tiles, and the blocks that compute them.
 
-Tiles are anchored at the slide's origin, whatever part of it is converted, so that the same pixel always comes from the
-same tiles. Blocks are anchored at the output's origin, because pyramid tiles are.
+Tiles are anchored at the slide's origin, for any converted region, so that a pixel always comes from the same tiles.
+Blocks are anchored at the output's origin, like pyramid tiles.
 
     tile 0  |=========|              stride = tile - overlap
     tile 1         |=========|
@@ -22,7 +22,7 @@ from wsi_stain.geometry import Box, Size
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The unit of work: the sole writer of `write`, who computes every tile that touches it."""
+    """The unit of work: the only writer of `write`; computes every tile that touches it."""
 
     index: tuple[int, int]
     """Row and column among the output's blocks."""
@@ -33,7 +33,7 @@ class Block:
 
     @property
     def read(self) -> Box:
-        """The smallest box that holds all its tiles."""
+        """The smallest box that contains all its tiles."""
         return reduce(or_, self.tiles)
 
 
@@ -41,13 +41,13 @@ class TileGrid:
     """The tiles that cover an image of `size`: origins are k * (tile - overlap), and the last may reach outside.
 
     Args:
-        size: of the image (of the view, in its pixels).
+        size: of the image (the view) in its pixels.
         tile: side of a tile.
         overlap: pixels shared by neighbouring tiles, at most half a tile so that no more than two meet on an axis.
-        multiple: the generator's; tile and stride must be multiples of it, or its inner grid would shift between tiles.
+        multiple: of the generator; tile and stride must be multiples of it, or its inner grid shifts between tiles.
 
     Raises:
-        ConfigError: when tile, overlap and multiple do not fit.
+        ConfigError: tile, overlap and multiple are not compatible.
 
     >>> list(TileGrid(Size(1, 10), tile=6, overlap=2, multiple=2).tiles(Box(0, 0, 1, 10)))
     [Box(y0=0, x0=0, y1=6, x1=6), Box(y0=0, x0=4, y1=6, x1=10)]
@@ -56,23 +56,23 @@ class TileGrid:
     def __init__(self, size: Size, tile: int, overlap: int, multiple: int = 1) -> None:
         if not 0 <= 2 * overlap <= tile:
             raise ConfigError(
-                f"grid.overlap is {overlap}: it must lie between 0 and {tile // 2}, half of grid.tile ({tile})"
+                f"grid.overlap is {overlap}; it must be between 0 and {tile // 2}, half of grid.tile ({tile})"
             )
         if tile < 1 or tile % multiple or overlap % multiple:
             raise ConfigError(
-                f"grid.tile is {tile} and grid.overlap {overlap}: this model needs both to be multiples of {multiple}"
+                f"grid.tile is {tile} and grid.overlap {overlap}; this model requires both as multiples of {multiple}"
             )
         self.size, self.tile, self.overlap, self.stride = size, tile, overlap, tile - overlap
         self.multiple = multiple
 
     def tiles(self, over: Box) -> Iterator[Box]:
-        """All tiles that touch the box `over` (in the view's frame), row by row; none where it is empty."""
+        """All tiles that touch the box `over` (in the view's frame), row by row; none if it is empty."""
         columns = self._spans(over.x0, over.x1, self.size.w)
         for y0, y1 in self._spans(over.y0, over.y1, self.size.h):
             yield from (Box(y0, x0, y1, x1) for x0, x1 in columns)
 
     def count(self, over: Box) -> int:
-        """How many tiles touch the box `over`."""
+        """Number of tiles that touch the box `over`."""
         return len(self._spans(over.y0, over.y1, self.size.h)) * len(self._spans(over.x0, over.x1, self.size.w))
 
     def blocks(self, core: int, region: Box | None = None) -> list[Block]:
@@ -99,11 +99,11 @@ class TileGrid:
 
 
 def painting_order(blocks: Iterable[Block]) -> list[Block]:
-    """The blocks, along the shorter side of what they cover.
+    """The blocks ordered along the shorter side of the area that they cover.
 
-    A worker keeps the tiles between its last blocks and their neighbours: those along one row, or one column. A glass
-    slide is 25 mm wide, which at 0.5 µm/px, tiles of 512 and an overlap of 128 px takes 103 MiB; a row of the long side
-    may take three times as much, and what does not fit into the cache is computed twice.
+    A worker caches the tiles between its last blocks and their neighbours: those along one row, or one column. A glass
+    slide is 25 mm wide, which at 0.5 µm/px, tiles of 512 px and an overlap of 128 px takes 103 MiB; a row of the long
+    side may take three times as much, and tiles that do not fit into the cache are computed twice.
     """
     blocks = list(blocks)
     rows, columns = (len({block.index[axis] for block in blocks}) for axis in (0, 1))

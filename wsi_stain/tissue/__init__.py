@@ -1,1 +1,1 @@
-"""Where tissue is: detection on a thumbnail, masks, GeoJSON in and out."""
+"""Tissue: detection on a thumbnail, masks, GeoJSON import and export."""

@@ -1,7 +1,7 @@
 """Detects the tissue of a bright-field slide on a thumbnail.
 
-Recall first: staining a tile of glass costs time, missing tissue costs trust. Pale tissue and fat stay in;
-ink and the black outside of a scan stay out.
+Recall takes precedence: staining an empty tile costs time, missed tissue is an error. Pale tissue and fat are included;
+ink and the black area outside the scan are excluded.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from wsi_stain.geometry import Size
 from wsi_stain.tissue.mask import LONGEST, TissueMask, covering_grid
 
 CELL_UM = 10.0
-"""Side of a mask's cell: an adipose cell wall still darkens it, and ten centimetres of slide fit in memory."""
+"""Side of a mask cell: an adipose cell wall still darkens it, and the mask of a 10 cm slide fits in memory."""
 LONGEST_UNSCALED = 2000
-"""Cells along a slide's longer side where its µm per px is unknown."""
+"""Cells along a slide's longer side if its µm per px is unknown."""
 DUST_UM = 50.0
-"""Diameter of the smallest thing that counts as tissue; the thinnest needle biopsies are ten times as wide."""
+"""Diameter of the smallest object that counts as tissue; the thinnest needle biopsies are ten times as wide."""
 GAP_UM, HOLE_UM, MARGIN_UM = 60.0, 700.0, 40.0
 """Gaps closed (half a large fat cell), diameter of holes filled, and margin added around the tissue."""
 FAINTEST_OD, BOLDEST_OD = 0.025, 0.06
-"""Bounds of the threshold on optical density over the glass."""
+"""Bounds of the threshold on optical density relative to the background."""
 
 
 class ThumbnailSlide(Protocol):
-    """What is needed of a slide to find its tissue."""
+    """The part of a slide that tissue detection uses."""
 
     @property
     def size(self) -> Size:
-        """Of level 0."""
+        """Level 0 in px."""
         ...
 
     @property
     def mpp_or_none(self) -> float | None:
-        """µm per level-0 px, where known."""
+        """µm per level-0 px, if known."""
         ...
 
     def thumbnail(self, longest: int) -> np.ndarray:
@@ -48,25 +48,25 @@ class ThumbnailSlide(Protocol):
 
 
 def find_tissue(slide: ThumbnailSlide) -> TissueMask:
-    """Find the tissue of a bright-field slide on a thumbnail of 10 µm per px or so."""
+    """Find the tissue of a bright-field slide on a thumbnail of about 10 µm per px."""
     longest_px = max(slide.size)
-    wanted = LONGEST_UNSCALED if slide.mpp_or_none is None else round(longest_px * slide.mpp_or_none / CELL_UM)
-    longest = min(longest_px, max(128, min(wanted, LONGEST)))
+    cells = LONGEST_UNSCALED if slide.mpp_or_none is None else round(longest_px * slide.mpp_or_none / CELL_UM)
+    longest = min(longest_px, max(128, min(cells, LONGEST)))
     thumbnail = slide.thumbnail(longest)
     scale = Fraction(longest_px, max(thumbnail.shape[:2]))
     um = CELL_UM if slide.mpp_or_none is None else float(scale) * slide.mpp_or_none
-    found = tissue_in(thumbnail, um)
+    tissue = tissue_in(thumbnail, um)
     grid = covering_grid(slide.size, scale)
-    missing = [(0, max(0, n - have)) for n, have in zip(grid, found.shape, strict=True)]
-    return TissueMask(np.pad(found, missing, mode="edge")[: grid.h, : grid.w], scale, slide.size)
+    missing = [(0, max(0, n - have)) for n, have in zip(grid, tissue.shape, strict=True)]
+    return TissueMask(np.pad(tissue, missing, mode="edge")[: grid.h, : grid.w], scale, slide.size)
 
 
 def tissue_in(rgb: np.ndarray, um: float) -> np.ndarray:
-    """Where a thumbnail shows tissue.
+    """Detect tissue on a thumbnail.
 
     Args:
         rgb: uint8 (h, w, 3), sRGB.
-        um: µm per px of it.
+        um: µm per px of the thumbnail.
 
     Returns:
         bool (h, w)
@@ -77,58 +77,58 @@ def tissue_in(rgb: np.ndarray, um: float) -> np.ndarray:
     signal = _signal(density)
     signal[outside | ink] = 0
     low = _threshold(signal, ~(outside | ink))
-    found = apply_hysteresis_threshold(signal, low, 1.5 * low)
-    # Dust is judged by what is dark, not by the unrest around it.
-    found = _at_least(_closed(found, GAP_UM / um), DUST_UM, um, of=_extremes(density)[1] > low)
-    found = ~_at_least(~found, HOLE_UM, um)
-    return cv2.dilate(found.astype(np.uint8), _disk(max(1, round(MARGIN_UM / um)))).astype(bool)
+    tissue = apply_hysteresis_threshold(signal, low, 1.5 * low)
+    # Dust is measured by its dark pixels, not by the local variation around it.
+    tissue = _at_least(_closed(tissue, GAP_UM / um), DUST_UM, um, of=_extremes(density)[1] > low)
+    tissue = ~_at_least(~tissue, HOLE_UM, um)
+    return cv2.dilate(tissue.astype(np.uint8), _disk(max(1, round(MARGIN_UM / um)))).astype(bool)
 
 
 def _outside(rgb: np.ndarray, um: float) -> np.ndarray:
-    """The black that surrounds what was scanned, with its grey rim."""
+    """The black area around the scanned part, with its grey rim."""
     darkest, brightest = _extremes(rgb)
     black = _at_least(brightest < 40, 4 * DUST_UM, um)
-    # Where black is joined to the picture by interpolation the rim is grey, and dark like tissue.
+    # Interpolation between black and the scanned part gives a grey rim that is as dark as tissue.
     rim = cv2.dilate(black.astype(np.uint8), _disk(3)).astype(bool) & (brightest - darkest < 25)
     return black | rim
 
 
 def _extremes(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the greatest channel of each pixel; by OpenCV, 20 times as fast as numpy over the last axis."""
+    """Minimum and maximum over the channels of each pixel; OpenCV is 20 times as fast as numpy over the last axis."""
     a, b, c = cv2.split(image)
     return cv2.min(cv2.min(a, b), c), cv2.max(cv2.max(a, b), c)
 
 
 def _density(rgb: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    """Optical density over the slide's own glass: float32 (h, w, 3), not negative."""
+    """Optical density relative to the slide's background: float32 (h, w, 3), not negative."""
     glass = _glass(rgb, ~outside)
     smooth = cv2.GaussianBlur(rgb, (3, 3), 0).astype(np.float32)
     return np.maximum(np.log(np.float32(glass) + 1) - np.log(smooth + 1), 0)
 
 
 def _glass(rgb: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Colour of the empty slide: the most frequent bright grey, float64 (3,); a usual one where there is none."""
+    """Colour of the background: the most frequent bright grey, float64 (3,); 243 if there is none."""
     darkest, brightest = _extremes(rgb)
-    # 252 and more is what viewers and stitchers put where nothing was scanned; glass is a little darker.
+    # Viewers and stitchers fill unscanned areas with 252 or more; the background is slightly darker.
     bright = valid & (brightest - darkest < 20) & (darkest >= 200) & (darkest < 252)
     grey = darkest[bright]
     if grey.size <= 0.002 * valid.sum():
         return np.array([243.0, 243.0, 243.0])
     counts = np.convolve(np.bincount(grey, minlength=256), np.ones(3), mode="same")
-    # Pale tissue may be more frequent than glass, but is darker: of the large peaks, the brightest.
+    # Pale tissue may be more frequent than the background, but is darker: take the brightest of the large peaks.
     mode = np.flatnonzero(counts >= 0.3 * counts.max()).max()
     return np.median(rgb[bright][np.abs(grey.astype(int) - mode) <= 3], axis=0)
 
 
 def _signal(density: np.ndarray) -> np.ndarray:
-    """How much like tissue: density of the strongest channel, and its unrest nearby (walls of fat cells, fibres)."""
+    """Tissue score: density of the strongest channel plus its local standard deviation (fat cell walls, fibres)."""
     strongest = _extremes(density)[1]
     mean, square = cv2.blur(strongest, (5, 5)), cv2.blur(strongest * strongest, (5, 5))
     return strongest + 0.7 * np.sqrt(np.maximum(square - mean * mean, 0))
 
 
 def _threshold(signal: np.ndarray, valid: np.ndarray) -> float:
-    """A third of Otsu's, within bounds, and above the noise of this slide's glass."""
+    """A third of Otsu's threshold, within bounds and above the noise of this slide's background."""
     values = signal[valid]
     if values.size == 0 or values.min() == values.max():
         return BOLDEST_OD
@@ -139,10 +139,10 @@ def _threshold(signal: np.ndarray, valid: np.ndarray) -> float:
 
 
 def _ink(density: np.ndarray, um: float) -> np.ndarray:
-    """Marks of pens: colours that haematoxylin and eosin do not make, in strokes and not in grains.
+    """Pen marks: strokes in colours that haematoxylin and eosin do not produce.
 
-    Both stains absorb green most. Blue and green ink absorb red more; red ink absorbs blue as much as green and
-    hardly any red; black ink absorbs all alike.
+    Both stains absorb green most. Blue and green ink absorb more red; red ink absorbs blue as much as green and
+    hardly any red; black ink absorbs all channels equally.
     """
     r, g, b = cv2.split(density)
     least, strongest = _extremes(density)
@@ -158,13 +158,13 @@ def _ink(density: np.ndarray, um: float) -> np.ndarray:
             mask = (colour & weak) | core
             grown = reconstruction(core.astype(np.uint8), mask.astype(np.uint8)).astype(bool)
             if colour is red[0]:
-                grown = _amid(grown, strongest < 0.1)  # else it is blood
+                grown = _amid(grown, strongest < 0.1)  # otherwise it is blood
             ink |= cv2.dilate(grown.astype(np.uint8), _disk(2)).astype(bool)
     return ink
 
 
 def _amid(mask: np.ndarray, glass: np.ndarray) -> np.ndarray:
-    """The connected parts of a mask around which most is glass."""
+    """The connected parts of a mask that are mostly surrounded by background."""
     n, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
     nearby = cv2.dilate(labels.astype(np.float32), _disk(4)).astype(int)
     nearby[mask] = 0
@@ -185,7 +185,7 @@ def _closed(mask: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _at_least(mask: np.ndarray, diameter_um: float, um: float, *, of: np.ndarray | None = None) -> np.ndarray:
-    """The connected parts of a mask that hold (`of` those pixels) at least the area of a disc of that diameter."""
+    """The connected parts of a mask with at least the area of such a disc; counts only `of` pixels if given."""
     _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
     keep = np.bincount(labels.astype(np.intp)[mask if of is None else mask & of]) >= np.pi / 4 * (diameter_um / um) ** 2
     keep = np.pad(keep, (0, labels.max() + 1 - len(keep)))

@@ -1,6 +1,6 @@
-"""Cell masks as GeoJSON polygons and back: exact outlines out, conservative rasters in.
+"""Converts cell masks to GeoJSON polygons (exact outlines) and back (conservative rasters).
 
-Coordinates are level-0 pixels, (x, y) as GeoJSON and QuPath have them; grids are (row, column) of square cells.
+Coordinates are level-0 pixels, (x, y) as in GeoJSON and QuPath; grids are (row, column) of square cells.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from wsi_stain.errors import MaskError
 from wsi_stain.geometry import Size
 
 TOLERANCE_PX = 1e-3
-"""A polygon must reach this far into a cell to touch it: written coordinates are rounded to a tenth of that."""
+"""Minimum depth of a polygon in a cell to touch it: written coordinates are rounded to a tenth of this."""
 CELL_KEY = "wsi-stain cell px"
-"""Member of our own files that names the grid, so that a mask comes back as the same mask; others ignore it."""
+"""Member of our own files that holds the cell side, so that masks survive a round trip; other software ignores it."""
 
 Ring = np.ndarray
-"""float64 (n, 2) of (x, y), closed or not."""
+"""float64 (n, 2) of (x, y), closed or open."""
 
 
 def read(path: Path) -> tuple[list[list[Ring]], Fraction | None]:
-    """The polygons of a file, each as its rings, and the cell side that the file names, if it does.
+    """The polygons of a file, each as a list of rings, and the cell side stored in the file, if any.
 
     Raises:
-        MaskError: no such file, no JSON, no GeoJSON, no area in it.
+        MaskError: the file is missing, not JSON, not GeoJSON, or has no polygon.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
         raise MaskError(f"cannot read the mask {path}: {err.strerror}; check the path") from err
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as err:
-        raise MaskError(f"the mask {path} is not JSON ({err}): export it from QuPath as GeoJSON") from err
+        raise MaskError(f"the mask {path} is not JSON ({err}); export it from QuPath as GeoJSON") from err
     try:
         polygons = [rings for geometry in _geometries(data) for rings in _polygons(geometry)]
     except (TypeError, ValueError, KeyError, AttributeError, IndexError) as err:
-        raise MaskError(f"the mask {path} is JSON but not GeoJSON ({err}): export it from QuPath as GeoJSON") from err
+        raise MaskError(f"the mask {path} is JSON but not GeoJSON ({err}); export it from QuPath as GeoJSON") from err
     if not polygons:
-        raise MaskError(f"the mask {path} holds no polygon: draw an area around the tissue and export it again")
+        raise MaskError(f"the mask {path} has no polygon; draw an area around the tissue in QuPath and export it again")
     return polygons, _cell(data)
 
 
@@ -73,16 +73,16 @@ def outlines(array: np.ndarray) -> list[list[np.ndarray]]:
     outer: list[np.ndarray] = [np.zeros((0, 2), int)] * (n - 1)
     holes: list[list[np.ndarray]] = [[] for _ in range(n - 1)]
     for ring in _rings(np.pad(array, 1)):
-        x, y = ring[0]  # the first corner in reading order: below right of it lies the part, or the hole
+        x, y = ring[0]  # the first corner in reading order: the part or the hole is below and to its right
         if array[y, x]:
             outer[parts[y, x]] = ring
         else:
-            holes[parts[y - 1, x]].append(ring[::-1])  # the other way round, RFC 7946 section 3.1.6
+            holes[parts[y - 1, x]].append(ring[::-1])  # opposite orientation (RFC 7946, section 3.1.6)
     return [[ring, *inner] for ring, inner in zip(outer, holes, strict=True)]
 
 
 def rasterise(rings: list[Ring], grid: Size, cell: Fraction) -> np.ndarray:
-    """Which cells a polygon touches, bool (h, w): those its border passes through, and those inside by even-odd."""
+    """The cells that a polygon touches, bool (h, w): those on its border, and those inside by the even-odd rule."""
     starts = [np.asarray(ring, float) / float(cell) for ring in rings]
     ends = np.concatenate([np.roll(ring, -1, axis=0) for ring in starts])
     a, b = np.concatenate(starts), ends
@@ -92,7 +92,7 @@ def rasterise(rings: list[Ring], grid: Size, cell: Fraction) -> np.ndarray:
 
 
 def _border(low: np.ndarray, high: np.ndarray, grid: Size, tolerance: float) -> np.ndarray:
-    """Cells that the edges pass through; `low` and `high` are the edges' ends, in cells, the lesser y first."""
+    """Cells that the edges pass through; `low` and `high` are the edges' ends in cells, `low` with the smaller y."""
     first = np.clip(np.floor(low[:, 1] + tolerance), 0, grid.h).astype(int)
     last = np.clip(np.ceil(high[:, 1] - tolerance), 0, grid.h).astype(int)
     edge, row = _spread(first, last)
@@ -107,7 +107,7 @@ def _border(low: np.ndarray, high: np.ndarray, grid: Size, tolerance: float) -> 
 
 
 def _inside(low: np.ndarray, high: np.ndarray, grid: Size) -> np.ndarray:
-    """Cells whose centre lies inside, by counting the edges to the left of it."""
+    """Cells with their centre inside, by counting the edges to its left."""
     first, last = (np.clip(np.ceil(end[:, 1] - 0.5), 0, grid.h).astype(int) for end in (low, high))
     edge, row = _spread(first, last)
     crossing = np.clip(np.ceil(_x_at(low[edge], high[edge], row + 0.5) - 0.5), 0, grid.w).astype(int)
@@ -124,7 +124,7 @@ def _spread(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _x_at(low: np.ndarray, high: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Where each edge is at height y, or at its end if it does not reach so far; level edges give both ends in turn."""
+    """The x of each edge at height y, clamped to its ends; horizontal edges give either end."""
     rise = high[:, 1] - low[:, 1]
     level = rise == 0
     share = np.clip((y - low[:, 1]) / np.where(level, 1, rise), 0, 1)
@@ -135,8 +135,8 @@ def _x_at(low: np.ndarray, high: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _rings(padded: np.ndarray) -> Iterator[np.ndarray]:
     """Closed rings of corners (column, row) of a mask with a border of False, each from its first in reading order.
 
-    Corners of a rectilinear outline pair up along every row and along every column; following the pairs in turn
-    walks a ring. Where two cells meet only diagonally the corner counts twice, once for each.
+    Corners of a rectilinear outline pair up along every row and along every column; following the pairs
+    alternately traverses a ring. A corner where two cells meet only diagonally counts twice, once for each.
     """
     m = padded.astype(np.int8)
     a, b, c, d = m[:-1, :-1], m[:-1, 1:], m[1:, :-1], m[1:, 1:]
@@ -146,7 +146,7 @@ def _rings(padded: np.ndarray) -> Iterator[np.ndarray]:
     y, x, crossed = (np.repeat(v, 1 + twice) for v in (y, x, (b == 1)[y, x] & twice))
     second = np.zeros(len(y), bool)
     second[1:] = (y[1:] == y[:-1]) & (x[1:] == x[:-1])
-    across = np.arange(len(y)) ^ 1  # reading order: neighbours in a row are pairs already
+    across = np.arange(len(y)) ^ 1  # in reading order, neighbours in a row are already paired
     order = np.lexsort((second ^ crossed, y, x))
     along = np.empty(len(y), int)
     along[order[0::2]], along[order[1::2]] = order[1::2], order[0::2]
@@ -164,7 +164,7 @@ def _rings(padded: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _closed(ring: np.ndarray, cell: Fraction, size: Size | None) -> list[list[Any]]:
-    """A ring of cell corners in level-0 px, within the slide, its first point repeated at the end."""
+    """A ring of cell corners in level-0 px, clipped to the slide, its first point repeated at the end."""
     corners = ring * float(cell)
     if size is not None:
         corners = np.minimum(corners, (size.w, size.h))
@@ -207,12 +207,14 @@ def _polygons(geometry: dict[str, Any]) -> Iterator[list[Ring]]:
             yield _checked(coordinates)
         case "MultiPolygon":
             yield from (_checked(polygon) for polygon in coordinates)
+        case _:  # points and lines have no area
+            return
 
 
 def _checked(polygon: list[Any]) -> list[Ring]:
     rings = [np.array([point[:2] for point in ring], float) for ring in polygon]
     if not rings or any(ring.ndim != 2 or ring.shape[1] != 2 or len(ring) < 3 for ring in rings):
-        raise ValueError("a polygon is a list of rings of at least three points")
+        raise ValueError("a polygon must be a list of rings of at least three points")
     if not all(np.isfinite(ring).all() for ring in rings):
         raise ValueError("a coordinate is not a finite number")
     return rings

@@ -1,4 +1,4 @@
-"""The mask of a slide's tissue: cells in level-0 pixels, made by detection or from annotations drawn by hand."""
+"""The tissue mask of a slide: cells in level-0 pixels, from detection or from hand-drawn annotations."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,14 +16,14 @@ from wsi_stain.geometry import Box, Size
 from wsi_stain.tissue import geojson
 
 LONGEST = 4096
-"""Most cells along a slide's longer side."""
+"""Maximum number of cells along a slide's longer side."""
 
 
 @dataclass(frozen=True, eq=False)
 class TissueMask:
-    """Cells of a slide that hold tissue.
+    """Cells of a slide that contain tissue.
 
-    Invariants: the grid starts at the slide's first pixel and covers all of it. Small enough to travel to workers.
+    Invariants: the grid starts at the slide's first pixel and covers the whole slide. Small enough to send to workers.
 
         mask = find_tissue(slide)
         mask.touches(tile, view.scale)
@@ -33,10 +34,10 @@ class TissueMask:
     scale: Fraction
     """Side of a cell in level-0 px."""
     size: Size | None = None
-    """The slide's size, where known: outlines are cut off there."""
+    """The slide's size, if known: outlines are clipped to it."""
 
     def touches(self, box: Box, scale: Fraction) -> bool:
-        """Whether any cell that `box` overlaps holds tissue; exact, in constant time.
+        """Whether any cell that overlaps `box` contains tissue; exact, in constant time.
 
         Args:
             box: in the pixels of a view.
@@ -54,7 +55,7 @@ class TissueMask:
 
     @property
     def fraction(self) -> float:
-        """Share of the cells that hold tissue, 0–1."""
+        """Share of the cells that contain tissue, 0–1."""
         return float(self.array.mean())
 
     @functools.cached_property
@@ -74,38 +75,38 @@ class TissueMask:
     def __hash__(self) -> int:
         return hash(self.sha256)
 
-    def __reduce__(self) -> tuple:
-        return _unpacked, (np.packbits(self.array).tobytes(), self.array.shape, self.scale, self.size)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpack, (np.packbits(self.array).tobytes(), self.array.shape, self.scale, self.size)
 
 
 def everything(size: Size) -> TissueMask:
-    """The mask of `--mask none`: all of the slide."""
+    """The mask of `--mask none`: the whole slide."""
     return TissueMask(np.ones((1, 1), bool), Fraction(max(*size, 1)), size)
 
 
 def from_geojson(path: Path, size: Size) -> TissueMask:
-    """A mask drawn by hand: the areas of a QuPath export, in level-0 px; every cell they touch counts.
+    """A hand-drawn mask: the areas of a QuPath export in level-0 px; every cell that they touch is included.
 
     Raises:
-        MaskError: the file cannot be read, is no GeoJSON, holds no area, or lies outside the slide.
+        MaskError: the file cannot be read, is not GeoJSON, has no polygon, or is outside the slide.
     """
-    polygons, named = geojson.read(path)
+    polygons, cell = geojson.read(path)
     finest = Fraction(max(1, -(-max(size) // LONGEST)))
-    scale = named if named is not None and max(size) <= named * (LONGEST + 1) else finest
+    scale = cell if cell is not None and max(size) <= cell * (LONGEST + 1) else finest
     grid = covering_grid(size, scale)
     array = np.zeros(grid, bool)
     for rings in polygons:
         array |= geojson.rasterise(rings, grid, scale)
     if not array.any():
         raise MaskError(
-            f"the mask {path} lies outside the slide of {size.w} × {size.h} px: "
+            f"the mask {path} is outside the slide of {size.w} × {size.h} px; "
             "its coordinates must be level-0 pixels of this slide, as QuPath exports them"
         )
     return TissueMask(array, scale, size)
 
 
 def to_geojson(mask: TissueMask, path: Path) -> None:
-    """Write the mask's outline; QuPath opens it as an annotation of class Tissue, `from_geojson` as the same mask."""
+    """Write the mask's outline; QuPath opens it as an annotation of class Tissue, `from_geojson` restores the mask."""
     geojson.write(path, mask.array, mask.scale, mask.size)
 
 
@@ -114,6 +115,6 @@ def covering_grid(size: Size, cell: Fraction) -> Size:
     return Size(*(-(-n * cell.denominator // cell.numerator) for n in size))
 
 
-def _unpacked(packed: bytes, shape: tuple[int, int], scale: Fraction, size: Size | None) -> TissueMask:
+def _unpack(packed: bytes, shape: tuple[int, int], scale: Fraction, size: Size | None) -> TissueMask:
     bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=shape[0] * shape[1])
     return TissueMask(bits.reshape(shape).astype(bool), scale, size)

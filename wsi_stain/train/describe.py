@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import abc
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -86,7 +86,7 @@ def _kept_numbers(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
 
 
 @contextmanager
-def _saved(module: nn.Module) -> Iterator[dict[int, int]]:
+def _saved(module: nn.Module) -> abc.Generator[dict[int, int]]:
     sizes: dict[int, int] = {}
     weights = {id(p) for p in module.parameters()}
     alive = []  # ids are only unique among the living

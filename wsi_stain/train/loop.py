@@ -1,4 +1,4 @@
-"""The training loop: batches in, checkpoints, log and samples out; the same command goes on where it stopped."""
+"""The training loop: batches in, checkpoints, log and samples out; the same command resumes."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def run(
     progress: Callable[[Step], None],
     draw: Callable[[Mapping[str, nn.Module]], Any] | None = None,
 ) -> None:
-    """Train to the end of the stage; go on from the checkpoint in its folder, if there is one.
+    """Train to the end of the stage; resume from the checkpoint in its folder, if one exists.
 
     Args:
         stage: how long, and where.

@@ -6,7 +6,7 @@ take turns fit badly into DistributedDataParallel's hooks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -78,7 +78,7 @@ class Ranks:
 
 
 @contextmanager
-def ranks(device: str, batch: int) -> Iterator[Ranks]:
+def ranks(device: str, batch: int) -> Generator[Ranks]:
     """Join the other processes if `torchrun` started this one; alone otherwise.
 
     Args:

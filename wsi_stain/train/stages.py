@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,7 +110,7 @@ def _recipe(config: TrainConfig, total: int, group: Ranks) -> Recipe:
 
 
 @contextmanager
-def _prepared(config: TrainConfig, batch: int) -> Iterator[Ranks]:
+def _prepared(config: TrainConfig, batch: int) -> Generator[Ranks]:
     if config.threads:
         torch.set_num_threads(config.threads)
     with ranks(config.device, batch) as group:
@@ -126,7 +127,7 @@ def _checked_pairs(config: TrainConfig, side: int, folder: Path) -> list[Pair]:
     return find_pairs(config.pairs, "train")
 
 
-def _fixed(config: TrainConfig, unused: set[str]) -> dict:
+def _fixed(config: TrainConfig, unused: set[str]) -> dict[str, Any]:
     return {key: value for key, value in dump(config).items() if key not in CHANGEABLE | unused}
 
 

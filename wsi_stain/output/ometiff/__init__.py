@@ -1,8 +1,8 @@
-"""Pyramidal OME-TIFFs that open perfectly in QuPath: write one, check any, say what is in it.
+"""Pyramidal OME-TIFFs that open correctly in QuPath: write, check and describe them.
 
 write(path, source, metadata)      copies encoded tiles into place
-problems(path)                     what is wrong with a file, by the numbered rules
-describe(path)                     what a file is, with its provenance
+problems(path)                     the violations of the numbered rules in a file
+describe(path)                     the contents and provenance of a file
 """
 
 from wsi_stain.output.ometiff.describe import describe

@@ -1,4 +1,4 @@
-"""Describing: what a file is, and how it came to be."""
+"""Describes a file: its contents and its provenance."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ _CHROMA = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (4, 1): "4:1:1"}
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What a file is, ready for JSON; works on any OME-TIFF, and on other TIFFs with what they have.
+    """The contents of a file, ready for JSON; works on any OME-TIFF, and partially on other TIFFs.
 
     Raises:
-        SlideError: the file is no TIFF, is cut off, or cannot be read.
+        SlideError: the file is not a TIFF, is truncated, or cannot be read.
     """
     try:
         with Tiff.open(path) as tiff:
             subject = Subject.of(tiff, path.name)
-            return {"file": path.name, "bytes": tiff.bytes, **_pages(subject), **_words(subject)}
+            return {"file": path.name, "bytes": tiff.bytes, **_pages(subject), **_ome_facts(subject)}
     except BrokenTiff as err:
-        raise SlideError(f"{path} {err}: it cannot be described; choose a whole OME-TIFF") from err
+        raise SlideError(f"{path} {err}; it cannot be described; choose a complete OME-TIFF") from err
     except OSError as err:
         raise SlideError(f"cannot read {path}: {err.strerror or err}; check the path") from err
 
 
 def _pages(subject: Subject) -> dict[str, Any]:
-    """What the tags say."""
+    """The facts in the tags."""
     page = subject.first
     compression = page.number(t.COMPRESSION, PLAIN)
     photometric = page.number(t.PHOTOMETRIC, -1)
@@ -59,7 +59,7 @@ def _pages(subject: Subject) -> dict[str, Any]:
 
 
 def _subsampling(page: Page) -> str | None:
-    """Chroma of the first tile, as the stream itself says."""
+    """Chroma subsampling of the first tile, from the stream itself."""
     try:
         across, down = read_header(page.stored(0)).chroma
     except ValueError:
@@ -67,8 +67,8 @@ def _subsampling(page: Page) -> str | None:
     return _CHROMA.get((across, down), f"{across}×{down}")
 
 
-def _words(subject: Subject) -> dict[str, Any]:
-    """What the OME-XML says; None and empty where there is none."""
+def _ome_facts(subject: Subject) -> dict[str, Any]:
+    """The facts in the OME-XML; None or empty if there is none."""
     ome, image, pixels = subject.ome, subject.image, subject.pixels
     root = ET.Element("OME") if ome is None else ome
     annotations = xml.map_annotations(root)

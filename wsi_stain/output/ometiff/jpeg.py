@@ -1,4 +1,4 @@
-"""What the header of a JPEG stream says: size, sampling, and in which colours the pixels are stored."""
+"""Parses the header of a JPEG stream: size, sampling, and the colour space of the stored pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SCAN, _JFIF, _ADOBE, _END = 0xDA, 0xE0, 0xEE, 0xD9
 
 @dataclass(frozen=True, slots=True)
 class JpegHeader:
-    """The part of a JPEG stream that stands before the pixels."""
+    """The part of a JPEG stream before the pixels."""
 
     size: Size
     bits: int
@@ -28,7 +28,7 @@ class JpegHeader:
 
     @property
     def colours(self) -> Literal["grey", "rgb", "ycbcr", "unmarked"]:
-        """What a decoder takes the components for that looks at the stream alone (libjpeg's rules)."""
+        """The colour space that a decoder infers from the stream alone (libjpeg's rules)."""
         if len(self.ids) != 3:
             return "grey"
         if self.has_jfif:
@@ -41,7 +41,7 @@ class JpegHeader:
 
     @property
     def chroma(self) -> tuple[int, int]:
-        """How many times coarser than the first component the second is, (across, down)."""
+        """Subsampling of the second component relative to the first, (across, down)."""
         if len(self.factors) < 2 or 0 in self.factors[1]:
             return (1, 1)
         (across, down), (a, d) = self.factors[:2]
@@ -52,10 +52,10 @@ def read_header(stream: bytes) -> JpegHeader:
     """The header of a JPEG stream.
 
     Raises:
-        ValueError: it is no JPEG, or it ends before the pixels begin.
+        ValueError: it is not a JPEG, or it ends before the pixels.
     """
     if stream[:2] != b"\xff\xd8":
-        raise ValueError("is no JPEG stream")
+        raise ValueError("is not a JPEG stream")
     frame, has_jfif, adobe, at = None, False, None, 2
     while True:
         marker, body, at = _segment(stream, at)
@@ -68,7 +68,7 @@ def read_header(stream: bytes) -> JpegHeader:
         elif marker in (_SCAN, _END):
             break
     if frame is None or len(frame) < 6 or len(frame) < 6 + 3 * frame[5]:
-        raise ValueError("is a JPEG stream without a whole frame header")
+        raise ValueError("is a JPEG stream without a complete frame header")
     parts = [frame[6 + 3 * i : 9 + 3 * i] for i in range(frame[5])]
     size = Size(int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big"))
     factors = tuple((part[1] >> 4, part[1] & 15) for part in parts)
@@ -76,7 +76,7 @@ def read_header(stream: bytes) -> JpegHeader:
 
 
 def _segment(stream: bytes, at: int) -> tuple[int, bytes, int]:
-    """Marker and body of the segment at `at`, and where the next one begins."""
+    """Marker and body of the segment at `at`, and the offset of the next one."""
     while at + 1 < len(stream) and stream[at] == 0xFF and stream[at + 1] == 0xFF:  # fill bytes are allowed
         at += 1
     if at + 1 >= len(stream) or stream[at] != 0xFF:

@@ -1,4 +1,4 @@
-"""Rules about what the tiles hold: 1 (all of it is there), 9, 10, 14 to 16. Only a few tiles are decoded."""
+"""Rules about the content of tiles: 1 (completeness), 9, 10, 14 to 16. Only a few tiles are decoded."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _SAMPLED = 5
 _MOST_TILE_PX = 4096**2
 _MOST_TILES = 16
 _DARK = 24
-"""Grey value below which a pixel is no glass in any stain."""
+"""Grey value below which a pixel is not background in any stain."""
 _OTHER_PICTURE = 40
-"""Mean difference of grey values that no quality of JPEG explains."""
+"""Mean difference in grey values that no JPEG quality explains."""
 _FRINGE_PX = 8
-"""Side of a JPEG square: so far does padding reach into the picture."""
+"""Side of a JPEG block: the distance that padding can bleed into the image."""
 
 
 def completeness(subject: Subject) -> Iterator[Problem]:
-    """Rule 1: every tile has bytes, and they lie in the file."""
+    """Rule 1: every tile has bytes, and they are within the file."""
     for level, page in enumerate(subject.levels):
         offsets, lengths = page.extents()
         planes = page.number(t.SAMPLES, 1) if page.number(t.PLANAR, 1) == 2 else 1
@@ -41,18 +41,19 @@ def completeness(subject: Subject) -> Iterator[Problem]:
         beyond = int(np.count_nonzero(offsets > subject.tiff.bytes - lengths))
         if beyond:
             yield error(
-                1, f"{beyond} of {expected} tiles of level {level} lie beyond the end: it is cut off; write it again"
+                1,
+                f"{beyond} of {expected} tiles of level {level} are beyond its end: it is truncated; write it again",
             )
 
 
 def streams(subject: Subject) -> Iterator[Problem]:
-    """Rules 9 and 10: what the JPEG streams say about themselves; and rule 1: sampled tiles can be decoded."""
+    """Rules 9 and 10: the headers of the JPEG streams; and rule 1: sampled tiles can be decoded."""
     for level, page in enumerate(subject.levels):
-        found: dict[tuple[int, str], Problem] = {}
+        unique: dict[tuple[int, str], Problem] = {}
         for index in _sample(page, _SAMPLED if level == 0 else 2):
             for problem in _tile_problems(page, level, index):
-                found.setdefault((problem.rule, problem.message), problem)
-        yield from found.values()
+                unique.setdefault((problem.rule, problem.message), problem)
+        yield from unique.values()
 
 
 def _tile_problems(page: Page, level: int, index: int) -> Iterator[Problem]:
@@ -61,34 +62,32 @@ def _tile_problems(page: Page, level: int, index: int) -> Iterator[Problem]:
         if page.number(t.COMPRESSION) == JPEG:
             stream = page.stored(index)
             yield from _header_problems(page, read_header(stream), where)
-            if not stream.rstrip(b"\0\xff").endswith(b"\xff\xd9"):  # decoders fill up with grey and do not complain
-                yield error(1, f"{where} is a JPEG without an end: the file is damaged; copy or write it again")
+            if not stream.rstrip(b"\0\xff").endswith(b"\xff\xd9"):  # decoders silently fill up with grey
+                yield error(1, f"{where} is a JPEG without an end marker: the file is damaged; copy or write it again")
         decode(page, index)
-    except (ValueError, RuntimeError):  # what the codecs of imagecodecs raise
+    except (ValueError, RuntimeError):  # raised by the codecs of imagecodecs
         yield error(1, f"{where} cannot be decoded: the file is damaged; copy or write it again")
 
 
 def _header_problems(page: Page, header: JpegHeader, where: str) -> Iterator[Problem]:
     tag = "ycbcr" if page.number(t.PHOTOMETRIC) == YCBCR else "rgb"
     if header.size != page.tile or header.bits != 8:
-        found = f"{header.size.w}×{header.size.h} px and {header.bits} bits"
-        yield error(10, f"{where} is a JPEG of {found}, unlike its tags: encode it anew")
+        stored = f"{header.size.w}×{header.size.h} px and {header.bits} bits"
+        yield error(10, f"{where} is a JPEG of {stored}, which contradicts its tags: re-encode it")
     elif header.colours not in (tag, "unmarked"):
-        yield error(10, f"{where} is a JPEG in {header.colours}, its tag says {tag}: it opens purple; correct the tag")
+        yield error(10, f"{where} is a JPEG in {header.colours}, its tag is {tag}: it opens purple; correct the tag")
     elif header.colours == "unmarked" and tag == "rgb":
-        yield warning(
-            10, f"{where} is an RGB JPEG without a marker that says so: some readers show it purple; encode it anew"
-        )
+        yield warning(10, f"{where} is an RGB JPEG without a colour marker: some readers show it purple; re-encode it")
     elif tag == "ycbcr" and header.chroma == (1, 1):
         yield error(9, f"{where} is a YCbCr JPEG in 4:4:4: it opens pink in QuPath; use 4:2:0, 4:2:2 or RGB")
     elif tag == "ycbcr" and header.chroma != (tuple(page.whole(t.CHROMA).tolist()) or (2, 2)):
         tagged = "×".join(map(str, page.whole(t.CHROMA))) or "2×2"
         across, down = header.chroma
-        yield error(10, f"{where} has chroma {across}×{down} under YCbCrSubSampling {tagged}: write the tag that fits")
+        yield error(10, f"{where} has chroma {across}×{down} under YCbCrSubSampling {tagged}: correct the tag")
 
 
 def padding(subject: Subject) -> Iterator[Problem]:
-    """Rule 15: outside the picture its last pixels are repeated."""
+    """Rule 15: padding outside the image repeats its last pixels."""
     for level, page in enumerate(subject.levels):
         tile = _decoded(page, page.grid.h * page.grid.w - 1)
         if tile is None or page.tile is None:
@@ -99,13 +98,14 @@ def padding(subject: Subject) -> Iterator[Problem]:
         below = np.abs(tile[h : h + _FRINGE_PX, :w] - tile[h - 1 : h, :w])
         if max(part.mean() if part.size else 0 for part in (right, below)) > _DARK:
             yield warning(
-                15, f"the edge tiles of level {level} are padded with another colour: it bleeds in; repeat the last px"
+                15,
+                f"the edge tiles of level {level} have padding that bleeds into the image: repeat the last px",
             )
             return
 
 
 def glass(subject: Subject) -> Iterator[Problem]:
-    """Rule 14: empty slide is bright. The border of the smallest level stands for it."""
+    """Rule 14: background is bright; checked on the border of the smallest level."""
     picture = _assembled(subject.levels[-1])
     if picture is None:
         return
@@ -113,7 +113,8 @@ def glass(subject: Subject) -> Iterator[Problem]:
     share = float((border.max(axis=1) < _DARK).mean())
     if share > 0.2:
         yield warning(
-            14, f"{share:.0%} of its border is black: QuPath takes it for fluorescence; fill unstained area with glass"
+            14,
+            f"{share:.0%} of its border is black: QuPath treats it as fluorescence; fill it with background",
         )
 
 
@@ -129,13 +130,13 @@ def means(subject: Subject) -> Iterator[Problem]:
     corners = [even[y::2, x::2] for y in (0, 1) for x in (0, 1)]
     off = _distance((np.sum(corners, axis=0) + 2) // 4, lower)
     if any(page.number(t.COMPRESSION) == JPEG for page in subject.levels[-2:]):
-        # Coarse JPEG is far from anything; what was decimated is nearer to one pixel of four than to their mean.
+        # Low-quality JPEG differs anyway; a decimated level is closer to one pixel of four than to their mean.
         is_off = off > _OTHER_PICTURE or (off > 6 and min(_distance(corner, lower) for corner in corners) < off)
     else:
         is_off = off > 1
     if is_off:
         yield warning(
-            16, f"its smallest level is off the 2×2 mean of the one above by {off:.1f} grey values: average it"
+            16, f"its smallest level differs from the 2×2 mean of the one above by {off:.1f} grey values: average it"
         )
 
 
@@ -144,11 +145,11 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def decode(page: Page, index: int) -> np.ndarray | None:
-    """One tile as int16 (h, w, 3), RGB; None where it is not of the kind that rules 4, 7, 8 and 10 ask for.
+    """One tile as int16 (h, w, 3), RGB; None if it does not conform to rules 4, 7, 8 and 10.
 
     Raises:
-        ValueError: the bytes are not there, or are too few.
-        RuntimeError: the codec refuses them.
+        ValueError: bytes are missing, or too few.
+        RuntimeError: the codec rejects them.
     """
     tile, code = page.tile, page.number(t.COMPRESSION, PLAIN)
     if tile is None or not 0 < tile.h * tile.w <= _MOST_TILE_PX or page.numbers(t.BITS) != (8, 8, 8):
@@ -158,7 +159,7 @@ def decode(page: Page, index: int) -> np.ndarray | None:
     data, n_bytes = page.stored(index), tile.h * tile.w * 3
     if code == JPEG:
         header = read_header(data)
-        if header.size != tile or len(header.ids) != 3:  # rule 10 tells that; a giant would fill the memory
+        if header.size != tile or len(header.ids) != 3:  # rule 10 reports this; a giant tile would fill the memory
             return None
         colours = "YCBCR" if page.number(t.PHOTOMETRIC) == YCBCR else "RGB"
         tables = page.raw(t.JPEG_TABLES) or None
@@ -179,7 +180,7 @@ def decode(page: Page, index: int) -> np.ndarray | None:
 
 
 def _decoded(page: Page, index: int) -> np.ndarray | None:
-    """A tile, or None also where it is damaged: rule 1 tells that."""
+    """A tile, or None also if it is damaged: rule 1 reports that."""
     try:
         tile = decode(page, index)
     except (ValueError, RuntimeError):
@@ -200,6 +201,6 @@ def _assembled(page: Page) -> np.ndarray | None:
 
 
 def _sample(page: Page, most: int) -> list[int]:
-    """Indices of the first, the last and some tiles between."""
+    """Indices of the first tile, the last tile and some in between."""
     last = page.grid.h * page.grid.w - 1
     return sorted({round(i * last / (most - 1)) for i in range(most)}) if last >= 0 else []

@@ -17,49 +17,47 @@ _PRIVATE = ("Experimenter", "ExperimenterGroup", "Project", "Dataset", "Experime
 
 
 def file_name(subject: Subject) -> Iterator[Problem]:
-    """Rule 1: the ending, and no file name inside."""
+    """Rule 1: the file name extension, and no file name in the OME-XML."""
     if not subject.name.lower().endswith((".ome.tiff", ".ome.tif")):
         yield error(1, f"its name, {subject.name}, does not end in .ome.tiff: rename it")
-    inside = (
+    names = (
         [e.get("FileName") for e in subject.ome.iter("UUID") if e.get("FileName")] if subject.ome is not None else []
     )
-    wrong = [name for name in inside if name != subject.name]
+    wrong = [name for name in names if name != subject.name]
     if wrong:
-        yield error(1, f"its OME-XML looks for the pixels in {wrong[0]}: rename it back, or remove FileName from UUID")
-    elif inside:
-        yield warning(1, "its OME-XML holds its own file name: it breaks when renamed; remove FileName from UUID")
+        yield error(1, f"its OME-XML references the pixels in {wrong[0]}: rename it back, or remove FileName from UUID")
+    elif names:
+        yield warning(1, "its OME-XML contains its own file name: renaming breaks it; remove FileName from UUID")
 
 
 def image(subject: Subject) -> Iterator[Problem]:
-    """Rule 3: one picture of one channel with three samples, in the first page."""
+    """Rule 3: one image of one channel with three samples, in the first page."""
     if subject.ome is None:
-        what = "no OME-XML that can be parsed" if "<OME" in subject.description else "no OME-XML"
-        yield error(3, f"its first page holds {what}: it opens without scale and name; write it as OME-TIFF")
+        defect = "invalid OME-XML" if "<OME" in subject.description else "no OME-XML"
+        yield error(3, f"its first page has {defect}: it opens without scale and name; write it as OME-TIFF")
         return
     if subject.ome.get("xmlns") != xml.SCHEMA:
-        yield warning(3, f"its OME-XML follows {subject.ome.get('xmlns') or 'no schema'}: write schema 2016-06")
+        yield warning(3, f"its OME-XML uses {subject.ome.get('xmlns') or 'no schema'}: use schema 2016-06")
     if re.search(r'Unit="[^"]*&#', subject.description):
-        yield error(
-            3, "a unit in its OME-XML is written as a character reference, which Bio-Formats spoils: write µm in UTF-8"
-        )
+        yield error(3, "a unit in its OME-XML is a character reference, which Bio-Formats corrupts: write µm in UTF-8")
     images = subject.ome.findall("Image")
     if len(images) != 1:
-        yield error(3, f"its OME-XML has {len(images)} images: exactly one opens as a slide; write one file for each")
+        yield error(3, f"its OME-XML has {len(images)} images: a slide must have exactly one; write one file per image")
     elif subject.pixels is None:
-        yield error(3, "the Image of its OME-XML has no Pixels: write them")
+        yield error(3, "the Image of its OME-XML has no Pixels element: add it")
     else:
         yield from _pixels(subject, subject.pixels)
 
 
 def _pixels(subject: Subject, pixels: ET.Element) -> Iterator[Problem]:
     size = subject.first.size
-    wanted = {"Type": "uint8", "SizeC": "3", "SizeZ": "1", "SizeT": "1", "SizeX": str(size.w), "SizeY": str(size.h)}
-    for key, value in wanted.items():
+    required = {"Type": "uint8", "SizeC": "3", "SizeZ": "1", "SizeT": "1", "SizeX": str(size.w), "SizeY": str(size.h)}
+    for key, value in required.items():
         if pixels.get(key) != value:
-            yield error(3, f"Pixels@{key} is {pixels.get(key)} where the picture needs {value}: correct the OME-XML")
+            yield error(3, f"Pixels@{key} is {pixels.get(key)}, but the image requires {value}: correct the OME-XML")
     for key, value in {"DimensionOrder": "XYCZT", "Interleaved": "true"}.items():
         if pixels.get(key) != value:
-            yield warning(3, f"Pixels@{key} is {pixels.get(key)}: {value} is what is stored; correct the OME-XML")
+            yield warning(3, f"Pixels@{key} is {pixels.get(key)}, but the stored data is {value}: correct the OME-XML")
     channels = pixels.findall("Channel")
     if [c.get("SamplesPerPixel", "1") for c in channels] != ["3"]:
         yield error(
@@ -68,12 +66,12 @@ def _pixels(subject: Subject, pixels: ET.Element) -> Iterator[Problem]:
     planes = [(e.get("IFD", "0"), e.get("PlaneCount", "1")) for e in pixels.findall("TiffData")]
     if planes != [("0", "1")]:
         yield error(
-            3, f"its TiffData names {len(planes)} planes other than the first page: write IFD 0, PlaneCount 1 alone"
+            3, f"its TiffData lists {len(planes)} planes instead of the first page: write only IFD 0, PlaneCount 1"
         )
 
 
 def scale(subject: Subject) -> Iterator[Problem]:
-    """Rule 11: µm per px along both axes, and the same as resolution of every level."""
+    """Rule 11: µm per px along both axes, and a matching resolution of every level."""
     if subject.pixels is None:
         return
     both = [xml.physical_size(subject.pixels, axis) for axis in "XY"]
@@ -92,12 +90,12 @@ def scale(subject: Subject) -> Iterator[Problem]:
             1, *page.size
         )  # the short side may be rounded up to a multiple of itself
         if not _agrees(page, (x * factor, y * factor)):
-            want = f"{x * factor:.4g} µm/px"
-            yield warning(11, f"the resolution of level {level} is not {want}: OpenSlide loses the scale; write it")
+            expected = f"{x * factor:.4g} µm/px"
+            yield warning(11, f"the resolution of level {level} is not {expected}: OpenSlide loses the scale; write it")
 
 
 def _agrees(page: t.Page, mpp: tuple[float, float]) -> bool:
-    """Whether XResolution and YResolution say `mpp`, (x, y), within what rounding the size of a level can do."""
+    """Whether XResolution and YResolution match `mpp`, (x, y), within the rounding of the level's size."""
     unit = _UM_PER_UNIT.get(page.number(t.RESOLUTION_UNIT, 2))
     for tag, expected in zip((t.X_RESOLUTION, t.Y_RESOLUTION), mpp, strict=True):
         per_unit = (*page.numbers(tag), 0.0)[0]
@@ -107,63 +105,60 @@ def _agrees(page: t.Page, mpp: tuple[float, float]) -> bool:
 
 
 def magnification(subject: Subject) -> Iterator[Problem]:
-    """Rule 12: an objective that the image refers to."""
+    """Rule 12: an objective that the image references."""
     if subject.ome is not None and subject.image is not None and not xml.magnification(subject.ome):
-        yield warning(
-            12, "it names no objective: QuPath shows no magnification; write Instrument and ObjectiveSettings"
-        )
+        yield warning(12, "it has no objective: QuPath shows no magnification; write Instrument and ObjectiveSettings")
 
 
 def title(subject: Subject) -> Iterator[Problem]:
-    """Rule 13: the picture is named like its file."""
+    """Rule 13: the image has the name of its file."""
     if subject.image is not None and subject.image.get("Name") != subject.name:
         yield warning(
-            13, f"its image is named {subject.image.get('Name')}, not {subject.name}: viewers show that as title"
+            13,
+            f"its image is named {subject.image.get('Name')}, not {subject.name}: viewers show it as the title; fix it",
         )
 
 
 def privacy(subject: Subject) -> Iterator[Problem]:
-    """Rule 19: nothing about people or from the source's own text."""
+    """Rule 19: no personal data, and no text copied from the source."""
     if subject.ome is None:
         return
-    found = [name for name in _PRIVATE if subject.ome.find(name) is not None]
+    private = [name for name in _PRIVATE if subject.ome.find(name) is not None]
     if any("OriginalMetadata" in e.get("Namespace", "") for e in subject.ome.iter()):
-        found.append("OriginalMetadata")
-    if found:
-        yield warning(19, f"its OME-XML holds {', '.join(found)}, perhaps with patient data: remove what nobody needs")
+        private.append("OriginalMetadata")
+    if private:
+        yield warning(19, f"its OME-XML contains {', '.join(private)}, possibly with patient data: remove it")
 
 
 def provenance(subject: Subject) -> Iterator[Problem]:
-    """Rule 20: a virtual stain says so; other files need not."""
+    """Rule 20: a virtual stain is labelled as such; does not apply to other files."""
     if not subject.is_ours or subject.ome is None:
         return
     annotations = subject.ome.iterfind("StructuredAnnotations//Value")
-    said = " ".join(text for element in annotations for text in element.itertext())
+    content = " ".join(text for element in annotations for text in element.itertext())
     for words in (xml.NOTICE, xml.RESEARCH_USE):
-        if words not in said:
-            yield error(
-                20, f"its annotations do not say {words!r}: nobody can tell it from a real stain; convert again"
-            )
+        if words not in content:
+            yield error(20, f"its annotations lack {words!r}: it can be mistaken for a physical stain; convert again")
     missing = [key for key in xml.REQUIRED if key not in xml.map_annotations(subject.ome)]
     if missing:
-        yield error(20, f"its annotations lack {', '.join(missing)}: nobody can tell where it is from; convert again")
+        yield error(20, f"its annotations lack {', '.join(missing)}: its origin is unknown; convert again")
 
 
 def regions(subject: Subject) -> Iterator[Problem]:
-    """Rule 21: rectangles lie in the image, and the image refers to them."""
+    """Rule 21: rectangles are within the image, and the image references them."""
     if subject.ome is None or subject.image is None:
         return
     size = subject.first.size
-    referred = {e.get("ID") for e in subject.image.iterfind("ROIRef")}
+    references = {e.get("ID") for e in subject.image.iterfind("ROIRef")}
     rois = subject.ome.findall("ROI")
-    orphans = [roi.get("ID") for roi in rois if roi.get("ID") not in referred]
+    orphans = [roi.get("ID") for roi in rois if roi.get("ID") not in references]
     if orphans:
         yield warning(
-            21, f"the image does not refer to {len(orphans)} of {len(rois)} regions: viewers hide them; add ROIRef"
+            21, f"the image does not reference {len(orphans)} of {len(rois)} regions: viewers hide them; add ROIRef"
         )
     outside = [e for roi in rois for e in roi.iter("Rectangle") if not _inside(e, size.w, size.h)]
     if outside:
-        yield warning(21, f"{len(outside)} regions reach outside the {size.w}×{size.h} px of the image: clip them")
+        yield warning(21, f"{len(outside)} regions extend beyond the image of {size.w}×{size.h} px: clip them")
 
 
 def _inside(rectangle: ET.Element, width: int, height: int) -> bool:
@@ -175,7 +170,7 @@ def _inside(rectangle: ET.Element, width: int, height: int) -> bool:
 
 
 def fixed_uuid(subject: Subject) -> Iterator[Problem]:
-    """Rule 22: the file's identity follows from input and settings."""
+    """Rule 22: the file's UUID is derived from input and settings."""
     if not subject.is_ours or subject.ome is None:
         return
     text = subject.ome.get("UUID", "")
@@ -185,9 +180,9 @@ def fixed_uuid(subject: Subject) -> Iterator[Problem]:
         is_fixed = False
     if not is_fixed:
         yield warning(
-            22, f"its UUID, {text or 'missing'}, is not made from input and settings (version 5): convert again"
+            22, f"its UUID, {text or 'missing'}, is not derived from input and settings (version 5): convert again"
         )
     if subject.ome.find("Image/AcquisitionDate") is not None:
         yield warning(
-            22, "its OME-XML holds a date: the same run would give other bytes; write it without AcquisitionDate"
+            22, "its OME-XML contains a date: the same run would give different bytes; write it without AcquisitionDate"
         )

@@ -1,4 +1,4 @@
-"""What the rules look at: one opened file, and the problems they find in it."""
+"""Input and output of the rules: one open file, and the problems found in it."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ class Problem:
     """One broken rule."""
 
     severity: Severity
-    """`error`: some reader shows it wrong or not at all. `warning`: it opens, but something is lost or slow."""
+    """`error`: some reader shows the file incorrectly or not at all. `warning`: it opens, but with losses or slowly."""
     rule: int
-    """Number of the rule, 1–22; each rule function says in its docstring what it asks for."""
+    """Number of the rule, 1–22; the docstring of each rule function states the rule."""
     message: str
-    """One sentence: what is wrong, the value, and the next step."""
+    """One sentence: the defect, the value, and the next step."""
 
 
 def error(rule: int, message: str) -> Problem:
-    """A problem that makes some reader fail."""
+    """A problem that makes at least one reader fail."""
     return Problem("error", rule, message)
 
 
 def warning(rule: int, message: str) -> Problem:
-    """A problem that the file opens with."""
+    """A problem that does not prevent the file from opening."""
     return Problem("warning", rule, message)
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """An open TIFF with its OME-XML; whatever the file lacks is None or empty."""
+    """An open TIFF with its OME-XML; missing parts are None or empty."""
 
     tiff: Tiff
     name: str
@@ -70,5 +70,5 @@ class Subject:
 
     @property
     def is_ours(self) -> bool:
-        """Whether wsi-stain says it has made the file: a few rules hold only for virtual stains."""
+        """Whether the file names wsi-stain as its creator: a few rules apply only to virtual stains."""
         return self.ome is not None and self.ome.get("Creator", "").startswith("wsi-stain")

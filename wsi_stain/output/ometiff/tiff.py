@@ -1,7 +1,7 @@
-"""A TIFF as it lies on disk: its pages, their tags, and where each tile is.
+"""The on-disk structure of a TIFF: its pages, their tags, and the position of each tile.
 
-Not for reading pictures (tifffile does that): this shows what is *there*, also in files that are broken, and every way
-of being broken is one exception.
+Not for reading images (tifffile does that): this exposes the stored structure, also of broken files, and reports every
+defect with one exception.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _RATIONALS = {5, 10}
 _MOST_PAGES = 10_000
 
 
-class BrokenTiff(ValueError):  # noqa: N818 - it names what the file is
-    """The file is no TIFF, or what it says lies outside of it; `str()` is a clause without a subject."""
+class BrokenTiff(ValueError):  # noqa: N818 - named after the state of the file
+    """The file is not a TIFF, or references data outside itself; `str()` is a predicate whose subject is the file."""
 
 
 class NotATiff(BrokenTiff):
-    """The file does not begin as a TIFF does."""
+    """The file does not start with a TIFF header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,32 +47,32 @@ class _Entry:
 
 
 class Page:
-    """One image of the file: an IFD and what its tags say."""
+    """One image of the file: an IFD and its tags."""
 
     def __init__(self, tiff: Tiff, offset: int) -> None:
         self.tiff = tiff
         self.offset = offset
         self._entries = tiff._entries(offset)
         self.next_pointer = tiff._pointer_after(offset)
-        """Where the file holds the offset of the next IFD."""
+        """Position in the file of the offset of the next IFD."""
 
     def __contains__(self, tag: int) -> bool:
         return tag in self._entries
 
     @property
     def next(self) -> int:
-        """Offset of the next IFD; 0 where this is the last."""
+        """Offset of the next IFD; 0 if this is the last."""
         return self.tiff._word(self.next_pointer, self.tiff.offset_bytes)
 
     def raw(self, tag: int) -> bytes:
-        """The bytes of a tag's values; empty where the tag is missing."""
+        """The bytes of a tag's values; empty if the tag is missing."""
         entry = self._entries.get(tag)
         if entry is None:
             return b""
         return self.tiff.read(entry.place, _width(entry.kind) * entry.count, f"tag {tag}")
 
     def numbers(self, tag: int) -> tuple[float, ...]:
-        """The values of a tag; empty where the tag is missing. Rationals are quotients."""
+        """The values of a tag; empty if the tag is missing. Rationals are returned as quotients."""
         return tuple(self.array(tag).tolist())
 
     def array(self, tag: int) -> np.ndarray:
@@ -87,7 +87,7 @@ class Page:
         return np.divide(over, under, out=np.zeros_like(over), where=under != 0)
 
     def number(self, tag: int, default: int = 0) -> int:
-        """The first value of a tag as a whole number."""
+        """The first value of a tag as an integer."""
         values = self.array(tag)[:1]
         return int(values[0]) if values.size and np.isfinite(values[0]) else default
 
@@ -102,12 +102,12 @@ class Page:
 
     @property
     def tile(self) -> Size | None:
-        """Height and width of a tile; None where the page has strips."""
+        """Height and width of a tile; None if the page has strips."""
         return Size(self.number(TILE_HEIGHT), self.number(TILE_WIDTH)) if TILE_WIDTH in self else None
 
     @property
     def grid(self) -> Size:
-        """How many tiles the page has, down and across; empty where it has strips."""
+        """Number of tiles, down and across; empty if the page has strips."""
         if self.tile is None or not min(self.tile):
             return Size(0, 0)
         return Size(-(-self.size.h // self.tile.h), -(-self.size.w // self.tile.w))
@@ -119,10 +119,10 @@ class Page:
         return self.whole(offsets), self.whole(lengths)
 
     def whole(self, tag: int) -> np.ndarray:
-        """The values of a tag that must be whole numbers, int64 (n,)."""
+        """The values of a tag that must be integers, int64 (n,); raises `BrokenTiff` otherwise."""
         values = self.array(tag)
         if values.dtype.kind not in "iu":
-            raise BrokenTiff(f"gives tag {tag} as fractions")
+            raise BrokenTiff(f"has non-integer values in tag {tag}")
         return values.astype(np.int64)
 
     def stored(self, index: int) -> bytes:
@@ -134,7 +134,7 @@ class Page:
 
 
 class Tiff:
-    """A classic or Big TIFF, open for reading.
+    """A classic TIFF or BigTIFF, open for reading.
 
     with Tiff.open(path) as tiff:
         tiff.pages[0].size
@@ -146,11 +146,11 @@ class Tiff:
         head = self.read(0, 8, "the header")
         magic = head[:2]
         if magic not in (b"II", b"MM"):
-            raise NotATiff("is no TIFF: it begins with neither II nor MM")
+            raise NotATiff("is not a TIFF (it does not start with II or MM)")
         self.order = "<" if magic == b"II" else ">"
         version = struct.unpack(self.order + "H", head[2:4])[0]
         if version not in (42, 43):
-            raise NotATiff(f"is no TIFF: its version is {version}, not 42 or 43")
+            raise NotATiff(f"is not a TIFF (its version is {version}, not 42 or 43)")
         self.is_big = version == 43
         self.offset_bytes = 8 if self.is_big else 4
         first = self._word(8, 8) if self.is_big else self._word(4, 4)
@@ -161,7 +161,7 @@ class Tiff:
         """Open a file.
 
         Raises:
-            BrokenTiff: it is no TIFF, or its list of pages leads outside of it.
+            BrokenTiff: it is not a TIFF, or its list of pages references data outside it.
             OSError: it cannot be read.
         """
         file = path.open("rb")
@@ -182,31 +182,31 @@ class Tiff:
     def read(self, offset: int, n_bytes: int, what: str) -> bytes:
         """Exactly `n_bytes` from `offset`."""
         if offset < 0 or n_bytes < 0 or offset + n_bytes > self.bytes:
-            raise BrokenTiff(f"ends at byte {self.bytes}, but {what} should reach byte {offset + n_bytes}")
+            raise BrokenTiff(f"ends at byte {self.bytes}, but {what} extends to byte {offset + n_bytes}")
         self._file.seek(offset)
         return self._file.read(n_bytes)
 
     def reduced(self, page: Page) -> tuple[Page, ...]:
-        """The pages that the page's SubIFDs tag names, in its order."""
+        """The pages listed in the page's SubIFDs tag, in that order."""
         return tuple(Page(self, int(offset)) for offset in page.whole(SUB_IFDS)[:_MOST_PAGES])
 
     def _chain(self, offset: int) -> Iterator[Page]:
         seen: set[int] = set()
         while offset:
             if offset in seen or len(seen) >= _MOST_PAGES:
-                raise BrokenTiff("has a list of pages that never ends")
+                raise BrokenTiff("has an endless list of pages")
             seen.add(offset)
             page = Page(self, offset)
             yield page
             offset = page.next
         if not seen:
-            raise BrokenTiff("has no page: it was never finished")
+            raise BrokenTiff("has no page, because writing did not finish")
 
     def _word(self, offset: int, n_bytes: int) -> int:
         return int.from_bytes(self.read(offset, n_bytes, "an offset"), "little" if self.order == "<" else "big")
 
     def _count(self, offset: int) -> tuple[int, int, int]:
-        """Number of entries of the IFD at `offset`, where they begin, and the bytes of each."""
+        """Number of entries of the IFD at `offset`, their start, and the bytes per entry."""
         width, each = (8, 20) if self.is_big else (2, 12)
         return self._word(offset, width), offset + width, each
 

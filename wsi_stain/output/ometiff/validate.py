@@ -1,4 +1,4 @@
-"""Checking: every rule that can be checked, on any OME-TIFF; a file that is broken is a finding, never a crash."""
+"""Checks any OME-TIFF against every verifiable rule; a broken file gives a problem, never an exception."""
 
 from __future__ import annotations
 
@@ -33,33 +33,32 @@ _PICTURE = (rules_pixels.glass, rules_pixels.padding, rules_pixels.means)
 
 
 def problems(path: Path, *, name: str | None = None) -> list[Problem]:
-    """What is wrong with an OME-TIFF, in the order of the rules; nothing where all is well.
+    """The problems of an OME-TIFF, in the order of the rules; empty if there are none.
 
-    Not checked, because the file alone cannot show it: that the pixels are sRGB beyond the absence of a profile (17),
-    that origin and size are those of the source (18), and that lower levels come from pixels and not from decoded
-    JPEG (16).
+    Not checked, because the file alone does not show it: that the pixels are sRGB beyond the absence of a profile (17),
+    that origin and size match the source (18), and that lower levels come from pixels and not from decoded JPEG (16).
 
     Args:
         path: the file.
-        name: the name it will have when finished; by default its own, without `.part`.
+        name: its final name; by default its current name without `.part`.
     """
     try:
         with Tiff.open(path) as tiff:
-            found = _found(Subject.of(tiff, name or path.name.removesuffix(".part")))
+            findings = _findings(Subject.of(tiff, name or path.name.removesuffix(".part")))
     except NotATiff as err:
-        return [error(2, f"the file {err}; choose an OME-TIFF")]
+        return [error(2, f"the file {err}: choose an OME-TIFF")]
     except BrokenTiff as err:
-        return [error(1, f"the file {err}: it is cut off or damaged; copy or write it again")]
+        return [error(1, f"the file {err}: it is truncated or damaged; copy or write it again")]
     except OSError as err:
-        return [error(1, f"the file cannot be read ({err.strerror or err}); check the path")]
-    return sorted(found, key=lambda problem: problem.rule)
+        return [error(1, f"the file cannot be read ({err.strerror or err}): check the path")]
+    return sorted(findings, key=lambda problem: problem.rule)
 
 
-def _found(subject: Subject) -> list[Problem]:
-    found = [problem for rule in _HEADS for problem in rule(subject)]
+def _findings(subject: Subject) -> list[Problem]:
+    findings = [problem for rule in _HEADS for problem in rule(subject)]
     for stage in (rules_pixels.completeness,), (rules_pixels.streams,), _PICTURE:
         broken = [problem for rule in stage for problem in rule(subject)]
-        found += broken
+        findings += broken
         if any(problem.severity == "error" for problem in broken):
             break  # the next stage would only describe the damage again
-    return found
+    return findings

@@ -1,4 +1,4 @@
-"""Writing: encoded tiles, copied into a pyramidal OME-TIFF in file order."""
+"""Writes encoded tiles into a pyramidal OME-TIFF, in file order."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from wsi_stain.output.ometiff.tiff import SUB_IFDS, Tiff
 
 
 class TileSource(Protocol):
-    """Where the tiles come from: the canvas's spool."""
+    """The source of the tiles: the canvas's spool."""
 
     @property
     def sizes(self) -> tuple[Size, ...]:
-        """Size of every level, each the half of the one before, until the longer side is at most one tile."""
+        """Size of every level, each half of the previous one, until the longer side is at most one tile."""
         ...
 
     @property
@@ -42,21 +42,21 @@ def write(path: Path, source: TileSource, metadata: xml.OmeMetadata, *, compat_o
     Memory bound: one tile, and 32 bytes per tile of one level. Equal arguments give equal bytes.
 
     Args:
-        path: the file to make, usually `….ome.tiff.part`.
+        path: the file to write, usually `….ome.tiff.part`.
         source: the tiles of every level.
-        metadata: what the file says about itself; `metadata.name` is the name it will have when finished.
-        compat_openslide: link the reduced levels as pages too, so that OpenSlide sees the pyramid.
+        metadata: the metadata of the file; `metadata.name` is its final name.
+        compat_openslide: also link the reduced levels as pages, so that OpenSlide finds the pyramid.
 
     Raises:
         OutputError: `source` has too few or too many tiles.
         OSError: the file cannot be written (disk full, no permission).
     """
-    assert _is_pyramid(source.sizes), f"levels of {source.sizes}: each must be the half of the one before"
-    # Everything is named that tifffile would else take from the machine, the clock or the file's name.
+    assert _is_pyramid(source.sizes), f"levels of {source.sizes}: each must be half of the previous one"
+    # Sets everything that tifffile would otherwise derive from the machine, the clock or the file name.
     with tifffile.TiffWriter(path, bigtiff=True, byteorder="<", ome=False, shaped=False) as writer:
         for level, size in enumerate(source.sizes):
             tiles = _counted(source, level)
-            # tifffile takes as many as it needs, closes what it took them from, and never sees one too many.
+            # tifffile takes as many tiles as it needs, closes its iterator, and does not notice surplus tiles.
             writer.write(islice(tiles, None), shape=(*size, 3), dtype="uint8", **_options(source, metadata, level))
             next(tiles, None)
     if compat_openslide:
@@ -79,17 +79,17 @@ def _options(source: TileSource, metadata: xml.OmeMetadata, level: int) -> dict[
 
 
 def _counted(source: TileSource, level: int) -> Iterator[bytes]:
-    """The level's tiles, exactly as many as the level needs: a wrong number would shift all that follow."""
+    """The level's tiles, checked for their number: a wrong number would shift all subsequent tiles."""
     grid = source.sizes[level].ceil_div(TILE_PX)
-    expected, found = grid.h * grid.w, 0
+    expected, count = grid.h * grid.w, 0
     for tile in source.tiles(level):
-        found += 1
-        if found > expected:
+        count += 1
+        if count > expected:
             break
         yield tile
-    if found != expected:
-        number = f"more than {expected}" if found > expected else f"only {found} of {expected}"
-        raise OutputError(f"level {level} has {number} tiles: what was painted is incomplete; convert with --restart")
+    if count != expected:
+        number = f"more than {expected}" if count > expected else f"only {count} of {expected}"
+        raise OutputError(f"level {level} has {number} tiles; painted blocks are incomplete; convert with --restart")
 
 
 def _is_pyramid(sizes: tuple[Size, ...]) -> bool:
@@ -98,10 +98,10 @@ def _is_pyramid(sizes: tuple[Size, ...]) -> bool:
 
 
 def _link_levels_as_pages(path: Path) -> None:
-    """Point the "next IFD" of the first IFD at the first SubIFD; the SubIFDs are a chain already.
+    """Point the "next IFD" of the first IFD at the first SubIFD; the SubIFDs already form a chain.
 
-    OpenSlide 4 and geotiff.js follow only that pointer. The TIFF supplement says that SubIFDs stand outside the chain;
-    Bio-Formats, tifffile, tiffslide, libvips and Pillow do not mind.
+    OpenSlide 4 and geotiff.js follow only that pointer. The TIFF supplement specifies that SubIFDs are outside the
+    chain; Bio-Formats, tifffile, tiffslide, libvips and Pillow accept both.
     """
     with Tiff.open(path) as tiff:
         first = tiff.pages[0]

@@ -1,4 +1,4 @@
-"""OME-XML (schema 2016-06) of one brightfield image: made for our files, read from anybody's."""
+"""OME-XML (schema 2016-06) of one brightfield image: built for our files, parsed from any file."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from wsi_stain import __version__
 from wsi_stain.geometry import Box, Size
 
 NOTICE = "VIRTUAL STAIN - NOT A PHYSICAL IHC"
-"""Stands in every output, so that a synthetic slide cannot be taken for a real one."""
+"""Written into every output, so that a virtual stain cannot be mistaken for a physical one."""
 RESEARCH_USE = "Research use only"
 
 SCHEMA = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 PROVENANCE = "wsi-stain/provenance"
-"""Namespace of the annotations that say how the image was made."""
+"""Namespace of the annotations that describe how the image was made."""
 
 REQUIRED = ("model", "model_version", "model_sha256", "source_sha256")
-"""Annotations without which nobody can tell where a virtual stain comes from (rule 20)."""
+"""Annotations required to identify the origin of a virtual stain (rule 20)."""
 
 _ILLEGAL = re.compile("[^\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _RED = str(0xFF0000FF - 2**32)  # the schema's colours are signed 32-bit RGBA
@@ -37,7 +37,7 @@ class Roi:
 
 @dataclass(frozen=True, slots=True)
 class OmeMetadata:
-    """All that an output says about itself; nothing else of the source travels along."""
+    """All metadata of an output; nothing else is copied from the source."""
 
     name: str
     """Name of the finished file: viewers show it as the title (rule 13)."""
@@ -47,17 +47,17 @@ class OmeMetadata:
     """Nominal magnification of the objective; None leaves the objective out."""
     stain: str
     annotations: Mapping[str, str] = field(default_factory=dict)
-    """A whitelist: at least `REQUIRED`, and the settings; never the source's own text."""
+    """An allowlist: at least `REQUIRED`, and the settings; never text from the source."""
     rois: tuple[Roi, ...] = ()
     uuid: str = field(kw_only=True)
-    """Made by uuid5 from the input and the settings, so that the same run gives the same bytes (rule 22)."""
+    """uuid5 of the input and the settings, so that the same run gives the same bytes (rule 22)."""
 
 
 def build(metadata: OmeMetadata, size: Size) -> bytes:
-    """The whole OME-XML of an image of `size`, in UTF-8.
+    """The complete OME-XML of an image of `size`, in UTF-8.
 
-    The order of the elements is the schema's: a validating reader refuses any other. There are no character references
-    (`&#181;`), not even for line breaks: Bio-Formats spoils them before it parses, and then sees no OME-TIFF at all.
+    Elements are in schema order: validating readers reject any other. The text has no character references (`&#181;`),
+    not even for line breaks: Bio-Formats corrupts them before parsing and then does not recognise the OME-TIFF.
     """
     root = ET.Element(
         "OME",
@@ -150,19 +150,19 @@ def _add_roi(root: ET.Element, number: int, roi: Roi) -> None:
 
 
 def _clean(text: str) -> str:
-    """`text` with only such characters as XML can hold without escaping."""
+    """`text` reduced to characters that XML can hold without escaping."""
     return _ILLEGAL.sub("\ufffd", re.sub(r"[\t\r\n]", " ", text))
 
 
 def _number(value: float) -> str:
-    """Shortest text that reads back as the same number: 20, 0.499."""
+    """Shortest text that parses back to the same number: 20, 0.499."""
     return f"{value:g}" if float(f"{value:g}") == value else repr(float(value))
 
 
 def parse(description: str) -> ET.Element | None:
-    """The OME element of an ImageDescription, with namespaces stripped from all names; None where it is no OME-XML.
+    """The OME element of an ImageDescription, with namespaces stripped from all names; None if it is not OME-XML.
 
-    Text with a document type is refused: OME-XML has none, and entities can blow up a parser.
+    Text with a document type is rejected: OME-XML has none, and entities can exhaust a parser's memory.
     """
     if "<!DOCTYPE" in description:
         return None
@@ -181,7 +181,7 @@ _MICROMETRES = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 
 
 
 def physical_size(pixels: ET.Element, axis: str) -> float | None:
-    """µm per px along `axis` ("X" or "Y"); None where it is missing or in no length that we know."""
+    """µm per px along `axis` ("X" or "Y"); None if it is missing or in an unknown unit."""
     try:
         value = float(pixels.get(f"PhysicalSize{axis}", ""))
     except ValueError:
@@ -191,7 +191,7 @@ def physical_size(pixels: ET.Element, axis: str) -> float | None:
 
 
 def magnification(root: ET.Element) -> float | None:
-    """Nominal magnification of the objective that the first Image refers to."""
+    """Nominal magnification of the objective that the first Image references."""
     settings = root.find("Image/ObjectiveSettings")
     for objective in root.iterfind("Instrument/Objective"):
         if settings is not None and objective.get("ID") == settings.get("ID"):

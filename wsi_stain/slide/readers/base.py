@@ -1,4 +1,4 @@
-"""What every reader offers, and what they share: handles per thread and a bounded cache of decoded tiles."""
+"""The protocol of all readers, and their shared parts: per-thread handles and a bounded cache of decoded tiles."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ import numpy as np
 from wsi_stain.geometry import Box, Size
 
 CACHE_BYTES = 64 << 20
-"""Decoded tiles kept per slide: the tile rows along the border of a 2048 px block, several times over."""
+"""Decoded tiles kept per slide: several times the tile rows along the border of a 2048 px block."""
 
 
-class Unsuited(Exception):  # noqa: N818 - an answer, not a failure: another reader may do
-    """This reader cannot read the file; the text goes on after the file's name."""
+class Unsuited(Exception):  # noqa: N818 - not a failure: another reader may support the file
+    """This reader cannot read the file; the text is a predicate whose subject is the file name."""
 
 
-class Undecodable(Exception):  # noqa: N818 - as `UnreadableRegion`, which it becomes
+class Undecodable(Exception):  # noqa: N818 - named like `UnreadableRegion`, into which it is converted
     """A region cannot be decoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a file says about itself: technical facts only, nothing about the patient."""
+    """Metadata of a file: technical facts only, nothing about the patient."""
 
     vendor: str
     format: str
     mpp: tuple[float, float] | None
-    """µm per px along (x, y), as written, however absurd."""
+    """µm per px along (x, y), as stored, not validated."""
     mpp_from: str
-    """The properties that hold the µm/px, or that were looked for in vain; empty where the format has none."""
+    """The properties that hold the µm/px, or would hold it if it is missing; empty if the format has none."""
     magnification: float | None = None
     codec: str = ""
     bounds: Box | None = None
     """The scanned part of level 0 (`openslide.bounds-*`)."""
     icc: bytes | None = None
     has_gaps: bool = False
-    """Whether tiles are missing on purpose (zero bytes long)."""
+    """Whether tiles are deliberately missing (zero bytes long)."""
 
 
 class Backend(Protocol):
@@ -52,11 +52,11 @@ class Backend(Protocol):
     facts: Facts
 
     def read(self, level: int, box: Box) -> np.ndarray:
-        """uint8 (h, w, 3) of a box inside the level; `Undecodable`."""
+        """uint8 (h, w, 3) of a box inside the level; raises `Undecodable`."""
         ...
 
     def renew(self) -> None:
-        """Give the calling thread a fresh handle: some stay broken after the first error."""
+        """Give the calling thread a fresh handle: some handles stay broken after an error."""
         ...
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class Backend(Protocol):
 
 
 class Closable(Protocol):
-    """Anything that is closed."""
+    """Anything that can be closed."""
 
     def close(self) -> None:
         """Close it."""
@@ -76,7 +76,7 @@ H = TypeVar("H", bound=Closable)
 
 
 class PerThread(Generic[H]):
-    """One handle for each thread, made when first needed, all closed together."""
+    """One handle per thread, created on first use, all closed together."""
 
     def __init__(self, make: Callable[[], H]) -> None:
         self._make = make
@@ -99,7 +99,7 @@ class PerThread(Generic[H]):
         return handle
 
     def renew(self) -> None:
-        """Drop the calling thread's handle; the next `get` makes another."""
+        """Drop the calling thread's handle; the next `get` creates a new one."""
         handle = getattr(self._local, "handle", None)
         self._local.handle = None
         if handle is not None:
@@ -108,7 +108,7 @@ class PerThread(Generic[H]):
             handle.close()
 
     def close(self) -> None:
-        """Close the handles of all threads, for good."""
+        """Close the handles of all threads permanently."""
         with self._lock:
             self._closed = True
             handles, self._handles = list(self._handles), weakref.WeakSet()
@@ -118,7 +118,7 @@ class PerThread(Generic[H]):
 
 
 class TileCache:
-    """The decoded tiles used last, at most `limit` bytes of them; shared by threads."""
+    """LRU cache of decoded tiles, at most `limit` bytes; shared by threads."""
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
         self.limit = limit
@@ -127,7 +127,7 @@ class TileCache:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, decode: Callable[[], np.ndarray]) -> np.ndarray:
-        """The tile of `key`, decoded where it is not here; it must not be written to."""
+        """The tile of `key`, decoded if it is not cached; callers must not modify it."""
         with self._lock:
             if key in self._tiles:
                 self._tiles.move_to_end(key)
@@ -142,14 +142,14 @@ class TileCache:
         return tile
 
     def clear(self) -> None:
-        """Forget all tiles."""
+        """Drop all tiles."""
         with self._lock:
             self._tiles.clear()
             self.nbytes = 0
 
 
 def number(text: object) -> float | None:
-    """A property's text as a finite number; `None` where it is none."""
+    """A property's text as a finite number; `None` if it is not one."""
     try:
         value = float(str(text))
     except ValueError:
@@ -158,7 +158,7 @@ def number(text: object) -> float | None:
 
 
 def over_white(rgba: np.ndarray) -> np.ndarray:
-    """uint8 (h, w, 4) with straight alpha, laid over white glass: uint8 (h, w, 3)."""
+    """uint8 (h, w, 4) with straight alpha, composited over white: uint8 (h, w, 3)."""
     if rgba[..., 3].min(initial=255) == 255:
         return np.ascontiguousarray(rgba[..., :3])
     alpha = rgba[..., 3:].astype(np.uint16)

@@ -1,4 +1,4 @@
-"""PNG and JPEG images: one level, held in memory, without any scale of their own."""
+"""PNG and JPEG images: one level, held in memory, without a pixel size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wsi_stain.geometry import Box, Size
 from wsi_stain.slide.readers.base import Facts, over_white
 
 MAX_PX = 100_000_000
-"""Largest image, in pixels: it is held in memory as a whole (300 MB)."""
+"""Largest image, in pixels: the whole image is held in memory (300 MB)."""
 
 
 class ImageBackend:
@@ -24,10 +24,10 @@ class ImageBackend:
     def __init__(self, path: Path) -> None:
         try:
             self._pixels, self.facts = _load(path)
-        except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as err:  # Pillow's answers to broken files
+        except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as err:  # raised by Pillow for broken files
             reason = str(err).replace(str(path), path.name)
             raise SlideError(
-                f"{path.name} cannot be decoded ({reason}): it is damaged or cut off; copy it again"
+                f"{path.name} cannot be decoded ({reason}); the file is damaged or truncated; copy it again"
             ) from err
         self.sizes = (Size(*self._pixels.shape[:2]),)
 
@@ -45,7 +45,7 @@ class ImageBackend:
 
 def _load(path: Path) -> tuple[np.ndarray, Facts]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below says it in a sentence
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below raises a clearer error
         try:
             image = Image.open(path)
         except Image.DecompressionBombError as err:
@@ -54,7 +54,7 @@ def _load(path: Path) -> tuple[np.ndarray, Facts]:
         if image.width * image.height > MAX_PX:
             raise SlideError(_too_large(path.name))
         if image.mode not in ("RGB", "RGBA", "P"):
-            raise SlideError(f"{path.name} is a {image.mode} image: it must be 8-bit RGB, as a brightfield slide is")
+            raise SlideError(f"{path.name} has image mode {image.mode}; a brightfield slide must be 8-bit RGB")
         pixels = np.asarray(image.convert("RGB") if image.mode == "RGB" else image.convert("RGBA"))
         codec = image.format or ""
         icc = image.info.get("icc_profile")
@@ -64,4 +64,4 @@ def _load(path: Path) -> tuple[np.ndarray, Facts]:
 
 
 def _too_large(name: str) -> str:
-    return f"{name} has more than {MAX_PX / 1e6:.0f} million pixels: convert it to a tiled TIFF, for example with vips"
+    return f"{name} has more than {MAX_PX / 1e6:.0f} million pixels; convert it to a tiled TIFF, for example with vips"

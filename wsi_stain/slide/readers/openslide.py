@@ -1,4 +1,4 @@
-"""OpenSlide's reader: everything that scanners write (Hamamatsu, MIRAX, Leica, Philips, Ventana, DICOM …)."""
+"""Reader based on OpenSlide: vendor formats (Hamamatsu, MIRAX, Leica, Philips, Ventana, DICOM …)."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ CHUNK = 2048
 
 
 class OpenSlideBackend:
-    """One file through OpenSlide, a handle per thread (a handle stays broken after its first error), one cache for all.
+    """One file through OpenSlide: one handle per thread (a handle stays broken after an error), one shared cache.
 
-    OpenSlide takes locations in level-0 pixels. Where a level's downsample is no whole number (25000 px under 100001),
-    a level's pixel has no such location, and OpenSlide interpolates: the same pixel would differ from box to box. Such
-    levels are read in chunks that always start at the same places, so that a pixel keeps its value; it lies at most
-    half a level-0 pixel off.
+    OpenSlide takes locations in level-0 pixels. If a level's downsample is not an integer (100001 px to 25000 px),
+    a level's pixel has no integer location and OpenSlide interpolates: the same pixel would differ between boxes. Such
+    levels are read in chunks with fixed origins, so that a pixel keeps its value; its position is off by at most half
+    a level-0 pixel.
     """
 
     name = "openslide"
@@ -55,7 +55,7 @@ class OpenSlideBackend:
         return handle
 
     def read(self, level: int, box: Box) -> np.ndarray:
-        """uint8 (h, w, 3) of a box inside the level; `Undecodable`."""
+        """uint8 (h, w, 3) of a box inside the level; raises `Undecodable`."""
         downsample = self._downsamples[level]
         if downsample == int(downsample):
             return self._read(level, box)

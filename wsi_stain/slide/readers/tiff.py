@@ -1,7 +1,7 @@
-"""Aperio and generic TIFF: tiffslide says what the file holds, and tiles are decoded one by one into the region.
+"""Aperio and generic TIFF: tiffslide parses the metadata, and tiles are decoded one by one into the region.
 
-tiffslide's own way through zarr takes four times as long. What needs more than placing tiles side by side (overlaps,
-planes, vendor formats) is `Unsuited` here and read by OpenSlide.
+Reading through tiffslide and zarr takes four times as long. Files that need more than placing tiles next to each other
+(overlaps, planes, vendor formats) raise `Unsuited` and are read by OpenSlide.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from wsi_stain.errors import SlideError
 from wsi_stain.geometry import Box, Size
 from wsi_stain.slide.readers.base import Facts, PerThread, TileCache, Undecodable, Unsuited, number, over_white
 
-# What tifffile says of damaged files is said again in our sentence; without a handler Python prints it besides.
+# Our errors include tifffile's messages on damaged files; without a handler Python would also print them.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 DAMAGED = (TiffFileError, OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, AssertionError)
-"""What tifffile, tiffslide and the codecs raise on broken input."""
+"""Exceptions that tifffile, tiffslide and the codecs raise on broken input."""
 MAX_SEGMENT_PX = 1 << 26
 STITCHED = ("philips", "ndpi", "scn", "bif")
 RGB_CODECS = (COMPRESSION.JPEG, COMPRESSION.OJPEG, COMPRESSION.WEBP)
-"""Codecs that come out as RGB whatever the file's photometric says."""
+"""Codecs that decode to RGB for any photometric interpretation in the file."""
 UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
 
@@ -56,7 +56,7 @@ class Level:
 
 
 class TiffBackend:
-    """One TIFF, its index read once, a file handle per thread, the tiles decoded last kept."""
+    """One TIFF: its index is read once, with one file handle per thread and a cache of decoded tiles."""
 
     name = "tiffslide"
 
@@ -66,15 +66,15 @@ class TiffBackend:
                 self._levels, self.facts = _describe(slide)
         except DAMAGED as err:
             reason = str(err).replace(str(path), path.name) or type(err).__name__
-            if isinstance(err, IndexError):  # tiffslide asks for page 0 of a file whose index was cut off
+            if isinstance(err, IndexError):  # tiffslide requests page 0 of a file with a truncated index
                 reason = "its index of pages is missing"
-            raise Unsuited(f"cannot be opened ({reason}): the file may be cut off or damaged; copy it again") from err
+            raise Unsuited(f"cannot be opened ({reason}); the file may be truncated or damaged; copy it again") from err
         self.sizes = tuple(level.size for level in self._levels)
         self._files = PerThread(lambda: RawFile(path))
         self._cache = TileCache()
 
     def read(self, level: int, box: Box) -> np.ndarray:
-        """uint8 (h, w, 3) of a box inside the level; `Undecodable`."""
+        """uint8 (h, w, 3) of a box inside the level; raises `Undecodable`."""
         source = self._levels[level]
         out = np.empty((*box.size, 3), np.uint8)
         whole = Box.of(source.size)
@@ -114,7 +114,7 @@ class RawFile:
         self._lock = threading.Lock()
 
     def read(self, offset: int, count: int) -> bytes:
-        """Exactly `count` bytes; `OSError` where the file ends before."""
+        """Exactly `count` bytes; raises `OSError` if the file ends earlier."""
         with self._lock:
             self._file.seek(offset)
             data = self._file.read(count)
@@ -128,7 +128,7 @@ class RawFile:
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
-            self._file.close()  # a thread that ends takes its handle along; an open file would warn
+            self._file.close()  # freed with its thread: an open file would cause a ResourceWarning
 
 
 def _describe(slide: tiffslide.TiffSlide) -> tuple[tuple[Level, ...], Facts]:
@@ -136,7 +136,7 @@ def _describe(slide: tiffslide.TiffSlide) -> tuple[tuple[Level, ...], Facts]:
     stitched = next((kind for kind in STITCHED if getattr(tiff, f"is_{kind}")), None)
     if stitched:
         raise Unsuited(
-            f"is a {stitched.upper()} file that OpenSlide does not recognise: the file may be damaged; copy it again"
+            f"is a {stitched.upper()} file that OpenSlide does not recognise; the file may be damaged; copy it again"
         )
     properties = slide.properties
     series = tiff.series[properties["tiffslide.series-index"]]
@@ -162,49 +162,49 @@ def _level(series: Any) -> Level:
     segment = Size(page.tilelength, page.tilewidth) if page.is_tiled else Size(min(page.rowsperstrip, size.h), size.w)
     if segment.h * segment.w > MAX_SEGMENT_PX:
         raise Unsuited(
-            f"is not tiled ({size.w} × {size.h} px in one piece): convert it to a tiled TIFF, for example with vips"
+            f"is not tiled ({size.w} × {size.h} px in one piece); convert it to a tiled TIFF, for example with vips"
         )
     data = series[0]
     expected = size.ceil_div(segment.h).h * size.ceil_div(segment.w).w
     if len(data.dataoffsets) != expected or len(data.databytecounts) != expected:
-        raise Unsuited(f"lists {len(data.dataoffsets)} of {expected} tiles: the file may be damaged; copy it again")
+        raise Unsuited(f"lists {len(data.dataoffsets)} of {expected} tiles; the file may be damaged; copy it again")
     return Level(size, segment, tuple(data.dataoffsets), tuple(data.databytecounts), page.decode, page.jpegtables)
 
 
 def _check_pixels(series: Any) -> None:
-    """Raise `SlideError` for what is no brightfield slide, `Unsuited` for what only this reader cannot place."""
+    """Raise `SlideError` if the file is not a brightfield slide, `Unsuited` if only this reader cannot read it."""
     page = series.keyframe
     colours = page.samplesperpixel if page.photometric != PHOTOMETRIC.MINISBLACK else 1
     if colours not in (3, 4) or len(series) != 1:
-        what = "×".join(str(n) for n in series.shape)
+        shape = "×".join(str(n) for n in series.shape)
         raise SlideError(
-            f"{series.parent.filename} holds {what} ({series.axes}) values, not RGB pixels: "
-            "fluorescence and single channels are no brightfield slide"
+            f"{series.parent.filename} has {shape} ({series.axes}) values, not RGB pixels; "
+            "fluorescence and single-channel images are not supported, pass a brightfield slide"
         )
     if page.dtype != np.uint8 or page.bitspersample != 8:
         raise SlideError(
-            f"{series.parent.filename} has {page.bitspersample} bits per sample ({page.dtype}): "
+            f"{series.parent.filename} has {page.bitspersample} bits per sample ({page.dtype}); "
             "it must be 8-bit RGB; convert it first"
         )
     if series.axes != "YXS" or page.planarconfig != PLANARCONFIG.CONTIG:
-        raise Unsuited(f"keeps its colours in separate planes ({series.axes}): convert it to interleaved RGB first")
+        raise Unsuited(f"stores its colours in separate planes ({series.axes}); convert it to interleaved RGB first")
     if page.photometric != PHOTOMETRIC.RGB and page.compression not in RGB_CODECS:
         name, codec = PHOTOMETRIC(page.photometric).name, COMPRESSION(page.compression).name
-        raise Unsuited(f"stores {name} as {codec}, which we cannot turn into RGB: convert it to RGB or JPEG first")
+        raise Unsuited(f"stores {name} as {codec}, which has no conversion to RGB; convert it to RGB or JPEG first")
 
 
 def _mpp(tiff: TiffFile, properties: Any) -> tuple[tuple[float, float] | None, str]:
-    """µm per px along (x, y) and the name of where it was found; OME-XML is more trustworthy than resolution tags."""
+    """µm per px along (x, y) and the properties that hold it; OME-XML takes precedence over resolution tags."""
     ome = _ome_pixels(tiff)
     if ome is not None and "PhysicalSizeX" in ome.attrib and "PhysicalSizeY" in ome.attrib:
         values = [_um(ome, axis) for axis in "XY"]
         if None not in values:
             return (values[0], values[1]), "OME PhysicalSizeX and PhysicalSizeY"  # type: ignore[return-value]
     x, y = (number(properties.get(f"tiffslide.mpp-{axis}")) for axis in "xy")
-    where = "aperio.MPP" if "aperio.MPP" in properties else "tiff.XResolution and tiff.YResolution"
+    source = "aperio.MPP" if "aperio.MPP" in properties else "tiff.XResolution and tiff.YResolution"
     if tiff.is_svs and x is None:
-        where = "aperio.MPP, tiff.XResolution and tiff.YResolution"
-    return (None if x is None or y is None else (x, y)), where
+        source = "aperio.MPP, tiff.XResolution and tiff.YResolution"
+    return (None if x is None or y is None else (x, y)), source
 
 
 def _ome_pixels(tiff: TiffFile) -> ElementTree.Element | None:
