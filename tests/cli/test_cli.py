@@ -146,7 +146,7 @@ def quality_out_of_range(folder: Path, slide: Path) -> list[object]:
 BAD_INPUT = [
     (no_such_file, 1, ["nothing.svs", "check the path"]),
     (a_directory, 1, ["slides", "folder"]),
-    (a_text_file, 1, ["notes.svs", "not a"]),
+    (a_text_file, 1, ["notes.svs", "unsupported format"]),
     (a_truncated_svs, 1, ["cut.svs"]),
     (mpp_missing, 1, ["plain.tif", "--mpp"]),
     (mpp_1000, 1, ["lies.tif", "1000", "0.05", "--mpp"]),
