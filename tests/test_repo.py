@@ -45,6 +45,12 @@ def test_imports_go_downwards_only() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_no_room_hides_a_public_name() -> None:
+    # Importing a sub-package sets an attribute of that name on the package.
+    rooms = {m.name for m in pkgutil.iter_modules([str(PACKAGE)])}
+    assert rooms.isdisjoint(wsi_stain.__all__)
+
+
 def test_every_module_stands_in_the_layers() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     top = {m.name for m in pkgutil.iter_modules([str(PACKAGE)])} - {"__main__"}
@@ -53,6 +59,7 @@ def test_every_module_stands_in_the_layers() -> None:
 
 def test_public_names_exist_are_documented() -> None:
     assert sorted(wsi_stain.__all__) == sorted(set(wsi_stain.__all__))
+    assert set(wsi_stain.__all__) <= set(dir(wsi_stain))
     for name in wsi_stain.__all__:
         thing = getattr(wsi_stain, name)
         assert name == "__version__" or (thing.__doc__ or "").strip(), f"{name} has no docstring"
