@@ -289,7 +289,7 @@ def test_a_full_disk_loses_nothing_and_is_a_sentence(tmp_path, small_disk, addre
     out = small_disk / "out"
     result = run(request_of(slides, out, scheduler=address))
     assert "s1" in result.failed
-    assert all("is full" in reason and "repeat the command" in reason for reason in result.failed.values())
+    assert all("is full" in reason and "re-run the same command" in reason for reason in result.failed.values())
     assert result.done + len(result.failed) == 3
     kept = len(list(out.glob("s1.*.spool/b_*")))
     assert kept > 3

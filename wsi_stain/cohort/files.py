@@ -165,7 +165,7 @@ def told_when_full(folder: Path) -> Generator[None]:
         if err.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise NoRoom(
-            f"the disk of {folder} is full: make room and run the same command again, which goes on where it stopped"
+            f"the disk of {folder} is full: free some space and re-run the same command to resume"
         ) from err
 
 
