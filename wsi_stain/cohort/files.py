@@ -164,9 +164,7 @@ def told_when_full(folder: Path) -> Generator[None]:
     except OSError as err:
         if err.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise NoRoom(
-            f"the disk of {folder} is full: free some space and re-run the same command to resume"
-        ) from err
+        raise NoRoom(f"the disk of {folder} is full: free some space and re-run the same command to resume") from err
 
 
 @contextmanager
