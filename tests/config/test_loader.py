@@ -130,3 +130,18 @@ def test_a_base_that_leads_nowhere_is_named(tmp_path: Path, text: str, sentence:
     (tmp_path / "me.yaml").write_text(text)
     with pytest.raises(ConfigError, match=sentence):
         load(ConvertConfig, tmp_path / "me.yaml")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("batch=0", "batch is 0: it must be at least 1"),
+        ("cache_mb=-1", "cache_mb is -1"),
+        ("max_unreadable=-1", "max_unreadable is -1.*between 0 and 1"),
+        ("max_unreadable=1.5", "max_unreadable is 1.5"),
+    ],
+)
+def test_settings_out_of_range_are_refused(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(ConvertConfig, None, [setting])
+    assert load(ConvertConfig, None, ["max_unreadable=0", "cache_mb=0", "batch=1"])

@@ -70,3 +70,11 @@ class ConvertConfig:
     """Share of the tissue tiles that may be unreadable before the conversion fails."""
     certificate: bool = True
     """Examine the output for seams: one tile in a hundred is stained twice."""
+
+    def __post_init__(self) -> None:
+        if self.batch is not None and self.batch < 1:
+            raise ConfigError(f"batch is {self.batch}: it must be at least 1")
+        if self.cache_mb < 0:
+            raise ConfigError(f"cache_mb is {self.cache_mb}: it must not be negative")
+        if not 0 <= self.max_unreadable <= 1:
+            raise ConfigError(f"max_unreadable is {self.max_unreadable}: it must be a share between 0 and 1")

@@ -18,7 +18,7 @@ from wsi_stain.conversion.certificate import Tissue, calibration, places
 from wsi_stain.conversion.job import Job, Kind
 from wsi_stain.conversion.request import ConvertRequest
 from wsi_stain.conversion.resources import disk_bytes, disk_free, gib, memory_bytes
-from wsi_stain.errors import ConfigError, NoRoom, OutputError, SlideError
+from wsi_stain.errors import NoRoom, OutputError, SlideError
 from wsi_stain.geometry import Box, Size
 from wsi_stain.model.bundle import Bundle
 from wsi_stain.output.canvas import CanvasSpec
@@ -209,8 +209,6 @@ def _job(request: ConvertRequest, bundle: Bundle, view: View, region: Box, print
             f"{'folder' if kind == 'zarr' else 'file'}: choose another name with -o, or remove it first"
         )
     config = request.config
-    if (config.batch is not None and config.batch < 1) or config.cache_mb < 0:
-        raise ConfigError(f"batch is {config.batch} and cache_mb {config.cache_mb}: at least 1 and 0")
     canvas = CanvasSpec(
         output=output,
         size=region.size,
