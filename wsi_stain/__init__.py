@@ -1,6 +1,6 @@
-"""Virtual immunostains of whole H&E slides, tile by tile, into files that QuPath opens.
+"""Converts whole H&E slides to virtual immunostains, tile by tile, in files that QuPath opens.
 
-The public names are imported when they are first used, so that `import wsi_stain` costs nothing:
+The public names are imported at first use, so that `import wsi_stain` is fast:
 
 >>> from wsi_stain import ConvertRequest, convert  # doctest: +SKIP
 >>> convert(ConvertRequest(slide=Path("slide.svs"))).output  # doctest: +SKIP

@@ -1,18 +1,18 @@
 """Every deliberate error of wsi-stain.
 
     WsiStainError
-    ├── SlideError            the slide cannot be used: not a slide, no µm/px, an absurd one
-    │   └── UnreadableRegion  one region cannot be decoded; the rest of the slide still can
-    ├── ConfigError           a configuration key, value or file is wrong
+    ├── SlideError            the slide cannot be used: not a slide, or µm/px missing or implausible
+    │   └── UnreadableRegion  one region cannot be decoded; the rest of the slide is usable
+    ├── ConfigError           a configuration key, value or file is invalid
     ├── BundleError           a model bundle is missing, broken or altered
     ├── MaskError             a tissue mask cannot be used
     ├── OutputError           the output exists, belongs to another run, or cannot be written
-    │   ├── InUse             another run holds it
+    │   ├── InUse             another run is writing it
     │   └── NoRoom            the disk or the memory is too small for it
-    ├── DeviceError           the device asked for is not there
+    ├── DeviceError           the requested device is missing or cannot do the work
     └── TrainingError         training cannot start or continue
 
-A message is one sentence that says what was wrong, the value, the rule and the next step.
+A message is one sentence that gives the problem, the value, the rule and the next step.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 
 class WsiStainError(Exception):
-    """Root of all deliberate errors; `str()` of it is the sentence for the user."""
+    """Base class of all deliberate errors; `str()` gives the message for the user."""
 
 
 class SlideError(WsiStainError):
-    """The file is no slide that we can read, or its scale is missing or absurd."""
+    """The file is not a readable slide, or its pixel size is missing or implausible."""
 
 
-class UnreadableRegion(SlideError):  # noqa: N818 - named for what it is, as design and users say it
+class UnreadableRegion(SlideError):  # noqa: N818 - named for the object, as in the design
     """A region of a slide cannot be decoded; the slide stays usable.
 
     Attributes:
-        box: the region asked for, in the pixels of `level`.
+        box: the requested region, in the pixels of `level`.
         level: index of the level that was read.
     """
 
@@ -45,16 +45,16 @@ class UnreadableRegion(SlideError):  # noqa: N818 - named for what it is, as des
         self.level = level
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # An exception with arguments of its own must define how it travels between workers.
+        # An exception with its own arguments must define how it is pickled for other workers.
         return type(self), (str(self), self.box, self.level)
 
 
 class ConfigError(WsiStainError):
-    """A key, a value or a file of the configuration is wrong."""
+    """A key, a value or a file of the configuration is invalid."""
 
 
 class BundleError(WsiStainError):
-    """A model bundle is missing, malformed, or its weights are not what its hash says."""
+    """A model bundle is missing, malformed, or its weights do not match its hash."""
 
 
 class MaskError(WsiStainError):
@@ -65,16 +65,16 @@ class OutputError(WsiStainError):
     """The output exists, belongs to another run, does not fit, or cannot be written."""
 
 
-class InUse(OutputError):  # noqa: N818 - a state, as users say it
-    """Another run holds it."""
+class InUse(OutputError):  # noqa: N818 - named for the state
+    """Another run is writing the output."""
 
 
-class NoRoom(OutputError):  # noqa: N818 - a state, as users say it
-    """The disk or the memory is too small: nothing is wrong with the slide or the call."""
+class NoRoom(OutputError):  # noqa: N818 - named for the state
+    """The disk or the memory is too small; the slide and the call are valid."""
 
 
 class DeviceError(WsiStainError):
-    """The device asked for is not there or cannot do what was asked."""
+    """The requested device is missing or cannot do the requested work."""
 
 
 class TrainingError(WsiStainError):

@@ -12,16 +12,16 @@ class Size(NamedTuple):
     w: int
 
     def halved(self) -> Size:
-        """The size of the next pyramid level: ceil(n / 2) (shared rule of every writer here)."""
+        """The size of the next pyramid level: ceil(n / 2) (the rule of every writer in this package)."""
         return Size(-(-self.h // 2), -(-self.w // 2))
 
     def ceil_div(self, n: int) -> Size:
-        """How many squares of side `n` cover this size, along each axis."""
+        """Number of squares of side `n` that cover this size, along each axis."""
         return Size(-(-self.h // n), -(-self.w // n))
 
 
 class Box(NamedTuple):
-    """A rectangle [y0, y1) × [x0, x1) of pixels; it may reach outside the image.
+    """A rectangle [y0, y1) × [x0, x1) of pixels; it may extend beyond the image.
 
     >>> Box(0, 0, 4, 6) & Box(2, 2, 9, 9)
     Box(y0=2, x0=2, y1=4, x1=6)
@@ -44,7 +44,7 @@ class Box(NamedTuple):
 
     @property
     def size(self) -> Size:
-        """Height and width; zero where the box is empty."""
+        """Height and width; zero if the box is empty."""
         return Size(max(0, self.y1 - self.y0), max(0, self.x1 - self.x0))
 
     @property
@@ -57,11 +57,11 @@ class Box(NamedTuple):
         return Box(y0, x0, max(y0, min(self.y1, other.y1)), max(x0, min(self.x1, other.x1)))
 
     def __or__(self, other: Box) -> Box:
-        """The smallest box that holds both."""
+        """The smallest box that contains both."""
         return Box(min(self.y0, other.y0), min(self.x0, other.x0), max(self.y1, other.y1), max(self.x1, other.x1))
 
     def contains(self, other: Box) -> bool:
-        """Whether every pixel of `other` lies in this box."""
+        """Whether this box contains every pixel of `other`."""
         return self & other == other
 
     def shift(self, dy: int, dx: int) -> Box:
@@ -73,6 +73,6 @@ class Box(NamedTuple):
         return Box(self.y0 * factor, self.x0 * factor, self.y1 * factor, self.x1 * factor)
 
     def slices(self) -> tuple[slice, slice]:
-        """`array[box.slices()]` is the box's part of an array; the box must lie inside it."""
-        assert min(self.y0, self.x0) >= 0, f"{self} reaches outside: shift it into the array first"
+        """Slices of the box: `array[box.slices()]` is its part of an array, which must contain the box."""
+        assert min(self.y0, self.x0) >= 0, f"{self} extends beyond the array: shift it into the array first"
         return slice(self.y0, self.y1), slice(self.x0, self.x1)

@@ -1,4 +1,4 @@
-"""From the figures of all runs to tables and plots: mean and range over the seeds, with every seed beside them."""
+"""Tables and plots from the figures of all runs: mean and range over the seeds, and the values of every seed."""
 
 import csv
 import json
@@ -17,27 +17,27 @@ localrules:
 
 
 def evaluations(runs):
-    """The files that figures of these runs come from."""
+    """The metrics files of these runs."""
     return expand(METRICS, run=dict.fromkeys(runs), seed=SEEDS)
 
 
 def number(value):
-    """A figure that JSON may not hold as a number: undefined ones are NaN."""
+    """A figure from JSON as a float; undefined ones (null) are NaN."""
     return math.nan if value is None else float(value)
 
 
 def estimates(row, path):
-    """Metric → (value, low, high) of one row of a metrics.json."""
+    """Metric → (value, low, high) for one row of a metrics.json."""
     missing = [metric for metric in config["metrics"] if metric not in row]
     if missing:
         raise WorkflowError(
-            f"{path} has no metric {missing[0]!r}; `metrics` in the configuration may name {', '.join(row)}"
+            f"{path} has no metric {missing[0]!r}; `metrics` in the configuration may contain {', '.join(row)}"
         )
     return {metric: [number(row[metric][bound]) for bound in ("value", "low", "high")] for metric in config["metrics"]}
 
 
 def figures(runs):
-    """Label → metric → (value, low, high) per seed, of the models."""
+    """Label → metric → (value, low, high) per seed, for the models."""
     found = {label: {metric: [] for metric in config["metrics"]} for label in runs}
     for label, run in runs.items():
         for seed in SEEDS:
@@ -49,7 +49,7 @@ def figures(runs):
 
 
 def baselines(runs):
-    """The same of what needs no model, from the first evaluation: all have the same."""
+    """The same for baselines without a model, from the first evaluation, since all evaluations share them."""
     path = evaluations(runs.values())[0]
     facts = json.loads(Path(path).read_text(encoding="utf-8"))
     rows = {label: row for label, row in facts["rows"].items() if label != facts["model"]}
@@ -57,13 +57,13 @@ def baselines(runs):
 
 
 def differences(rows):
-    """Each row less the first one, seed by seed."""
+    """Difference of each row to the first one, per seed."""
     (_, first), *others = rows.items()
     return {label: {m: [[a[0] - b[0]] for a, b in zip(row[m], first[m])] for m in row} for label, row in others}
 
 
 def summary(seeds):
-    """Mean, least and greatest value; all NaN where one seed has none."""
+    """Mean, smallest and largest value; all NaN if the value of one seed is undefined."""
     values = [estimate[0] for estimate in seeds]
     return [math.nan] * 3 if any(map(math.isnan, values)) else [statistics.fmean(values), min(values), max(values)]
 
@@ -180,8 +180,8 @@ rule ablation:
         draw(rows, output.plot)
         first = next(iter(rows))
         Path(output.md).write_text(
-            f"Ablation {OVER}. Below the models: what needs no model.\n\n{markdown(rows | baselines(ABLATION))}\n"
-            f"The same less `{first}`, seed by seed:\n\n{markdown(differences(rows))}",
+            f"Ablation {OVER}. The last rows are baselines without a model.\n\n{markdown(rows | baselines(ABLATION))}\n"
+            f"Differences to `{first}`, per seed:\n\n{markdown(differences(rows))}",
             encoding="utf-8",
         )
 
@@ -204,5 +204,5 @@ rule sensitivity:
         for (sweep, rows), plot in zip(sweeps.items(), output.plots):
             draw(rows, plot, is_sweep=True)
             text += f"\n{sweep}\n\n{markdown(rows)}"
-        text += f"\nWhat needs no model\n\n{markdown(baselines(SWEEPS[next(iter(SWEEPS))]))}"
+        text += f"\nBaselines without a model\n\n{markdown(baselines(SWEEPS[next(iter(SWEEPS))]))}"
         Path(output.md).write_text(text, encoding="utf-8")

@@ -140,19 +140,19 @@ def test_pods_get_what_the_file_says() -> None:
         ({"class": "slrum"}, "class is 'slrum': choose one of local, slurm, pbs, lsf, sge, kubernetes"),
         ({"class_": "slurm"}, "unknown key 'class_'; did you mean 'class'"),
         ({"class": "my.Cluster"}, "choose one of"),
-        ({"workers": [4, 2]}, r"workers is \[4, 2\]: write fewest and most"),
+        ({"workers": [4, 2]}, r"workers is \[4, 2\]: write the minimum and the maximum"),
         ({"workers": [0, 0]}, r"workers is \[0, 0\]"),
         ({"memory": "16 gigs"}, "memory is '16 gigs': write a size with its unit"),
         ({"memory": "0GB"}, "memory is '0GB'"),
         ({"walltime": "8h"}, "walltime is '8h': write HH:MM:SS"),
-        ({"walltime": "00:10:00"}, "retire_s \\+ 2 × stagger_s = 720 s: workers would leave before they came"),
+        ({"walltime": "00:10:00"}, "retire_s \\+ 2 × stagger_s = 720 s: workers would retire before they start"),
         ({"class": "slurm", "gres": "gpu:a100:4"}, "a worker uses one GPU; write gpu:1 and raise `workers`"),
         ({"class": "slurm", "gres": "gpu:2"}, "a worker uses one GPU"),
-        ({"class": "pbs", "gres": "gpu:1"}, "only slurm knows: pbs asks for GPUs in `resources`"),
-        ({"class": "lsf", "resources": "gpu=1"}, "only pbs and sge know"),
+        ({"class": "pbs", "gres": "gpu:1"}, "only slurm supports, but class is pbs; request GPUs with `resources`"),
+        ({"class": "lsf", "resources": "gpu=1"}, "only pbs and sge support"),
         ({"class": "kubernetes"}, "kubernetes.image is empty"),
         ({"kubernetes": {"claims": ["slides"]}}, "kubernetes.claims has 'slides': write claim:/path"),
-        ({"kubernetes": {"gpus": 2}}, "kubernetes.gpus is 2: a worker uses one GPU at most"),
+        ({"kubernetes": {"gpus": 2}}, "kubernetes.gpus is 2: it must be 0 or 1; a worker uses at most one GPU"),
         ({"scheduler": "host:8786"}, "scheduler is 'host:8786': it must be an address, for example tcp://host:8786"),
         ({"cores": 0}, "cores is 0"),
     ],
@@ -186,12 +186,12 @@ def test_without_the_batch_system_or_the_package_the_sentence_says_so(
     pytest.importorskip("dask_jobqueue")
     monkeypatch.setenv("PATH", str(tmp_path))
     with (
-        pytest.raises(ConfigError, match=r"its command qsub is not here: run this on a machine that may submit"),
+        pytest.raises(ConfigError, match=r"its command qsub is missing; run this on a machine that may submit"),
         open_cluster(shipped("pbs", tmp_path)),
     ):
         pass
     with (
-        pytest.raises(ConfigError, match="interface is 'none0', on which no scheduler can start here"),
+        pytest.raises(ConfigError, match="interface is 'none0', but no scheduler can start on it here"),
         open_cluster(shipped("slurm", tmp_path, interface="none0")),
     ):
         pass

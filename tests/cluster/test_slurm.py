@@ -126,7 +126,7 @@ def test_a_job_that_slurm_refuses_is_a_sentence(config: ClusterConfig) -> None:
 def test_a_job_whose_worker_never_comes_is_a_sentence(config: ClusterConfig) -> None:
     broken = replace(config, prologue=("echo no such module: cuda >&2", "exit 1"))
     with (
-        pytest.raises(ConfigError, match=r"job \d+ ended before its worker came: no such module: cuda \("),
+        pytest.raises(ConfigError, match=r"job \d+ ended before its worker connected: no such module: cuda \("),
         open_cluster(broken),
     ):
         pass

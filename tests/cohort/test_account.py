@@ -75,5 +75,8 @@ def test_what_the_record_warns_of_is_in_the_account(tmp_path):
     record.write(record.path_of(made.output), made.record | {"unreadable": [[0, 0, 9, 9]], "seams": seams})
     found = account_of(row, asked)
     assert found["seams"] == seams
-    assert found["warnings"] == ["1 tiles of the slide could not be read and are glass", "seams: steps at tile lines"]
+    assert found["warnings"] == [
+        "1 tiles of the slide could not be read and were filled with background",
+        "seams: steps at tile lines",
+    ]
     assert everything(Size(300, 300)).array.all()

@@ -85,8 +85,8 @@ def test_a_bad_sheet_is_a_wrong_call_with_a_table(folder, capsys):
     ("arguments", "words"),
     [
         (["--only", "0/3"], "--only is 0/3"),
-        (["--only", "three"], "write for example 3/10"),
-        (["--rows", "a-b"], "write for example 3,7-9"),
+        (["--only", "three"], "write, for example, 3/10"),
+        (["--rows", "a-b"], "write, for example, 3,7-9"),
         (["--rows", "1-9"], "has the slides 1 to 1"),
         (["--set", "retrys=3"], "did you mean 'retries'"),
         (["--cluster", "gone.yaml"], "gone.yaml"),

@@ -102,9 +102,9 @@ def test_what_the_text_alone_shows_is_told_before_slides_are_opened(tmp_path):
     text = str(error.value)
     for words in (
         "mpp is 'fast'",
-        "'a' is that of line 2 too",
+        "'a' is also used in line 2",
         "unknown model 'nomodel'",
-        "names no slide",
+        "the column 'slide' is empty",
         "'../x'",
         "more values",
     ):
@@ -131,7 +131,7 @@ def test_what_is_no_sheet_is_a_sentence(tmp_path, content, words):
 
 def test_nothing_there_is_a_sentence(tmp_path):
     for source, words in (
-        (tmp_path / "no.csv", "there is no"),
+        (tmp_path / "no.csv", "no such file"),
         (tmp_path, "no slides"),
         (tmp_path / "*.svs", "no slides"),
     ):
@@ -148,7 +148,7 @@ def test_shares_take_every_slide_once(count, shares):
 
 def test_rows_beyond_the_sheet_and_absurd_shares_are_refused(tmp_path):
     folder = write_slides(tmp_path / "slides", 2)
-    with pytest.raises(ConfigError, match=r"--rows names 3: .* has the slides 1 to 2"):
+    with pytest.raises(ConfigError, match=r"--rows contains 3, .* has the slides 1 to 2"):
         checked(request_of(folder, tmp_path / "out", rows=(1, 3)))
     for only in ((0, 3), (4, 3)):
         with pytest.raises(ConfigError, match="--only"):

@@ -188,7 +188,7 @@ def test_an_array_that_its_walltime_cuts_queues_again_and_ends_in_the_same_bytes
     file = folder / f"wsi-stain-{job}-1.log"
     wait_for(lambda: painted(folder / "array", "svs") >= 5, "a slide is in work", 300)
     shorten(f"{job}_1")
-    wait_for(lambda: "the job queues again" in file.read_text(), "the walltime cuts", 240)
+    wait_for(lambda: "the job is requeued" in file.read_text(), "the walltime cuts", 240)
     slurm_site.ask("scontrol", "update", f"JobId={job}_1", "TimeLimit=15")
     wait_for(lambda: not slurm_site.jobs(), "the array ends", 600)
     log = file.read_text()

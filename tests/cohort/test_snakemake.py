@@ -62,7 +62,7 @@ def test_every_slide_is_one_job_with_its_place_in_the_sheet(tmp_path: Path) -> N
     ("line", "message"),
     [
         ("slides/a.svs,a,wide", r"line 3 of sheet.csv cannot be used: .*'wide' does not match"),
-        ("slides/b.svs,first,", r"line 3 of sheet.csv cannot be used: slide_id 'first' is there twice"),
+        ("slides/b.svs,first,", r"line 3 of sheet.csv cannot be used: slide_id 'first' is not unique"),
     ],
 )
 def test_a_wrong_row_stops_the_plan_with_its_line(tmp_path: Path, line: str, message: str) -> None:

@@ -145,7 +145,7 @@ def test_what_is_left_is_told_from_the_files(out, tmp_path):
     assert found.seconds_left == pytest.approx(75, rel=0.05), "100 s for a slide of this size, a quarter done"
     (out / "s0.running.json").write_text(json.dumps(lease | {"host": "elsewhere", "beat": time.time() - 1000}))
     assert next(found for _, found in overview(out).slides).state == "interrupted"
-    with pytest.raises(OutputError, match="holds no cohort"):
+    with pytest.raises(OutputError, match="contains no cohort"):
         overview(tmp_path)
 
 

@@ -123,7 +123,7 @@ def test_a_slide_that_vanishes_half_way_fails_and_what_was_painted_is_used_again
     while_painting(monkeypatch, lambda: slide.rename(away))
     outcome = convert_slide(large)
     assert outcome.ending == "failed"
-    assert "vanished while it was converted" in outcome.reason
+    assert "was deleted during the conversion" in outcome.reason
     painted = len(list(large.request.folder.glob("*.spool/b_*")))
     assert 0 < painted < 9
     assert not list(large.request.folder.glob("*.ome.tiff"))
@@ -141,7 +141,7 @@ def test_a_slide_that_changes_half_way_fails(large, monkeypatch):
 
     while_painting(monkeypatch, grow)
     outcome = convert_slide(large)
-    assert (outcome.ending, "was changed while it was converted" in outcome.reason) == ("failed", True)
+    assert (outcome.ending, "was changed during the conversion" in outcome.reason) == ("failed", True)
 
 
 def test_a_slide_that_is_gone_before_it_begins_is_a_sentence(task):

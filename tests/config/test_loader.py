@@ -68,7 +68,7 @@ def test_overrides_win_over_the_file_and_leave_the_rest(tmp_path: Path) -> None:
         ({"grid": 3}, "grid is 3: it must be a section"),
         ({"output": {"compression": "zstd"}}, "output.compression is 'zstd': choose one of jpeg, deflate"),
         ({"output": {"subsampling": "444"}}, "choose one of 420, 422, rgb"),
-        ({"output": {"quality": 0}}, "output.quality is 0: it must lie between 1 and 100"),
+        ({"output": {"quality": 0}}, "output.quality is 0: it must be between 1 and 100"),
     ],
 )
 def test_bad_settings_are_refused_with_key_value_and_rule(data: dict, sentence: str) -> None:

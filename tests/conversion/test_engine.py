@@ -519,7 +519,7 @@ def test_calls_that_cannot_work_are_refused_before_anything_is_written(tmp_path,
     with pytest.raises(OutputError, match=r"the folder .*nowhere does not exist"):
         convert(request_of(slide, tmp_path / "nowhere" / "x.ome.tiff"))
     for region in [(0, 0, 601, 10), (-1, 0, 5, 5), (0, 0, 0, 5), (600, 600, 1, 1)]:
-        with pytest.raises(SlideError, match=r"does not lie inside the slide, which is 600 × 600 px"):
+        with pytest.raises(SlideError, match=r"is not inside the slide, which is 600 × 600 px"):
             convert(request_of(slide, tmp_path / "x.ome.tiff", region=region))
     with pytest.raises(ConfigError, match="between 0 and 50"):
         convert(request_of(slide, tmp_path / "x.ome.tiff", "grid.tile=100", "grid.overlap=60"))
@@ -532,7 +532,7 @@ def test_calls_that_cannot_work_are_refused_before_anything_is_written(tmp_path,
     monkeypatch.undo()
     memory = type("Memory", (), {"available": 1 << 20})
     monkeypatch.setattr(plan.psutil, "virtual_memory", lambda: memory)
-    with pytest.raises(OutputError, match=r"of memory besides the model and 1\.0 MiB are free"):
+    with pytest.raises(OutputError, match=r"of memory in addition to the model, but only 1\.0 MiB are free"):
         convert(request_of(slide, tmp_path / "x.ome.tiff"))
     assert [path.name for path in tmp_path.iterdir()] == ["s.tif"]
 
@@ -650,7 +650,7 @@ def test_what_another_run_does_between_the_plan_and_the_lock_is_seen(tmp_path, m
 def test_an_output_of_the_wrong_kind_is_refused_even_with_restart(tmp_path, ending, kind):
     slide, output = write_slide(tmp_path / "s.tif", noise(60, 60)), tmp_path / f"x.{ending}"
     output.mkdir() if kind == "folder" else output.write_text("mine")
-    with pytest.raises(OutputError, match=f"is a {kind} and the output would be a"):
+    with pytest.raises(OutputError, match=f"is a {kind}, but the output would be a"):
         convert(request_of(slide, output, restart=True))
 
 

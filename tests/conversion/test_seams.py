@@ -229,7 +229,7 @@ def test_a_changed_positive_area_fails_even_where_places_cancel_out() -> None:
     one, other = noted(0, (0, 200)), noted(0, (200, 0))  # 1.2 % of 128² px each
     found = seams.judge([], [one, other], promise=None, stride=256)
     assert found.dab_change == pytest.approx(100 * 200 / 128**2, abs=1e-3)
-    assert found.reasons == ("other tiles give another positive area",)
+    assert found.reasons == ("a shifted tile grid gives a different positive area",)
     assert seams.judge([], [noted(0, (0, 70))], promise=None, stride=256).verdict == "pass"
 
 
@@ -302,7 +302,7 @@ def test_a_generator_that_sees_its_tile_fails_and_the_output_says_so(tmp_path: P
         made = run(slide, tmp_path / f"{make.__name__}{overlap}" / f"x.{ending}")
         found = made.record["seams"]
         assert found["verdict"] == verdict
-        assert ("the picture has a step at tile boundaries" in found["reasons"]) == (verdict == "fail" and not overlap)
+        assert ("the image has a step at tile boundaries" in found["reasons"]) == (verdict == "fail" and not overlap)
         if ending == "ome.tiff":
             said = ometiff.describe(made.output)["annotations"]
         else:
@@ -434,7 +434,9 @@ def test_statistics_per_tile_without_overlap_fail(
     )
     found = made.record["seams"]
     assert found["verdict"] == "fail"
-    assert {"the picture has a step at tile boundaries", "other tiles give other pixels"} <= set(found["reasons"])
+    assert {"the image has a step at tile boundaries", "a shifted tile grid gives different pixels"} <= set(
+        found["reasons"]
+    )
     assert "expect seams" in caplog.text
 
 
@@ -516,7 +518,7 @@ def test_the_command_prints_the_certificate_on_standard_error(tmp_path: Path) ->
         group, ["convert", str(slide), "--model", "identity", "-o", str(output), "--workers", "0"]
     )
     assert told.stdout.strip() == str(output)
-    assert "seams    pass; each pixel is made from itself alone" in told.stderr
+    assert "seams    pass; each output pixel depends only on its own input pixel" in told.stderr
 
 
 REAL = {

@@ -229,8 +229,8 @@ def sixteen_bits(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lacking, "lacks 1 of 2 images, first f1.png"),
-        (doubled, "one stem"),
+        (lacking, "lacks 1 of 2 images, first missing: f1.png"),
+        (doubled, "the same stem"),
         (broken, "cannot decode"),
         (sixteen_bits, "8 bits per channel"),
         (small, "9 × 8 px but its field is 256 × 256"),
@@ -246,7 +246,7 @@ def test_a_bad_folder_of_images_is_refused(tmp_path: Path, spoil: Callable[[Path
 
 def test_fields_of_one_name_cannot_be_compared_with_a_folder(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    with pytest.raises(ConfigError, match="two fields are called a"):
+    with pytest.raises(ConfigError, match="two fields are named a"):
         from_folder(tmp_path, ["a", "a"])
 
 
@@ -366,7 +366,7 @@ def test_a_report_is_never_written_over(pairs: Path, tmp_path: Path, capsys: pyt
     (tmp_path / "metrics.json").write_text("mine")
     code, _, said = run(capsys, "--model", "identity", "--pairs", pairs, "--mpp", 1, "-o", tmp_path)
     assert code == 1
-    assert "holds a report already" in said
+    assert "already holds a report" in said
     assert (tmp_path / "metrics.json").read_text() == "mine"
     assert not (tmp_path / "report.html").exists()
 

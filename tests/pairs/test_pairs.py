@@ -183,7 +183,7 @@ def test_a_line_without_its_file_is_named(tmp_path: Path) -> None:
         ("he,ihc,slide_id,split", "a.png,a.png", "line 2 is too short"),
         ("he,ihc,slide_id,split,x", "a.png,a.png,s,train,1.5", "line 2: x is '1.5': it must be a whole number"),
         ("he,ihc,slide_id,split,he_side", "a.png,a.png,s,train,up", "he_side is 'up': it must be left or right"),
-        ("he,ihc,slide_id,split,he_side", "a.png,b.png,s,train,left", "and empty where they are two"),
+        ("he,ihc,slide_id,split,he_side", "a.png,b.png,s,train,left", "and empty if they are two"),
         ("he,ihc,slide_id,split", "", "its table has no rows"),
     ],
 )
@@ -196,7 +196,7 @@ def test_a_wrong_table_is_refused(tmp_path: Path, header: str, row: str, sentenc
 
 def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_bytes(b"\xff\xfe\x00he")
-    with pytest.raises(TrainingError, match="is no table of pairs"):
+    with pytest.raises(TrainingError, match="is not a table of pairs"):
         find_pairs(tmp_path)
 
 
@@ -204,14 +204,14 @@ def test_nothing_and_an_unknown_split_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no pairs in"):
         find_pairs(tmp_path / "nothing")
     make_set(tmp_path, n=1)
-    with pytest.raises(TrainingError, match=r"no pairs of the split 'test' .* the splits there are train"):
+    with pytest.raises(TrainingError, match=r"no pairs of the split 'test' .* available splits: train"):
         find_pairs(tmp_path, "test")
 
 
 def test_two_files_of_one_stem_are_refused(tmp_path: Path) -> None:
     for name in ("A/a.png", "A/a.tif", "B/a.png"):
         save(plain(1), tmp_path / f"train{name}")
-    with pytest.raises(TrainingError, match=r"a.png and a.tif have one stem"):
+    with pytest.raises(TrainingError, match=r"a.png and a.tif have the same stem"):
         find_pairs(tmp_path)
 
 
@@ -230,8 +230,8 @@ def test_every_unusable_image_is_a_sentence(tmp_path: Path) -> None:
     found = problems(find_pairs(tmp_path), crop=40)
     assert len(found) == 7
     for part in (
-        "good.png is 64 × 64 px but .*low.png is 60 × 64 px: pairs must have one size",
-        "deep.png has pixels of the kind 'I;16': save it with 8 bits",
+        "good.png is 64 × 64 px but .*low.png is 60 × 64 px: pairs must have equal sizes",
+        "deep.png has pixel mode 'I;16': save it with 8 bits",
         "cannot decode .*broken.png",
         "cannot decode .*text.jpg",
         "odd.png is 127 × 64 px: .* must have an even width",
@@ -245,7 +245,7 @@ def test_only_the_first_ten_of_a_kind_are_told(tmp_path: Path) -> None:
     pairs = make_set(tmp_path, n=1) * 13
     found = problems(pairs, crop=SIDE + 1)
     assert len(found) == 11
-    assert found[-1] == "and 3 more like the one above"
+    assert found[-1] == "and 3 more of the same kind"
     assert problems(pairs, crop=SIDE) == []
 
 
@@ -268,7 +268,7 @@ def test_a_slide_in_two_splits_is_a_leak_unless_a_gap_is_shown(true_pairs: list[
 @pytest.mark.parametrize("place", [(SIDE, 0), (SIDE, SIDE), (SIDE // 2, -SIDE // 3), (0, 0)])
 def test_tiles_of_two_splits_must_not_touch_or_overlap(true_pairs: list[Pair], place: tuple[int, int]) -> None:
     (sentence,) = problems(placed(true_pairs, [(0, 0, "train"), (*place, "test")]), crop=0)
-    assert "1 tiles of the split test touch or overlap tiles of train if each measures 160 px" in sentence
+    assert "1 tiles of the split test touch or overlap tiles of train at a side of 160 px" in sentence
 
 
 def test_the_grid_shows_that_tiles_were_scaled_down_and_the_table_may_say_so(true_pairs: list[Pair]) -> None:
@@ -276,7 +276,7 @@ def test_the_grid_shows_that_tiles_were_scaled_down_and_the_table_may_say_so(tru
     grid = [(x * side, y * side, "train" if x < 2 else "test") for x in range(4) for y in range(2)]
     (sentence,) = problems(placed(true_pairs, grid), crop=0)
     assert "2 tiles of the split test" in sentence
-    assert "if each measures 320 px" in sentence
+    assert "at a side of 320 px" in sentence
     assert problems(placed(true_pairs, grid, side=SIDE), crop=0) == []
     two = [(0, 0, "train"), (side, 0, "test")]
     assert problems(placed(true_pairs, two), crop=0) == [], "two tiles are no grid"
@@ -312,7 +312,7 @@ def cut(folder: Path, splits: str, slide: str = "") -> list[Pair]:
 def test_neighbours_in_two_splits_are_seen_without_knowing_slides(tmp_path: Path) -> None:
     touching = check(cut(tmp_path / "touching", "rree"))
     (sentence,) = touching.flagged
-    assert sentence.startswith("2 tiles of the split test go on in tiles of train, first he800_")
+    assert sentence.startswith("2 tiles of the split test continue in tiles of train, first he800_")
     assert check(cut(tmp_path / "apart", "rr.ee")).flagged == ()
     assert check(cut(tmp_path / "one", "rrrr")).flagged == ()
 
@@ -528,7 +528,7 @@ def test_the_output_folder_holds_figures_table_and_picture(tmp_path: Path) -> No
     with Image.open(tmp_path / "out/misalignment.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 10
     assert not (tmp_path / "out.part").exists()
-    with pytest.raises(OutputError, match="out exists: choose another name"):
+    with pytest.raises(OutputError, match="out already exists: choose another name"):
         run(tmp_path / "set", "-o", tmp_path / "out")
 
 

@@ -158,7 +158,7 @@ def test_equal_arguments_give_equal_bytes(tmp_path):
 def test_an_existing_file_is_kept_unless_told(tmp_path):
     path = tmp_path / "s.svs"
     path.write_bytes(b"precious")
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         phantom.write_slide(path, size=Size(64, 64))
     assert path.read_bytes() == b"precious"
     phantom.write_slide(path, size=Size(64, 64), overwrite=True)

@@ -193,7 +193,7 @@ def test_unfit_encoders_are_refused_before_training(tmp_path: Path, pairs: Path)
     with pytest.raises(TrainingError, match="have width 4, the generator has 8"):
         train(wide)
     file.write_bytes(b"not tensors")
-    with pytest.raises(TrainingError, match="is not a file of encoders"):
+    with pytest.raises(TrainingError, match="is not an encoders file"):
         train(wide)
 
 

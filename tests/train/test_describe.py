@@ -61,6 +61,6 @@ def test_dry_run_prints_settings_and_needs_and_leaves_nothing(tmp_path: Path, co
     assert "mpp: 0.5" in result.stdout  # of paper-mist.yaml itself
     assert "channels: 64" in result.stdout  # of its base
     assert "3 images per epoch" in result.stderr
-    assert f"{900 if command == 'pretrain' else 300} images in all" in result.stderr
+    assert f"{900 if command == 'pretrain' else 300} images in total" in result.stderr
     assert "37,480,576 parameters" in result.stderr
     assert not run.exists()

@@ -158,7 +158,7 @@ def test_a_wrong_configuration_stops_with_a_message(folder: Path) -> None:
     assert wrong.returncode == 1
     assert "'one' does not match" in wrong.stdout
     unknown = snakemake(folder, "-n", "--config", "pairs=pairs", "train=train.yaml", "ablation=[full, no-gan]")
-    assert "ablation names 'no-gan', which rows does not define: it has full, fixed-l1" in unknown.stdout
+    assert "ablation contains 'no-gan', which is not defined in rows; choose from full, fixed-l1" in unknown.stdout
     missing = snakemake(folder, "-n", "--config", "train=train.yaml", "pairs=nowhere")
     assert re.search(r"Missing input files.*nowhere", missing.stdout, re.DOTALL)
 
@@ -214,7 +214,7 @@ def test_tables_hold_mean_range_and_difference_over_the_seeds(folder: Path) -> N
         [np.nan, np.nan, np.nan, 0.5, np.nan, 0.5], nan_ok=True
     )
     text = (results / "ablation" / "table.md").read_text(encoding="utf-8")
-    absolute, relative = text.split("The same less `full`, seed by seed:")
+    absolute, relative = text.split("Differences to `full`, per seed:")
     assert "| full | 0.300 [0.100, 0.600] | 3.000 [1.000, 6.000] |" in absolute
     assert "| no-wavelets | – | – |" in absolute
     assert "| mean stain colour | 0.250 | 2.500 |" in absolute

@@ -70,5 +70,5 @@ def test_two_processes_contrast_the_whole_batch(tmp_path: Path, pairs: Path) -> 
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path, pairs: Path) -> None:
-    with pytest.raises(AssertionError, match=r"schedule\.batch is 3: 2 processes cannot share it evenly"):
+    with pytest.raises(AssertionError, match=r"schedule\.batch is 3: it must be a multiple of the 2 processes"):
         torchrun("train", pairs, tmp_path / "run", "schedule.batch=3")

@@ -155,10 +155,10 @@ def test_a_wrong_start_is_refused(tmp_path: Path, pairs: Path) -> None:
     with pytest.raises(TrainingError, match=r"no weights to start from at .*nowhere"):
         made_recipe(pairs, tmp_path / "run", *joint, f"start={tmp_path / 'nowhere'}")
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(TrainingError, match="another network than the one to train"):
+    with pytest.raises(TrainingError, match="a different network than the one to train"):
         made_recipe(pairs, tmp_path / "run", *joint, f"start={tmp_path / 'other.safetensors'}")
     (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(TrainingError, match="is not a file of weights"):
+    with pytest.raises(TrainingError, match="is not a weights file"):
         made_recipe(pairs, tmp_path / "run", *joint, f"start={tmp_path / 'broken.safetensors'}")
     with pytest.raises(ConfigError, match=r"set encoders\.source=tuned"):
         config(pairs, tmp_path / "run", "encoders.source=pretrained", f"start={tmp_path / 'first'}")
@@ -315,14 +315,14 @@ def test_two_trainings_never_share_a_run_folder(tmp_path: Path, pairs: Path) -> 
 
 def test_a_run_folder_of_other_settings_is_refused(tmp_path: Path, pairs: Path) -> None:
     train(config(pairs, tmp_path / "run", "schedule.images=4"))
-    with pytest.raises(ConfigError, match="another schedule"):
+    with pytest.raises(ConfigError, match=r"different settings \(schedule\)"):
         train(config(pairs, tmp_path / "run"))
 
 
 @pytest.mark.parametrize("value", [".inf", "1.0e+9"])
 def test_a_lost_training_stops_with_a_sentence_and_its_last_good_state(tmp_path: Path, pairs: Path, value: str) -> None:
     run = tmp_path / "run"
-    with pytest.raises(TrainingError, match=r"the loss 'weighted_l1' became .* there was no checkpoint yet: lower"):
+    with pytest.raises(TrainingError, match=r"the loss 'weighted_l1' became .* no checkpoint exists yet: lower"):
         train(config(pairs, run, f"loss.l1={value}", "loss.adaptive=false"))
     assert not (run / CHECKPOINT).exists()
 
@@ -340,7 +340,7 @@ def test_broken_weights_never_replace_a_good_checkpoint(
         return losses
 
     monkeypatch.setattr(StainingRecipe, "step", breaks_at_the_end)
-    with pytest.raises(TrainingError, match=r"no longer finite after 8 images; the last good state is .*checkpoint"):
+    with pytest.raises(TrainingError, match=r"no longer finite after 8 images; the last valid checkpoint is .*check"):
         train(settings_of_run)
     tensors, facts = checkpoint.load(tmp_path / "run" / CHECKPOINT)
     assert facts["images"] == 4
@@ -358,7 +358,7 @@ def test_unusable_pairs_are_named_before_training(tmp_path: Path, pairs: Path) -
 
 
 def test_a_crop_that_does_not_fit_the_network_is_refused(tmp_path: Path, pairs: Path) -> None:
-    with pytest.raises(ConfigError, match="crop is 100: this generator needs a multiple of 128 px"):
+    with pytest.raises(ConfigError, match="crop is 100: it must be a multiple of 128 px for this generator"):
         config(pairs, tmp_path, "crop=100")
     with pytest.raises(ConfigError, match="cannot be cut into 3×3 patches"):
         config(pairs, tmp_path, "loss.patches=3")

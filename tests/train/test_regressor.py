@@ -183,9 +183,9 @@ def test_pictures_of_any_size_are_padded_by_reflection_and_cropped(run: Path, h:
 def test_what_is_no_regressor_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="holds no finished training"):
         load_regressor(tmp_path)
-    with pytest.raises(TrainingError, match="holds a ceff generator and no direct regressor"):
+    with pytest.raises(TrainingError, match="holds a ceff generator, not a direct regressor"):
         load_regressor(make_run(tmp_path / "stainer", STAINER))
     other = make_run(tmp_path / "other", REGRESSOR)
     save_file(UNet(GeneratorConfig(channels=8)).state_dict(), other / "generator.safetensors")
-    with pytest.raises(TrainingError, match=r"does not hold the U-Net of its config.yaml"):
+    with pytest.raises(TrainingError, match=r"does not match the U-Net in config.yaml"):
         load_regressor(other)

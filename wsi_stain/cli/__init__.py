@@ -18,26 +18,26 @@ from wsi_stain import __version__
 from wsi_stain.errors import ConfigError, DeviceError, WsiStainError
 
 COMMANDS = {
-    "convert": "Stain a slide virtually: an OME-TIFF or OME-Zarr that opens beside it.",
-    "cohort": "Convert many slides, on this machine or a cluster: plan, run, status.",
+    "convert": "Convert a slide to a virtual stain, an OME-TIFF or OME-Zarr.",
+    "cohort": "Convert many slides on this machine or a cluster: plan, run, status.",
     "demo": "Make a synthetic H&E slide and convert it.",
-    "info": "Say what a slide or an output is.",
-    "validate": "Check that an OME-TIFF will open perfectly in QuPath.",
-    "pairs": "Check paired tiles before a training.",
-    "pretrain": "Train the encoders of both stains by contrast.",
+    "info": "Show the properties of a slide or an output.",
+    "validate": "Check that an OME-TIFF opens correctly in QuPath.",
+    "pairs": "Check paired tiles before training.",
+    "pretrain": "Train the encoders of both stains with a contrastive loss.",
     "train": "Train a generator on paired tiles.",
     "evaluate": "Compare a model with real stains and trivial baselines.",
     "models": "List, show, check and pack model bundles.",
     "doctor": "Check this installation.",
 }
-"""Every sub-command and its line of help; the command `x` is the object `command` of `wsi_stain.cli.x`."""
+"""Every sub-command and its help line; command `x` is the object `command` in `wsi_stain.cli.x`."""
 
 CALL_ERRORS = (ConfigError, DeviceError)
-"""Errors that only another call can cure (exit code 2); all others mean that the work failed (exit code 1)."""
+"""Errors that need a corrected call (exit code 2); all others mean that the work failed (exit code 1)."""
 
 
 class LazyGroup(click.Group):
-    """Knows its commands by name and imports one when it is used."""
+    """A group that lists its commands by name and imports a command only when it runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """See click."""
@@ -50,7 +50,7 @@ class LazyGroup(click.Group):
         return importlib.import_module(f"wsi_stain.cli.{cmd_name}").command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands, without importing any."""
+        """List the commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
@@ -59,14 +59,14 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="wsi-stain")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def group(debug: bool) -> None:
-    """Virtual immunostains of whole H&E slides. Virtual stains are for research use only."""
+    """Convert whole H&E slides to virtual immunostains. Virtual stains are for research use only."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 the work failed, 2 the call is wrong, 130 interrupted."""
+    """Run the command line and exit: 0 success, 1 the work failed, 2 invalid call, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # clusters end a job so: stop as at Ctrl-C
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # clusters end jobs with SIGTERM: stop as for Ctrl-C
     try:
         code = group.main(args=arguments, prog_name="wsi-stain", standalone_mode=False)
     except click.exceptions.Abort:
@@ -83,11 +83,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _sentence(err: WsiStainError | OSError) -> str:
-    """An error of the system names its file and its reason; ours are sentences."""
+    """The message of an error; for a system error, its file and reason."""
     if isinstance(err, OSError) and err.strerror:
-        name = err.filename2 or err.filename  # of two, the one that it was to become
+        name = err.filename2 or err.filename  # of two, the destination
         where = f"{name}: " if name else ""
-        return f"{where}{err.strerror}; check that it is there and may be used (wsi-stain --debug shows more)"
+        return f"{where}{err.strerror}; check that it exists and is accessible (wsi-stain --debug shows the traceback)"
     return str(err)
 
 

@@ -82,17 +82,17 @@ def command(slide: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
     """
     from wsi_stain.conversion.engine import convert, plan
 
-    made = request_of(slide, **options)
+    request = request_of(slide, **options)
     if dry_run:
         from wsi_stain.conversion.estimate import sample
 
-        planned = plan(made)
+        planned = plan(request)
         click.echo(describe_plan(planned, None if planned.is_done else sample(planned)))
         return
     from wsi_stain.cli.progress import shown
 
     with shown() as show:
-        result = convert(made, show)
+        result = convert(request, show)
     if result.already_done:
         click.echo(f"{result.output} is already done (same slide, model and settings)", err=True)
     if not result.record["tiles"]["tissue"]:
@@ -130,35 +130,35 @@ def request_of(slide: Path, *, config_file: Path | None = None, settings: tuple[
         "output.compression": options.pop("compression"),
         "output.compat_openslide": True if options.pop("compat") else None,
     }
-    given = [f"{key}={str(value).lower()}" for key, value in flags.items() if value is not None]
+    overrides = [f"{key}={str(value).lower()}" for key, value in flags.items() if value is not None]
     mask = options.pop("mask")
     return ConvertRequest(
         slide=slide,
-        config=load(ConvertConfig, config_file, [*settings, *given]),
+        config=load(ConvertConfig, config_file, [*settings, *overrides]),
         model=options.pop("model") or DEFAULT,
         mask=mask if mask in ("auto", "none") else Path(mask),
         **options,
     )
 
 
-def describe_plan(made: Any, sample: Any) -> str:
-    """A plan as text; time and memory are estimated from a sample, if given."""
+def describe_plan(plan: Any, sample: Any) -> str:
+    """A plan as text; with a sample, time and memory are estimated from it."""
     from wsi_stain.cli.progress import duration
     from wsi_stain.conversion.estimate import memory_bytes, seconds
     from wsi_stain.conversion.resources import gib
 
-    job = made.job
+    job = plan.job
     size = job.region.size
-    state = "already done" if made.is_done else f"{len(made.blocks) - len(made.todo)} of {len(made.blocks)} painted"
+    state = "already done" if plan.is_done else f"{len(plan.blocks) - len(plan.todo)} of {len(plan.blocks)} painted"
     return "\n".join(
         [
-            f"output   {made.output}",
+            f"output   {plan.output}",
             f"size     {size.w} × {size.h} px" + (f" at {job.canvas.mpp:g} µm/px" if job.canvas.mpp else ""),
-            f"model    {job.model} ({made.stain}), {job.precision}",
-            f"tiles    {made.tissue_tiles} with tissue of {made.tiles}, {made.tissue_tiles_todo} to do",
+            f"model    {job.model} ({plan.stain}), {job.precision}",
+            f"tiles    {plan.tissue_tiles} with tissue of {plan.tiles}, {plan.tissue_tiles_todo} to do",
             f"blocks   {state}",
-            f"disk     {gib(made.disk_bytes)} needed, {gib(made.disk_free_bytes)} free",
-            f"memory   {gib(memory_bytes(made, sample))} at most",
-            f"time     about {duration(seconds(made, sample))}" + (f" on {sample.device}" if sample else ""),
+            f"disk     {gib(plan.disk_bytes)} needed, {gib(plan.disk_free_bytes)} free",
+            f"memory   {gib(memory_bytes(plan, sample))} at most",
+            f"time     about {duration(seconds(plan, sample))}" + (f" on {sample.device}" if sample else ""),
         ]
     )

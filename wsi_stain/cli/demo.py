@@ -7,16 +7,22 @@ from pathlib import Path
 import click
 
 SIDE_UM = (2600, 2000)
-"""Width and height of the phantom: about fifty tiles, a minute or two on two cores."""
+"""Width and height of the phantom: about 50 tiles, one to two minutes on two cores."""
 MPP = 0.5
 
 
 @click.command("demo")
-@click.option("--slide", type=click.Path(path_type=Path), help="A real slide instead of the synthetic one.")
-@click.option("--folder", type=click.Path(path_type=Path), default=Path("wsi-stain-demo"), show_default=True)
+@click.option("--slide", type=click.Path(path_type=Path), help="Convert this slide instead of a synthetic one.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=Path("wsi-stain-demo"),
+    show_default=True,
+    help="Output folder.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 def command(slide: Path | None, folder: Path, device: str) -> None:
-    """Make a synthetic H&E slide, convert it with the default model, and say how to look at the result."""
+    """Make a synthetic H&E slide, convert it with the default model, and print how to view the result."""
     from wsi_stain.cli.progress import shown
     from wsi_stain.conversion.engine import convert
     from wsi_stain.conversion.request import ConvertRequest
@@ -30,9 +36,9 @@ def command(slide: Path | None, folder: Path, device: str) -> None:
         convert(ConvertRequest(slide=source, output=output, model=DEFAULT, device=device), show)
     click.echo(str(output))
     click.echo(
-        f"\nThis is a virtual {bundle.stain} of {source} by the model {bundle.name}: for research use only.\n"
-        f"Open both in QuPath (drop them on the window), then View > Multi-view > Set grid size > 1 × 2\n"
-        f"and View > Multi-view > Synchronize viewers. What made it: wsi-stain info {output}",
+        f"\nThis is a virtual {bundle.stain} of {source} made with the model {bundle.name}; for research use only.\n"
+        f"Open both in QuPath (drag them onto the window), then View > Multi-view > Set grid size > 1 × 2\n"
+        f"and View > Multi-view > Synchronize viewers. Provenance: wsi-stain info {output}",
         err=True,
     )
 

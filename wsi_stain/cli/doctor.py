@@ -7,7 +7,7 @@ import click
 
 @click.command("doctor")
 def command() -> int:
-    """Check this installation: versions, readers, devices, the default model. Exit code 1 if something is wrong."""
+    """Check this installation: versions, readers, devices, the default model. The exit code is 1 if a check fails."""
     import openslide
     import torch
 

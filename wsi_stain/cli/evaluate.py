@@ -21,24 +21,29 @@ if TYPE_CHECKING:
 
 
 @click.command("evaluate")
-@click.option("--model", help="Bundle: a name or a folder; the default model if nothing else is named to be judged.")
-@click.option("--run", type=click.Path(path_type=Path), help="Judge the generator of a training run, unpacked.")
+@click.option(
+    "--model",
+    help="Model bundle: a name or a folder. [default: the shipped model, unless another option names a contender]",
+)
+@click.option(
+    "--run", type=click.Path(path_type=Path), help="Evaluate the generator of a training run that is not packed yet."
+)
 @click.option(
     "--against",
     multiple=True,
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Judge the images in a folder (names of the H&E files; png, jpg, tif), made by any tool; may be repeated.",
+    help="Evaluate images of any tool in a folder (png, jpg or tif, named like the H&E files); may be repeated.",
 )
 @click.option(
-    "--regressor", type=click.Path(path_type=Path), help="Judge a run that only predicts the DAB-positive share."
+    "--regressor", type=click.Path(path_type=Path), help="Evaluate a run that only predicts the DAB-positive share."
 )
 @click.option("--pairs", type=click.Path(path_type=Path), required=True, help="Folder or CSV of paired tiles.")
-@click.option("--split", default="test", show_default=True, help="Which split to judge.")
-@click.option("--mpp", type=float, help="µm per px of the pairs; by default the model's.")
+@click.option("--split", default="test", show_default=True, help="Split to evaluate.")
+@click.option("--mpp", type=float, help="Pixel size of the pairs in µm. [default: the model's]")
 @click.option(
     "--inception",
     type=click.Path(path_type=Path),
-    help="Inception's weights (safetensors, torch-fidelity's names): adds FID and KID.",
+    help="Weights of Inception (safetensors, keys as in torch-fidelity); adds FID and KID.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for metrics.json, table.md, report.html.")
@@ -54,14 +59,14 @@ def command(
     device: str,
     output: Path | None,
 ) -> None:
-    """Compare models with real stains and trivial baselines: a table with 95 % intervals, and a report.
+    """Compare models with real stains and trivial baselines; print a table with 95 % intervals, and write a report.
 
     \b
     wsi-stain evaluate --model models/he2mine --pairs my/pairs -o reports/he2mine
     wsi-stain evaluate --model models/he2mine --against other/tool/images --pairs my/pairs -o reports/both
 
-    The unit of the bootstrap is the slide; where all fields come from one slide it is a block of 2 × 2 neighbouring
-    fields, and the field where nothing is known of their places.
+    The unit of the bootstrap is the slide. If all fields come from one slide, it is a block of 2 × 2 neighbouring
+    fields, or a single field if the positions are unknown.
     """
     from wsi_stain import __version__
     from wsi_stain.evaluate import report
@@ -72,15 +77,15 @@ def command(
 
     if output is not None:
         report.refuse_used(output)
-    chosen = find_pairs(pairs, split)
+    selection = find_pairs(pairs, split)
     bundles = _bundles(model, run, default=not against and regressor is None)
     ruler = _ruler(bundles, regressor, mpp)
     contenders = [from_bundle(bundle, device) for bundle in bundles]
-    contenders += [from_folder(folder, [pair.he.stem for pair in chosen]) for folder in against]
+    contenders += [from_folder(folder, [pair.he.stem for pair in selection]) for folder in against]
     contenders += [_regressor(regressor, device)] if regressor is not None else []
     features = _features(inception, device)
-    contenders = _told_apart([*contenders, *baselines(_mean_colour(pairs))])
-    fields, unit = _fields(chosen)
+    contenders = _distinct([*contenders, *baselines(_mean_colour(pairs))])
+    fields, unit = _fields(selection)
     result = evaluate(contenders, fields, ruler=ruler, features=features, progress=counted("fields"))
     if output is not None:
         stain = bundles[0].stain if bundles else "virtual stain"
@@ -99,7 +104,7 @@ def _bundles(model: str | None, run: Path | None, *, default: bool) -> list[Bund
 
 
 def _ruler(bundles: list[Bundle], regressor: Path | None, mpp: float | None) -> Ruler:
-    """The scale and glass that the judged models share."""
+    """The scale and the background colour that the evaluated models share."""
     from wsi_stain.config.loader import load
     from wsi_stain.config.train import TrainConfig
     from wsi_stain.errors import ConfigError
@@ -112,10 +117,12 @@ def _ruler(bundles: list[Bundle], regressor: Path | None, mpp: float | None) -> 
     scales = {scale: name for name, scale, _ in known if scale is not None}
     if mpp is None and len(scales) > 1:
         both = " and ".join(f"{name} at {scale} µm/px" for scale, name in scales.items())
-        raise ConfigError(f"{both} cannot be judged on the same pairs: evaluate them one by one, or say --mpp")
+        raise ConfigError(f"{both} cannot be evaluated on the same pairs: evaluate them one by one, or pass --mpp")
     scale = mpp if mpp is not None else next(iter(scales), None)
     if scale is None or scale <= 0:
-        raise ConfigError(f"the pairs' scale is {scale} µm/px: give it with --mpp, for example --mpp 0.5")
+        raise ConfigError(
+            f"the pixel size of the pairs is {scale} µm/px: it must be above 0; pass --mpp, for example --mpp 0.5"
+        )
     return Ruler(scale, known[0][2]) if known else Ruler(scale)
 
 
@@ -128,18 +135,18 @@ def _regressor(run: Path, device: str) -> Contender:
     return Contender(name, lambda view: share(view.he), "regressor", {"folder": str(run)})
 
 
-def _told_apart(contenders: list[Contender]) -> list[Contender]:
-    """The same rows, with numbers where two would have one name."""
+def _distinct(contenders: list[Contender]) -> list[Contender]:
+    """The same contenders, with numbers added to equal names."""
     import dataclasses
 
-    found: dict[str, Contender] = {}
+    by_name: dict[str, Contender] = {}
     for contender in contenders:
         name, n = contender.name, 1
-        while name in found:
+        while name in by_name:
             n += 1
             name = f"{contender.name} ({n})"
-        found[name] = dataclasses.replace(contender, name=name)
-    return list(found.values())
+        by_name[name] = dataclasses.replace(contender, name=name)
+    return list(by_name.values())
 
 
 def _features(inception: Path | None, device: str) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -151,28 +158,30 @@ def _features(inception: Path | None, device: str) -> Callable[[np.ndarray], np.
     return load_inception(inception, pick_device(device))
 
 
-def _fields(chosen: list[Pair]) -> tuple[list[Field], str]:
-    """The fields with their bootstrap groups, and what a group is."""
+def _fields(selection: list[Pair]) -> tuple[list[Field], str]:
+    """The fields with their bootstrap groups, and the name of the group unit."""
     import functools
 
     from wsi_stain.evaluate.evaluate import Field
     from wsi_stain.evaluate.groups import Place, group
     from wsi_stain.pairs.pair import read_pair
 
-    side = min(read_pair(chosen[0])[0].shape[:2])
-    labels, unit = group([Place(p.he.stem, p.slide_id, p.x, p.y) for p in chosen], side)
-    fields = [Field(p.he.stem, label, functools.partial(read_pair, p)) for p, label in zip(chosen, labels, strict=True)]
+    side = min(read_pair(selection[0])[0].shape[:2])
+    labels, unit = group([Place(p.he.stem, p.slide_id, p.x, p.y) for p in selection], side)
+    fields = [
+        Field(p.he.stem, label, functools.partial(read_pair, p)) for p, label in zip(selection, labels, strict=True)
+    ]
     return fields, unit
 
 
 def _mean_colour(source: Path) -> np.ndarray | None:
-    """Of the training split's stain; None (and a word to the user) where there is no such split."""
+    """Mean colour of the stain in the training split; None, with a printed note, if that split is empty."""
     from wsi_stain.evaluate.contenders import mean_colour
     from wsi_stain.pairs.pair import find_pairs, read_pair
 
     training = [pair for pair in find_pairs(source) if pair.split == "train"]
     if not training:
-        click.echo(f"{source} has no training split: the row of its mean stain colour is left out", err=True)
+        click.echo(f"{source} has no training split; the baseline of its mean stain colour is omitted", err=True)
         return None
     show = counted("training pairs, for their mean colour")
 

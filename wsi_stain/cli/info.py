@@ -11,10 +11,10 @@ import click
 
 @click.command("info")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--mpp", type=float, help="µm per px, where the file does not say.")
+@click.option("--mpp", type=float, help="Pixel size in µm, if the file has none.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(file: Path, mpp: float | None, as_json: bool) -> None:
-    """Say what a slide or an output is: size, levels, µm/px, codec and, for our outputs, how it was made."""
+    """Show size, levels, µm/px and codec of a slide or an output and, for wsi-stain outputs, the provenance."""
     facts = _facts(file, mpp)
     if as_json:
         click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
@@ -40,7 +40,7 @@ def _facts(file: Path, mpp: float | None) -> dict[str, Any]:
     try:
         facts = ometiff.describe(file)
     except SlideError:
-        facts = {}  # no TIFF: the slide's own reader says what it is, or why it is nothing
+        facts = {}  # not a TIFF: the slide reader describes or rejects it
     if facts.get("ome"):
         return facts
     with Slide.open(file, mpp=mpp) as slide:
@@ -56,14 +56,16 @@ def _facts(file: Path, mpp: float | None) -> dict[str, Any]:
 
 
 def _zarr_facts(folder: Path) -> dict[str, Any]:
-    """What an OME-Zarr says of itself, without opening its arrays."""
+    """Metadata of an OME-Zarr, read without opening its arrays."""
     from wsi_stain.errors import SlideError
 
     try:
         attributes = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))["attributes"]
         scales = attributes["ome"]["multiscales"][0]
     except (ValueError, KeyError, IndexError, TypeError) as err:
-        raise SlideError(f"{folder} is a Zarr but no OME-Zarr 0.5 image: choose the folder of one") from err
+        raise SlideError(
+            f"{folder} is a Zarr but not an OME-Zarr 0.5 image; choose the folder of an OME-Zarr image"
+        ) from err
     return {
         "file": folder.name,
         "ome_zarr": attributes.get("ome", {}).get("version"),

@@ -1,4 +1,4 @@
-"""`wsi-stain models`: the bundles."""
+"""`wsi-stain models`: model bundles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def command() -> None:
 
 @command.command("list")
 def list_() -> None:
-    """The bundles that came with this installation."""
+    """List the bundles that are shipped with this installation."""
     from wsi_stain.model.bundle import DEFAULT, Bundle, shipped
 
     for name in shipped():
@@ -27,7 +27,7 @@ def list_() -> None:
 @command.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Print a bundle's specification and card."""
+    """Print the specification and the card of a bundle."""
     import yaml
 
     from wsi_stain.config.loader import dump
@@ -42,9 +42,9 @@ def show(name: str) -> None:
 @command.command()
 @click.argument("name")
 def check(name: str) -> int:
-    """Check a bundle: hash, network, licence, card, determinism, and that tiles are as near to one pass as it promises.
+    """Check a bundle: hash, network, licence, card, determinism, and the promised difference of tiles from one pass.
 
-    Exit code 1 if something is wrong.
+    The exit code is 1 if a check fails.
     """
     from wsi_stain.model.export import check as find_problems
 
@@ -62,16 +62,16 @@ def check(name: str) -> int:
 @click.option("--version", default="1.0.0", show_default=True, help="Version of the bundle.")
 @click.option("--licence", default="Apache-2.0", show_default=True, help="SPDX expression for the weights.")
 def pack(run: Path, folder: Path, version: str, licence: str) -> None:
-    """Make the bundle FOLDER of the training in RUN; then complete its card.md.
+    """Create the bundle FOLDER from the training in RUN; then complete its card.md.
 
-    Nothing is overwritten; a card that is already there is kept. What is promised about tiles is measured here.
+    No file is overwritten; an existing card is kept. The promised difference of tiles from one pass is measured here.
     """
-    from wsi_stain.model.export import pack as make
+    from wsi_stain.model.export import pack as pack_run
     from wsi_stain.model.tile_invariance import in_words
 
-    bundle = make(run, folder, version=version, licence=licence)
+    bundle = pack_run(run, folder, version=version, licence=licence)
     click.echo(str(folder))
-    assert bundle.config.invariance, "a packed bundle has a promise"
+    assert bundle.config.invariance, "a packed bundle always has a promise"
     click.echo(f"sha256 {bundle.sha256}", err=True)
-    click.echo(f"tiles against one pass, promised: {in_words(bundle.config.invariance)}", err=True)
+    click.echo(f"promised difference of tiles from one pass: {in_words(bundle.config.invariance)}", err=True)
     click.echo(f"now complete {bundle.card_path}", err=True)

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
 
 @click.command("pretrain")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), required=True, help="YAML of the training.")
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), required=True, help="YAML file of the training."
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting; may be repeated.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved settings, parameters and memory, then stop.")
 def command(config_file: Path, settings: tuple[str, ...], dry_run: bool) -> None:
-    """Stage 1: train the encoders of both stains by contrast, and say how well they tell pairs from strangers.
+    """Stage 1: train the encoders of both stains with a contrastive loss, and report how well they recognize pairs.
 
     Re-run the same command to resume. `wsi-stain train` with the same configuration uses the result.
 
@@ -43,10 +45,10 @@ def command(config_file: Path, settings: tuple[str, ...], dry_run: bool) -> None
     file = pretrain(config, TrainingLine())
     if file is None:
         return
-    found = json.loads((file.parent / JSON).read_text(encoding="utf-8"))
+    scores = json.loads((file.parent / JSON).read_text(encoding="utf-8"))
     click.echo(
-        f"{found['pairs']} held-out crops ({found['split']}): ROC-AUC {_interval(found['auc'])}, accuracy "
-        f"{_interval(found['accuracy'])} at a cosine of {found['threshold']:.2f}",
+        f"{scores['pairs']} held-out crops ({scores['split']}): ROC-AUC {_interval(scores['auc'])}, accuracy "
+        f"{_interval(scores['accuracy'])} at a cosine of {scores['threshold']:.2f}",
         err=True,
     )
     click.echo(str(file))
@@ -57,7 +59,7 @@ def _interval(figure: dict[str, float]) -> str:
 
 
 def show_plan(config: TrainConfig, schedule: ScheduleConfig | PretrainScheduleConfig, needs: Needs) -> None:
-    """The resolved settings on standard output; what they mean on standard error."""
+    """Print the resolved settings to standard output, and their consequences to standard error."""
     import yaml
 
     from wsi_stain.config.loader import dump
@@ -73,8 +75,8 @@ def show_plan(config: TrainConfig, schedule: ScheduleConfig | PretrainScheduleCo
         for name, count in counts.items()
     ]
     lines += [
-        f"{pairs} training pairs: {pairs} images per epoch, {total:,} images in all ({total / pairs:.1f} epochs)",
-        f"memory of a step: about {needs.memory_bytes / 2**30:.2f} GiB beside the libraries (float32)",
+        f"{pairs} training pairs: {pairs} images per epoch, {total:,} images in total ({total / pairs:.1f} epochs)",
+        f"memory of a step: about {needs.memory_bytes / 2**30:.2f} GiB in addition to the libraries (float32)",
     ]
     for line in lines:
         click.echo(f"# {line}", err=True)

@@ -1,4 +1,4 @@
-"""Progress of conversions and trainings, for people: always on standard error."""
+"""Progress of conversions and trainings, printed to standard error."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ WORDS = {
     "done": "done",
 }
 VERBS = {"read": "reading", "blend": "blending", "write": "encoding and writing"}
-"""Stages of the threads; in `generate` one of them holds the device, in `wait` they wait for it."""
+"""Stages of the threads, without `generate` (one thread holds the device) and `wait` (threads wait for it)."""
 
 
 @contextmanager
 def shown() -> Generator[Callable[[Progress], None]]:
-    """A function that shows the engine's events."""
+    """Yield a function that shows the engine's events."""
     if not sys.stderr.isatty():
         yield _Lines().show
         return
@@ -60,7 +60,7 @@ def shown() -> Generator[Callable[[Progress], None]]:
 
 
 class _Lines:
-    """Writes a line at each new stage, and every few seconds in between."""
+    """Writes a line at each new stage and every few seconds in between."""
 
     def __init__(self) -> None:
         self._last, self._stage = 0.0, ""
@@ -77,10 +77,10 @@ class _Lines:
 
 
 def speed(event: Progress) -> str:
-    """Tiles per second and what limits them, as `2.1 tiles/s, reading 12%, device 97%`.
+    """Tiles per second and the bottleneck, for example `2.1 tiles/s, reading 12%, device 97%`.
 
-    The stage is the one that takes most of the threads' time. Near 100 % the device limits the speed; else the threads
-    do, and more `--workers` help where there are processors.
+    The stage is the one that takes most of the threads' time. If the device is near 100 %, it limits the speed;
+    otherwise the threads do, and more `--workers` help if processors are idle.
     """
     if event.stage != "stain" or not event.done_tiles or not event.seconds:
         return ""
@@ -93,7 +93,7 @@ def speed(event: Progress) -> str:
 
 
 def time_left(event: Progress) -> str:
-    """Estimated from the tiles done in this run; empty before the first."""
+    """Time left, estimated from the tiles done in this run; empty before the first tile."""
     if event.stage != "stain" or not event.done_tiles:
         return ""
     return _left(event.seconds / event.done_tiles * (event.tiles - event.done_tiles))
@@ -104,33 +104,33 @@ def _left(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time for people, as `12 min`."""
+    """A duration as text, for example `12 min`."""
     if seconds >= 3 * 3600:
         return f"{seconds / 3600:.0f} h"
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
-def counted(what: str) -> Callable[[int, int], None]:
-    """A function that writes how many of how many are done to standard error, now and then and at the end."""
+def counted(noun: str) -> Callable[[int, int], None]:
+    """A function that prints `done/total` to standard error every few seconds and at the end."""
     last = time.monotonic()
 
     def show(done: int, total: int) -> None:
         nonlocal last
         if done == total or time.monotonic() - last > LINE_EVERY_S:
             last = time.monotonic()
-            click.echo(f"{done}/{total} {what}", err=True)
+            click.echo(f"{done}/{total} {noun}", err=True)
 
     return show
 
 
 class TrainingLine:
-    """A line every few seconds of a training: images, speed, time left, losses."""
+    """Prints a line every few seconds of a training: images, speed, time left, losses."""
 
     def __init__(self) -> None:
         self._last = 0.0
 
     def __call__(self, step: Step) -> None:
-        """Show a step, if it is time to."""
+        """Print the step if the last line is old enough."""
         now = time.monotonic()
         if now - self._last < LINE_EVERY_S and step.images < step.total:
             return

@@ -10,11 +10,13 @@ from wsi_stain.cli.progress import TrainingLine
 
 
 @click.command("train")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), required=True, help="YAML of the training.")
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), required=True, help="YAML file of the training."
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting; may be repeated.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved settings, parameters and memory, then stop.")
 def command(config_file: Path, settings: tuple[str, ...], dry_run: bool) -> None:
-    """Stage 2: train a generator on paired tiles under frozen encoders.
+    """Stage 2: train a generator on paired tiles with frozen encoders.
 
     Re-run the same command to resume. Several GPUs: torchrun --nproc-per-node 4 -m wsi_stain train …
 

@@ -12,21 +12,21 @@ import click
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(file: Path, as_json: bool) -> int:
-    """Check an OME-TIFF, ours or not, by the rules for opening perfectly in QuPath.
+    """Check an OME-TIFF from any tool against the rules for files that open correctly in QuPath.
 
-    Exit code 1 if there are errors; warnings alone give 0.
+    The exit code is 1 if there are errors, and 0 if there are only warnings.
     """
     import dataclasses
 
     from wsi_stain.output import ometiff
 
-    found = ometiff.problems(file)
+    problems = ometiff.problems(file)
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(problem) for problem in found], indent=1, ensure_ascii=False))
+        click.echo(json.dumps([dataclasses.asdict(problem) for problem in problems], indent=1, ensure_ascii=False))
     else:
-        for problem in found:
+        for problem in problems:
             click.echo(f"{problem.severity}: {problem.message} (rule {problem.rule})")
-    errors = sum(problem.severity == "error" for problem in found)
+    errors = sum(problem.severity == "error" for problem in problems)
     if not as_json:
-        click.echo(f"{file}: {errors} errors, {len(found) - errors} warnings", err=True)
+        click.echo(f"{file}: {errors} errors, {len(problems) - errors} warnings", err=True)
     return 1 if errors else 0

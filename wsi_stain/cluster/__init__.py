@@ -1,10 +1,10 @@
-"""Where the slides of a cohort run: processes of this machine, jobs of a batch system, pods, or a scheduler's workers.
+"""Workers for the slides of a cohort: local processes, batch jobs, pods, or the workers of a running scheduler.
 
     with open_cluster(load(ClusterConfig, Path("configs/cluster/slurm.yaml"))) as client:
         futures = [client.submit(stain, slide, pure=False) for slide in slides]
 
-A worker does one task at a time, with `cores` processors and at most one GPU of its own. Nothing but coordinates and
-names travels: workers must see the same files under the same paths.
+A worker runs one task at a time, with `cores` processors and at most one GPU of its own. Only coordinates and names
+are sent over the network: workers must see the same files under the same paths.
 """
 
 from wsi_stain.cluster.deaths import explain

@@ -1,4 +1,4 @@
-"""Why a worker's job ended, as a sentence: from what its log and the batch system say."""
+"""Explains why the job of a worker ended, from its log and the state in the batch system."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from wsi_stain.config.cluster import ClusterConfig
 Cause = Literal["memory", "walltime", "node", "cancelled"]
 
 SIGNS: dict[Cause, str] = {
-    # slurmstepd with cgroups and without; PBS; LSF; the kernel's words, which any of them may quote.
+    # slurmstepd with and without cgroups; PBS; LSF; the kernel's message, which any of them may quote.
     "memory": r"oom[-_ ]kill|exceeded (?:job |step )?memory limit|mem .*exceeded limit|TERM_MEMLIMIT|"
     r"OUT_OF_MEMORY|Out Of Memory",
     "node": r"DUE TO NODE FAILURE|NODE_FAIL|BOOT_FAIL",
     "walltime": r"DUE TO TIME LIMIT|TIMEOUT|walltime .*exceeded limit|TERM_RUNLIMIT|h_rt",
     "cancelled": r"CANCELLED|DUE TO PREEMPTION|PREEMPTED|TERM_OWNER|TERM_PREEMPT",
 }
-"""What logs and states say of a cause; the first that is found counts: every end of a job is also a cancellation."""
+"""Patterns in logs and states by cause; the first match counts, since any end of a job may look like a cancellation."""
 
 
 GRACE_S = 2.0
-"""A worker's connection ends before its job does: so long SLURM may take to write why."""
+"""Time for SLURM to record the reason, s: the connection of a worker ends before its job does."""
 
 
 def explain(error: BaseException, subject: str, config: ClusterConfig) -> str | None:
-    """A sentence on why the worker of a task died; `None` if it was no job, or nobody knows.
+    """Message on why the worker of a task died; `None` if it was not a job or the cause is unknown.
 
     Args:
-        error: what the task's future raised.
-        subject: what the task worked on, for example a slide's name.
-        config: of the cluster; its `logs` are read, and SLURM is asked.
+        error: raised by the future of the task.
+        subject: of the task, for example the name of a slide.
+        config: of the cluster; its `logs` are read, and SLURM is queried.
     """
     from distributed import KilledWorker
 
@@ -50,23 +50,23 @@ def explain(error: BaseException, subject: str, config: ClusterConfig) -> str | 
 
 
 def sentence(cause: Cause, subject: str, config: ClusterConfig) -> str:
-    """What happened to the worker of `subject`, and what to do."""
+    """Message on what happened to the worker of `subject`, with the next step."""
     memory = config.memory or "16GB"
-    goes_on = "re-run the same command to resume"
+    resume = "re-run the same command to resume"
     match cause:
         case "memory":
-            said = f"by the memory limit {memory}: raise `memory` in the cluster file, or lower its `cores`"
+            end = f"by the memory limit {memory}: raise `memory` in the cluster file, or lower its `cores`"
         case "walltime":
-            said = f"by the walltime {config.walltime}: raise `walltime` or `retire_s` in the cluster file; {goes_on}"
+            end = f"by the walltime {config.walltime}: raise `walltime` or `retire_s` in the cluster file; {resume}"
         case "node":
-            said = f"by the failure of its node; {goes_on}"
+            end = f"by the failure of its node; {resume}"
         case _:
-            said = f"because its job was cancelled or preempted; {goes_on}"
-    return f"worker killed on {subject} {said}"
+            end = f"because its job was cancelled or preempted; {resume}"
+    return f"worker killed on {subject} {end}"
 
 
 def find_log(folder: Path, name: str, address: str) -> Path | None:
-    """The newest log that speaks of a worker, known by its name or its address."""
+    """The newest log that contains the name or the address of a worker."""
     logs = [path for path in folder.glob("*") if path.is_file()] if folder.is_dir() else []
     for path in sorted(logs, key=lambda path: path.stat().st_mtime, reverse=True):
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -84,18 +84,18 @@ def _cause(log: Path, config: ClusterConfig) -> Cause | None:
 
 
 def cause_of(text: str) -> Cause | None:
-    """The cause that a log or a batch system's state names."""
+    """The cause found in a log or in the job state of a batch system."""
     return next((cause for cause, sign in SIGNS.items() if re.search(sign, text)), None)
 
 
 def _slurm_state(job: str) -> str:
-    """The state of a job that ended; sites without accounting remember it for some minutes."""
+    """The state of an ended job; sites without accounting keep it for a few minutes."""
     for command in (["sacct", "-X", "-n", "-P", "-o", "State", "-j", job], ["scontrol", "show", "job", job, "-o"]):
         try:
-            said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+            result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
         except (OSError, subprocess.TimeoutExpired):
             continue
-        state = re.search(r"JobState=(\w+)", said.stdout) or re.match(r"\s*(\w+)", said.stdout)
-        if said.returncode == 0 and state:
+        state = re.search(r"JobState=(\w+)", result.stdout) or re.match(r"\s*(\w+)", result.stdout)
+        if result.returncode == 0 and state:
             return f"\n{state[1]}"
     return ""

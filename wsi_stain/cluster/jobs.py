@@ -1,4 +1,4 @@
-"""Workers as jobs of SLURM, PBS, LSF or SGE, through dask-jobqueue; jobs that were lost are replaced."""
+"""Workers as jobs of SLURM, PBS, LSF or SGE, through dask-jobqueue; lost jobs are replaced."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from wsi_stain.config.cluster import ClusterConfig
 from wsi_stain.errors import ConfigError
 
 CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}
-"""Names in dask_jobqueue."""
+"""Class names in dask_jobqueue."""
 
 FEWEST, MOST = 0, 8
-"""Workers where the configuration does not say."""
+"""Default number of workers."""
 
 PULSE_S = 2
-"""How often the number of workers is thought over."""
+"""Interval at which the number of workers is adapted, s."""
 
 IDLE_PULSES = 15
-"""A worker without a task for so many pulses gives its job back; a task that was lost finds it still there."""
+"""Pulses without a task after which a worker ends its job; until then, a retried task can use it."""
 
 PATIENCE_S = 120
-"""A worker that finds no scheduler, because this command was killed, ends its job after so many seconds."""
+"""Seconds after which a worker without a scheduler (this command was killed) ends its job."""
 
 
 def start(config: ClusterConfig, name: str, demand: Callable[[], int]) -> Started:
-    """The cluster object, and what says why no worker can come: it asks for as many jobs as there are tasks.
+    """Start a cluster that requests as many jobs as there are tasks; the second item returns why no worker can start.
 
     Raises:
-        ConfigError: dask-jobqueue or the batch system is not here, or the batch system refuses the job.
+        ConfigError: dask-jobqueue or the batch system is missing, or the batch system refuses the job.
     """
     from wsi_stain.cluster.keeper import Keeper
 
-    made = cluster(config, name)
+    job_cluster = cluster(config, name)
     try:
-        _check(config, made)
+        _check(config, job_cluster)
         fewest, most = config.workers or (FEWEST, MOST)
-        keeper = made.adapt(
+        keeper = job_cluster.adapt(
             Adaptive=Keeper,
             demand=demand,
             minimum=max(1, fewest),
@@ -50,38 +50,38 @@ def start(config: ClusterConfig, name: str, demand: Callable[[], int]) -> Starte
             wait_count=IDLE_PULSES,
         )
     except BaseException:
-        made.close()
+        job_cluster.close()
         raise
-    return made, lambda: keeper.failure
+    return job_cluster, lambda: keeper.failure
 
 
 def cluster(config: ClusterConfig, name: str) -> Any:
-    """The cluster object without any job.
+    """The cluster object without jobs.
 
     Raises:
-        ConfigError: dask-jobqueue is not installed, or the interface is not there.
+        ConfigError: dask-jobqueue is not installed, or the network interface is missing.
     """
     try:
         import dask_jobqueue
     except ImportError as err:
         raise ConfigError(
-            f"class is {config.class_} and the package dask-jobqueue is missing: pip install 'wsi-stain[cluster]'"
+            f"class is {config.class_}, but the package dask-jobqueue is missing: pip install 'wsi-stain[cluster]'"
         ) from err
     try:
         return getattr(dask_jobqueue, CLASSES[config.class_])(name=name, **options(config, name))
-    except (ValueError, RuntimeError) as err:  # psutil knows the interfaces, and Dask wraps what it says
+    except (ValueError, RuntimeError) as err:  # from psutil, which lists the interfaces; Dask wraps its error
         if config.interface is None:
             raise
-        raise ConfigError(f"interface is {config.interface!r}, on which no scheduler can start here: {err}") from err
+        raise ConfigError(f"interface is {config.interface!r}, but no scheduler can start on it here: {err}") from err
 
 
 def options(config: ClusterConfig, name: str) -> dict[str, Any]:
-    """Arguments of dask-jobqueue's class."""
+    """Arguments of the dask-jobqueue class."""
     return {
         "cores": config.cores,
         "processes": 1,
         "memory": f"{config.memory_bytes} B",
-        # The job is the worker: what the batch system says of the job's end is then the reason of the worker's.
+        # Without a nanny the job is the worker: both end for the reason that the batch system reports.
         "nanny": False,
         "worker_extra_args": _worker_arguments(config),
         "death_timeout": PATIENCE_S,
@@ -114,48 +114,48 @@ def _directives(config: ClusterConfig) -> list[str]:
 
 
 def _walltime(config: ClusterConfig) -> str:
-    """LSF knows hours and minutes only, and SGE no days."""
+    """LSF accepts only hours and minutes, and SGE no days."""
     hours, rest = divmod(config.walltime_s, 3600)
     minutes, seconds = divmod(rest, 60)
     return f"{hours:02}:{minutes:02}" if config.class_ == "lsf" else f"{hours:02}:{minutes:02}:{seconds:02}"
 
 
 def _own_options(config: ClusterConfig) -> dict[str, Any]:
-    """What each batch system calls by a name of its own."""
+    """Arguments whose names differ between batch systems."""
     match config.class_:
         case "slurm":
             return {"account": config.account}
         case "pbs":
-            chosen = f"select=1:ncpus={config.cores}:mem={(config.memory_bytes or 0) >> 20}mb"
-            return {"resource_spec": config.resources or chosen, "account": config.account}
+            default = f"select=1:ncpus={config.cores}:mem={(config.memory_bytes or 0) >> 20}mb"
+            return {"resource_spec": config.resources or default, "account": config.account}
         case "lsf":
             return {"ncpus": config.cores, "mem": config.memory_bytes, "project": config.account}
         case _:
-            # A parallel environment's name is the site's own: it goes into `directives`.
+            # The name of the parallel environment is specific to the site and belongs in `directives`.
             return {"resource_spec": config.resources, "project": config.account}
 
 
-def _check(config: ClusterConfig, made: Any) -> None:
-    """Refuse here what would else be a job that never comes."""
-    command = made.job_cls.submit_command
+def _check(config: ClusterConfig, job_cluster: Any) -> None:
+    """Raise ConfigError for a job that would never start."""
+    command = job_cluster.job_cls.submit_command
     if shutil.which(shlex.split(command)[0]) is None:
         raise ConfigError(
-            f"class is {config.class_} and its command {command} is not here: run this on a machine that may submit "
+            f"class is {config.class_}, but its command {command} is missing; run this on a machine that may submit "
             "jobs (a login node), or choose another --cluster"
         )
     if config.class_ == "slurm":
-        _ask_slurm(config, made.job_script())
+        _check_slurm(config, job_cluster.job_script())
 
 
-def _ask_slurm(config: ClusterConfig, script: str) -> None:
-    """SLURM says whether it would take the job, without taking it."""
+def _check_slurm(config: ClusterConfig, script: str) -> None:
+    """Check with `sbatch --test-only` that SLURM accepts the job."""
     with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
         file.write(script)
         file.flush()
-        said = subprocess.run(["sbatch", "--test-only", file.name], capture_output=True, text=True, check=False)
-    if said.returncode:
-        words = " ".join(said.stderr.replace("sbatch: error:", "").replace("allocation failure:", "").split())
+        result = subprocess.run(["sbatch", "--test-only", file.name], capture_output=True, text=True, check=False)
+    if result.returncode:
+        words = " ".join(result.stderr.replace("sbatch: error:", "").replace("allocation failure:", "").split())
         raise ConfigError(
-            f"SLURM refuses the workers' job: {words}; compare partition, account, gres, cores, memory and walltime of "
-            "the cluster file with what `sinfo` and `scontrol show partition` say"
+            f"SLURM refuses the workers' job: {words}; compare partition, account, gres, cores, memory and walltime in "
+            "the cluster file with the output of `sinfo` and `scontrol show partition`"
         )

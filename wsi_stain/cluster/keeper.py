@@ -1,4 +1,4 @@
-"""`Keeper`: Dask's adaptive scaling that also notices jobs which are gone. Imported only by `jobs`: it imports Dask."""
+"""`Keeper`: Dask's adaptive scaling that also detects lost jobs. Imported only by `jobs`, since it imports Dask."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from distributed.deploy.adaptive import Adaptive
 logger = logging.getLogger(__name__)
 
 LONGEST_PAUSE_S = 600
-"""Jobs that end at once are asked for again after 2, 4, 8 … seconds, and at last so many."""
+"""Longest pause before a job that ended at once is requested again; pauses are 2, 4, 8 … seconds."""
 
 
 class Keeper(Adaptive):
-    """As many workers as there are slides, and others in the place of those that were lost.
+    """Keeps as many workers as there are slides, and replaces lost ones.
 
-    As it is (distributed 2026.8), Dask asks for workers by the duration that it expects of a task, which nobody knows
-    of a slide; a worker that was lost keeps its place in the plan; and a job that ended before its worker came is
-    waited for for ever.
+    Dask itself (distributed 2026.8) requests workers by the expected duration of a task, which is unknown for a slide;
+    it counts lost workers as planned; and it waits forever for a job that ended before its worker connected.
 
     Args:
         cluster: of dask-jobqueue.
-        demand: how many workers could be used, beside the tasks that Dask has.
+        demand: returns how many workers could be used, in addition to the tasks in Dask.
         options: of Dask's `Adaptive`.
 
     Attributes:
-        failure: why the first job that brought no worker ended.
+        failure: reason why the first job without a worker ended; None if there was none.
     """
 
     def __init__(self, cluster: Any, demand: Callable[[], int], **options: Any) -> None:
@@ -42,22 +41,22 @@ class Keeper(Adaptive):
         self._resume = 0.0
 
     async def adapt(self) -> None:
-        """One pulse."""
+        """Adapt once per pulse."""
         await self._forget()
         if time.monotonic() >= self._resume:
             await super().adapt()
 
     async def target(self) -> int:
-        """Workers that could be used now: a slide is a task, and can use a whole worker."""
+        """Number of workers that could be used now; each slide is a task and can use a whole worker."""
         cluster: Any = self.cluster
         scheduler = cluster.scheduler
         tasks = len(scheduler.unrunnable) + len(scheduler.queued)
         return max(self._demand(), tasks + sum(len(worker.processing) for worker in scheduler.workers.values()))
 
     async def _forget(self) -> None:
-        """Remove from the plan the workers whose jobs are gone."""
+        """Remove workers whose jobs ended from the plan."""
         cluster: Any = self.cluster
-        if cluster._lock.locked() or cluster._correct_state_waiting:  # jobs are being submitted or cancelled right now
+        if cluster._lock.locked() or cluster._correct_state_waiting:  # jobs are being submitted or cancelled
             return
         here = {worker["name"] for worker in cluster.scheduler_info["workers"].values()}
         self._seen |= here
@@ -71,34 +70,34 @@ class Keeper(Adaptive):
                 cluster.workers.pop(name, None)
         for name in set(cluster.worker_spec) - set(cluster.workers):
             del cluster.worker_spec[name]
-            # Dask cancels the job of a lost worker by its name, some seconds later: that must not be another's by then.
+            # Dask cancels the job of a lost worker by name some seconds later, so a new worker must not reuse the name.
             cluster._i = max(cluster._i, int(name.rpartition("-")[2]) + 1)
 
     async def _queued(self) -> set[str] | None:
-        """Ids of this user's jobs that wait or run; `None` where the batch system cannot be asked."""
+        """Ids of this user's pending and running jobs; `None` if the batch system cannot be queried."""
         cluster: Any = self.cluster
         if cluster.job_cls.submit_command != "sbatch":
             return None
         try:
             return set((await cluster.job_cls._call(["squeue", "-h", "-u", getpass.getuser(), "-o", "%A"])).split())
-        except RuntimeError as err:  # a scheduler that restarts: asked again with the next pulse
-            logger.warning("squeue does not answer: %s", " ".join(str(err).split()))
+        except RuntimeError as err:  # for example a restarting SLURM controller; retried at the next pulse
+            logger.warning("squeue failed: %s", " ".join(str(err).split()))
             return None
 
     def _note(self, name: Any, job: Any) -> None:
-        """A job that ended; if its worker never came, the environment of the nodes is at fault."""
+        """Record a job that ended before its worker connected, usually due to the environment of the node."""
         if name in self._seen:
             return
         self._failures += 1
         self._resume = time.monotonic() + min(2**self._failures, LONGEST_PAUSE_S)
         log = Path(job.log_directory) / f"{job.job_name}-{job.job_id}.err"
-        sentence = (
-            f"job {job.job_id} ended before its worker came: {_last_line(log)} ({log}); run its commands on a node"
+        message = (
+            f"job {job.job_id} ended before its worker connected: {_last_line(log)} ({log}); run its commands on a node"
         )
         if job.job_id is None:
-            sentence = "a job could not be submitted; see what the batch system said above, and your limits there"
-        logger.error("%s", sentence)
-        self.failure = self.failure or sentence
+            message = "a job could not be submitted; see the batch system's message above, and your limits there"
+        logger.error("%s", message)
+        self.failure = self.failure or message
 
 
 def _last_line(log: Path) -> str:

@@ -1,4 +1,4 @@
-"""Workers as pods of the Dask operator (https://kubernetes.dask.org): the cluster's resource, and its start."""
+"""Workers as pods of the Dask operator (https://kubernetes.dask.org): defines and starts the cluster resource."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from wsi_stain.config.cluster import ClusterConfig
 from wsi_stain.errors import ConfigError
 
 FEWEST, MOST = 0, 8
-"""Workers where the configuration does not say."""
+"""Default number of workers."""
 
 READY = {"httpGet": {"port": "http-dashboard", "path": "/health"}, "initialDelaySeconds": 5, "periodSeconds": 10}
-"""When the scheduler's pod counts as up: the operator's own example."""
+"""Readiness probe of the scheduler pod, from the example of the operator."""
 
 
 def start(config: ClusterConfig, name: str) -> Started:
-    """A `KubeCluster` that adapts to the tasks there are."""
+    """Start a `KubeCluster` that adapts to the number of tasks."""
     try:
         from dask_kubernetes.operator import KubeCluster  # type: ignore[import-not-found]
     except ImportError as err:
         raise ConfigError(
-            "class is kubernetes and the package dask-kubernetes is missing: pip install dask-kubernetes, and see that "
-            "the Dask operator runs in your cluster (https://kubernetes.dask.org)"
+            "class is kubernetes, but the package dask-kubernetes is missing: pip install dask-kubernetes, and check "
+            "that the Dask operator runs in your cluster (https://kubernetes.dask.org)"
         ) from err
     cluster = KubeCluster(custom_cluster_spec=resource(config, name), namespace=config.kubernetes.namespace)
     fewest, most = config.workers or (FEWEST, MOST)
@@ -31,7 +31,7 @@ def start(config: ClusterConfig, name: str) -> Started:
 
 
 def resource(config: ClusterConfig, name: str) -> dict[str, Any]:
-    """The DaskCluster resource (kubernetes.dask.org/v1): a scheduler, and what a worker's pod is made of."""
+    """The DaskCluster resource (kubernetes.dask.org/v1): the scheduler and the pod of a worker."""
     return {
         "apiVersion": "kubernetes.dask.org/v1",
         "kind": "DaskCluster",

@@ -14,9 +14,9 @@ from wsi_stain.config.cluster import ClusterConfig
 
 
 def start(config: ClusterConfig, name: str) -> Started:
-    """A `SpecCluster` of nannies, each with one worker; a worker that dies is started again.
+    """Start a `SpecCluster` of nannies, each with one worker; dead workers are restarted.
 
-    `dask_cuda.LocalCUDACluster` does the same for GPUs, but demands another version of Dask than ours.
+    `dask_cuda.LocalCUDACluster` does the same for GPUs, but requires a different version of Dask.
     """
     from distributed import Nanny, Scheduler
     from distributed.deploy.spec import SpecCluster
@@ -42,7 +42,7 @@ def start(config: ClusterConfig, name: str) -> Started:
     async def begin() -> None:
         await cluster._correct_state()
 
-    # In the background, as Dask's own `scale` does: whoever is interrupted meanwhile has a cluster that can be closed.
+    # Start in the background, as Dask's `scale` does, so that an interrupted caller has a cluster to close.
     loop: Any = cluster.loop
     starting = asyncio.run_coroutine_threadsafe(begin(), loop.asyncio_loop)
 
@@ -54,22 +54,22 @@ def start(config: ClusterConfig, name: str) -> Started:
 
 
 def environment(config: ClusterConfig, gpus: list[str], index: int) -> dict[str, str]:
-    """What a worker's process finds in its environment: its processors and its GPU.
+    """Environment of a worker process: its processors and its GPU.
 
-    Nannies set OMP_NUM_THREADS to 1, for tasks that share a process; ours has the process to itself.
+    Nannies set OMP_NUM_THREADS to 1, for tasks that share a process; here one task uses the whole process.
     """
     pinned = {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else {}
     return {"OMP_NUM_THREADS": str(config.cores)} | pinned
 
 
 def visible_gpus() -> list[str]:
-    """The names by which CUDA_VISIBLE_DEVICES tells each GPU that this process may use."""
+    """The GPUs that this process may use, as named in CUDA_VISIBLE_DEVICES."""
     try:
         ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:  # no driver: no need to wait for torch
+    except OSError:  # no driver: skip the slow import of torch
         return []
     import torch
 
-    # A process that was itself given some GPUs hands on those: CUDA numbers them anew in every process.
+    # Pass on the names if this process is limited to some GPUs: CUDA renumbers devices in every process.
     names = [name for name in os.getenv("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return (names or [str(i) for i in range(torch.cuda.device_count())])[: torch.cuda.device_count()]

@@ -1,4 +1,4 @@
-"""`open_cluster`: from a configuration to a Dask client whose first worker has come."""
+"""`open_cluster`: from a configuration to a Dask client with a connected worker."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PULSE_S = 0.2
-"""How often a wait for the first worker looks."""
+"""Interval of checks for the first worker, s."""
 
 
 @contextmanager
 def open_cluster(config: ClusterConfig, demand: Callable[[], int] = lambda: 0) -> Generator[Client]:
-    """Workers as `config` says; they and their jobs end with the context, those of another scheduler stay.
+    """Start the workers of `config`; they and their jobs end with the context. Workers of a running scheduler remain.
 
-    Returns when the first worker has come, so that an environment that does not work on the nodes is an error here and
-    not a silence later. Waiting in a queue may take hours; further workers come and go with the tasks there are.
+    Returns after the first worker has connected, so that a broken environment on the nodes raises an error here.
+    Waiting in a queue may take hours; further workers start and end with the number of tasks.
 
     Args:
-        config: what starts the workers, and how many.
-        demand: how many workers could be used now, whatever Dask has been given so far; asked every two seconds. A
-            caller that hands tasks out little by little says here how many are left.
+        config: kind and number of workers.
+        demand: returns how many workers could be used now, independent of the tasks in Dask; called every two seconds.
+            A caller that submits its tasks gradually returns the number of unfinished tasks.
 
     Raises:
-        ConfigError: the batch system is not here or refuses the job, a package is missing, no scheduler answers, or
-            the first job ended before its worker came.
+        ConfigError: the batch system is missing or refuses the job, a package is missing, no scheduler answers, or
+            the first job ended before its worker connected.
     """
     from dask import config as dask_config
 
     name = f"wsi-stain-{uuid.uuid4().hex[:8]}"
     with dask_config.set(SETTINGS), warnings.catch_warnings(), ExitStack() as stack:
-        # Without a network Dask cannot find out this machine's address, says so, and works all the same.
+        # Without a network, Dask warns that it cannot detect the address of this machine, but still works.
         warnings.filterwarnings("ignore", "Couldn't detect a suitable IP address", RuntimeWarning)
         if config.scheduler is not None:
             yield stack.enter_context(connect(config.scheduler))
@@ -57,7 +57,7 @@ def open_cluster(config: ClusterConfig, demand: Callable[[], int] = lambda: 0) -
 
 
 def _started(config: ClusterConfig, name: str, demand: Callable[[], int]) -> Started:
-    """Dispatch by the class; its packages are imported only here."""
+    """Start the cluster of the configured class; its packages are imported only here."""
     match config.class_:
         case "local":
             from wsi_stain.cluster import local
@@ -74,13 +74,13 @@ def _started(config: ClusterConfig, name: str, demand: Callable[[], int]) -> Sta
 
 
 def _await_first(client: Client, failure: Callable[[], str | None]) -> None:
-    """Until one worker is there."""
-    start = told = time.monotonic()
+    """Wait until one worker is connected."""
+    start = last_log = time.monotonic()
     while not client.nthreads():
         if reason := failure():
             raise ConfigError(reason)
         now = time.monotonic()
-        if now - told > 60:
-            told = now
-            logger.info("no worker has come for %.0f min: its job waits in the queue", (now - start) / 60)
+        if now - last_log > 60:
+            last_log = now
+            logger.info("no worker after %.0f min: its job is waiting in the queue", (now - start) / 60)
         time.sleep(PULSE_S)

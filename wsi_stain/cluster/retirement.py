@@ -1,7 +1,7 @@
-"""How a worker leaves: at SIGTERM and before its walltime, the scheduler gives its task to another at once.
+"""Retirement of a worker: at SIGTERM and before its walltime, the scheduler reassigns its task at once.
 
-A module that `dask worker --preload` loads. The task that the worker still runs must end by itself, at its next block:
-it asks `is_retiring()`, and leaves its output to the worker that goes on with it.
+Loaded by `dask worker --preload`. The running task must stop by itself at its next block: it calls `is_retiring()` and
+leaves its output to the worker that resumes it.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from typing import Any
 
 
 def is_retiring() -> bool:
-    """Whether the Dask worker that runs this task was told to leave; false outside of a worker.
+    """Whether the Dask worker that runs this task is retiring; false outside a worker.
 
-    def tell(progress):
+    def on_progress(progress):
         if is_retiring():
-            raise Retired("another worker goes on with this slide")
+            raise Retired("another worker resumes this slide")
     """
     from distributed import get_worker
     from distributed.core import Status
 
     try:
         return get_worker().status not in (Status.init, Status.running, Status.paused)
-    except ValueError:  # not a task of a worker
+    except ValueError:  # not within a task of a worker
         return False
 
 
 def dask_setup(worker: Any) -> None:
-    """Called by Dask in a new worker: batch systems send SIGTERM before they kill (scancel, preemption, walltime).
+    """Called by Dask in a new worker. Batch systems send SIGTERM before they kill (scancel, preemption, walltime).
 
-    Dask's own answer is to drop the connection, which counts against the task as a death.
+    By default Dask then drops the connection, which counts as a death of the task's worker.
     """
 
     def leave() -> None:
         leaving.append(asyncio.ensure_future(worker.close_gracefully(reason="SIGTERM")))
 
-    leaving: list[asyncio.Future[None]] = []  # a task without a reference may be collected before it has run
+    leaving: list[asyncio.Future[None]] = []  # keeps references: an unreferenced task may be garbage-collected
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leave)

@@ -1,6 +1,6 @@
-"""Where blocks run: in this thread, in threads of this process, or on a Dask cluster.
+"""Workers for blocks: this thread, threads of this process, or a Dask cluster.
 
-All know one verb. Only coordinates travel: the function gets an item and leaves its pixels on the canvas.
+All share the method `map`. Only coordinates are sent: the function gets an item and writes its pixels to the canvas.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MOST_THREADS = 8
-"""Reading, blending and encoding take about 150 MiB per thread; one device is busy long before eight feed it."""
+"""Default limit: reading, blending and encoding take about 150 MiB per thread; fewer than eight saturate a device."""
 
 PATIENCE = "10s"
-"""How long a scheduler may take to answer."""
+"""Timeout for an answer of a scheduler."""
 
 AHEAD = 3
-"""Tasks per thread that are handed out before they are needed; the rest wait here and cost nothing."""
+"""Tasks per thread that are submitted in advance; the rest wait here."""
 
 
 class Workers(Protocol):
-    """Something that applies a function to items; a context manager."""
+    """Context manager that applies a function to items."""
 
     def __enter__(self) -> Self: ...
 
@@ -40,7 +40,7 @@ class Workers(Protocol):
 
 
 class SerialWorkers:
-    """The calling thread."""
+    """Runs items in the calling thread."""
 
     def __enter__(self) -> Self:
         return self
@@ -54,7 +54,7 @@ class SerialWorkers:
 
 
 class ThreadWorkers:
-    """Threads of this process, without Dask: an identity conversion of 0.6 gigapixels takes a seventh less CPU time."""
+    """Runs items in threads; without Dask, an identity conversion of 0.6 gigapixels takes a seventh less CPU time."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
@@ -67,7 +67,7 @@ class ThreadWorkers:
         self._pool.shutdown(cancel_futures=True)
 
     def map(self, func: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """Results as they finish; as many tasks as threads are under way."""
+        """Results as they finish; as many tasks run as there are threads."""
         waiting = iter(items)
         running: set[Future[R]] = set()
 
@@ -75,7 +75,7 @@ class ThreadWorkers:
             running.update(self._pool.submit(func, item) for item in islice(waiting, count))
 
         try:
-            submit(self._threads + 1)  # one waits, so that no thread does
+            submit(self._threads + 1)  # one task waits, so that no thread idles
             while running:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     running.discard(future)
@@ -88,7 +88,7 @@ class ThreadWorkers:
 
 
 class DaskWorkers:
-    """Dask futures, on the workers of a scheduler.
+    """Runs items on the workers of a Dask scheduler.
 
     Args:
         scheduler: address of a running Dask scheduler whose workers see the same files.
@@ -112,7 +112,7 @@ class DaskWorkers:
         self._client.close()
 
     def map(self, func: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """Results as they finish; a few tasks per thread are handed out at a time."""
+        """Results as they finish; a few tasks per thread are submitted at a time."""
         from distributed import as_completed
 
         waiting = iter(items)
@@ -121,7 +121,7 @@ class DaskWorkers:
 
         def submit(count: int) -> None:
             for item in islice(waiting, count):
-                # Dask would take an equal call for the same task, and spread a list: hand it over as one plain item.
+                # Dask would merge equal calls into one task, and split a list: submit it as one item.
                 future = self._client.submit(func, item, pure=False)
                 running.add(future)
                 submitted.add(future)
@@ -138,28 +138,28 @@ class DaskWorkers:
                 self._client.cancel(list(running))
 
     def everywhere(self, func: Callable[[], R]) -> list[R]:
-        """What `func` returns on each worker; the first exception is raised.
+        """Results of `func` on each worker; the first exception is raised.
 
         Raises:
-            ConfigError: the scheduler has no worker, and none comes in time.
+            ConfigError: no worker connects to the scheduler in time.
         """
-        from distributed import TimeoutError as NobodyCame
+        from distributed import TimeoutError as NoWorker
 
         try:
             self._client.wait_for_workers(1, timeout=PATIENCE)
-        except NobodyCame as err:
+        except NoWorker as err:
             raise ConfigError(
-                f"the scheduler at {self._scheduler!r} has no worker after {PATIENCE}, so there is nobody to ask which "
-                "precision is fastest: start its workers, or choose with --precision"
+                f"the scheduler at {self._scheduler!r} has no worker after {PATIENCE}, so the fastest precision is "
+                "unknown; start its workers, or choose with --precision"
             ) from err
         return list(self._client.run(func).values())
 
 
 def ask(scheduler: str, func: Callable[[], R]) -> list[R]:
-    """What `func` returns on each worker of the scheduler at that address.
+    """Results of `func` on each worker of the scheduler at this address.
 
     Raises:
-        ConfigError: no scheduler there, or no worker yet.
+        ConfigError: the scheduler does not answer or has no worker yet.
     """
     with DaskWorkers(scheduler) as workers:
         return workers.everywhere(func)
@@ -169,7 +169,7 @@ def connect(target: Any) -> Any:
     """A `distributed.Client` of a cluster object, or of the scheduler at an address.
 
     Raises:
-        ConfigError: nobody answers.
+        ConfigError: the scheduler does not answer.
     """
     from distributed import Client
 
@@ -177,16 +177,16 @@ def connect(target: Any) -> Any:
         return Client(target, set_as_default=False, timeout=PATIENCE)
     except (OSError, ValueError) as err:
         raise ConfigError(
-            f"no Dask scheduler answers at {target!r}: {err}; give --scheduler the address that "
+            f"no Dask scheduler answers at {target!r}: {err}; pass --scheduler the address that "
             "`dask scheduler` printed, for example tcp://host:8786"
         ) from err
 
 
 def choose(workers: int | None, scheduler: str | None) -> Workers:
-    """The workers that a user asked for: None is one per processor (at most 8), 0 the calling thread.
+    """The requested workers: None is one thread per processor (at most 8), 0 the calling thread.
 
     Raises:
-        ConfigError: a negative number.
+        ConfigError: the number is negative.
     """
     if scheduler is not None:
         return DaskWorkers(scheduler)
@@ -198,7 +198,7 @@ def choose(workers: int | None, scheduler: str | None) -> Workers:
 
 
 def processors() -> int:
-    """Processors that this process may use."""
+    """Number of processors that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows

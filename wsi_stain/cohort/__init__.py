@@ -1,4 +1,4 @@
-"""Many slides: sheet → plan → run → account, on this machine or a Dask cluster.
+"""Batches of slides: sheet → plan → run → account, on this machine or a Dask cluster.
 
-What became of every slide is said by files in the cohort's folder alone, so that any machine may ask.
+The state of every slide is stored only in files in the cohort folder, so any machine that mounts it can read it.
 """

@@ -1,4 +1,4 @@
-"""The account of a finished slide: thumbnails, positive area, warnings; small enough to keep for thousands."""
+"""Account of a finished slide: thumbnails, positive area, warnings; small enough to store for thousands of slides."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from wsi_stain.slide.slide import Slide
 from wsi_stain.tissue.mask import TissueMask, everything, from_geojson
 
 THUMBNAIL_PX = 192
-"""Longer side; three of them take about 15 kB."""
+"""Length of the longer side, px; three thumbnails take about 15 kB."""
 JPEG_QUALITY = 80
 MEASURED_PX = 4 << 20
-"""Most pixels that the positive area is measured on: the finest level of the pyramid that has no more."""
+"""Largest number of pixels for measuring the positive area: the finest pyramid level within this limit is used."""
 TISSUE_COLOUR = (0, 110, 60)
 
 
 def account_of(row: Row, request: ConvertRequest) -> dict[str, Any]:
-    """Everything that the summary says about a finished slide.
+    """All summary data of a finished slide.
 
     Args:
-        row: of the sheet.
-        request: its conversion, whose output and record are complete.
+        row: row of the sheet.
+        request: conversion of the slide; its output and record must be complete.
     """
     assert request.output, "a cohort names its outputs"
     run = record.read(record.path_of(request.output))
@@ -71,13 +71,13 @@ def positive_area(stain: np.ndarray, mask: TissueMask, glass: tuple[int, int, in
     """Share of the tissue whose DAB density is above `POSITIVE_OD`; None without tissue.
 
     Args:
-        stain: the virtual stain, reduced: uint8 (h, w, 3).
-        mask: where tissue is.
-        glass: colour of empty slide in the stain.
+        stain: the downsampled virtual stain, uint8 (h, w, 3).
+        mask: tissue mask.
+        glass: background colour of the stain.
     """
     tissue = _fitted(mask.array, Size(*stain.shape[:2]))
     positive = count = 0
-    for y in range(0, len(stain), 256):  # in strips: densities take 16 times the bytes of the pixels
+    for y in range(0, len(stain), 256):  # in strips: densities need 16 times the memory of the pixels
         inside = tissue[y : y + 256]
         positive += int((dab(stain[y : y + 256], glass)[inside] > POSITIVE_OD).sum())
         count += int(inside.sum())
@@ -85,7 +85,7 @@ def positive_area(stain: np.ndarray, mask: TissueMask, glass: tuple[int, int, in
 
 
 def outlined(he: np.ndarray, mask: TissueMask) -> np.ndarray:
-    """The H&E with everything but tissue bleached, and the tissue's outline: uint8 (h, w, 3)."""
+    """The H&E with the background lightened and the tissue outlined: uint8 (h, w, 3)."""
     tissue = _fitted(mask.array, Size(*he.shape[:2])).astype(np.uint8)
     shown = np.where(tissue[..., None] > 0, he, (he.astype(np.uint16) + 2 * 235) // 3).astype(np.uint8)
     contours, _ = cv2.findContours(tissue, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
@@ -94,19 +94,19 @@ def outlined(he: np.ndarray, mask: TissueMask) -> np.ndarray:
 
 
 def jpeg(pixels: np.ndarray) -> str:
-    """uint8 (h, w, 3) → JPEG in base64."""
+    """Encode uint8 (h, w, 3) as a base64 JPEG."""
     return base64.b64encode(imagecodecs.jpeg8_encode(np.ascontiguousarray(pixels), level=JPEG_QUALITY)).decode()
 
 
 def shrunk(pixels: np.ndarray, longest: int) -> np.ndarray:
-    """uint8 (h, w, 3), its longer side at most `longest` px."""
+    """Downscale uint8 (h, w, 3) so that its longer side is at most `longest` px."""
     h, w = pixels.shape[:2]
     scale = min(1.0, longest / max(h, w))
     return cv2.resize(pixels, (max(1, round(w * scale)), max(1, round(h * scale))), interpolation=cv2.INTER_AREA)
 
 
 def _level(output: Path, run: Mapping[str, Any]) -> tuple[np.ndarray, float | None]:
-    """The finest level that is small enough, and its µm/px."""
+    """The finest level within `MEASURED_PX`, and its µm/px."""
     mpp = run.get("fingerprint", {}).get("mpp")
     with tifffile.TiffFile(output) as tiff:
         levels = tiff.series[0].levels
@@ -115,28 +115,28 @@ def _level(output: Path, run: Mapping[str, Any]) -> tuple[np.ndarray, float | No
 
 
 def _mask(request: ConvertRequest, size: Size) -> tuple[TissueMask, str | None]:
-    """The tissue as the conversion had it, and the file beside the output that says so."""
+    """The tissue mask that the conversion used, and the name of its file next to the output."""
     assert request.output, "a cohort names its outputs"
     if request.mask == "none":
         return everything(size), None
-    beside = request.output.with_name(request.output.name.removesuffix(".ome.tiff") + ".tissue.geojson")
-    path = beside if beside.exists() else Path(request.mask)
+    saved = request.output.with_name(request.output.name.removesuffix(".ome.tiff") + ".tissue.geojson")
+    path = saved if saved.exists() else Path(request.mask)
     try:
-        return from_geojson(path, size), beside.name if path == beside else None
-    except MaskError:  # a slide of glass: an outline of nothing is no area
-        return TissueMask(np.zeros((1, 1), bool), everything(size).scale, size), beside.name
+        return from_geojson(path, size), saved.name if path == saved else None
+    except MaskError:  # a slide without tissue: the GeoJSON has no polygon
+        return TissueMask(np.zeros((1, 1), bool), everything(size).scale, size), saved.name
 
 
 def _fitted(array: np.ndarray, size: Size) -> np.ndarray:
-    """A mask's cells as bool (h, w) of another size; the last cells may reach out of the slide, by less than one."""
+    """Resample mask cells to bool (h, w) of `size`; the last cells may extend past the slide by less than one cell."""
     return cv2.resize(array.astype(np.uint8), (size.w, size.h), interpolation=cv2.INTER_NEAREST).astype(bool)
 
 
 def _warnings(run: Mapping[str, Any]) -> Iterator[str]:
     if unreadable := len(run.get("unreadable", ())):
-        yield f"{unreadable} tiles of the slide could not be read and are glass"
+        yield f"{unreadable} tiles of the slide could not be read and were filled with background"
     if not run.get("tiles", {}).get("tissue", 1):
-        yield "no tissue was found: all is glass"
+        yield "no tissue was found; the whole output is background"
     seams = run.get("seams") or {}
     if seams.get("verdict") == "fail":
         yield f"seams: {'; '.join(seams.get('reasons', ()))}"

@@ -1,4 +1,4 @@
-"""Every row is looked at before anything runs: slides open, scales fit, models and masks are there."""
+"""Check every row before a run starts: slides open, scales fit, models and masks exist."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from wsi_stain.slide.slide import Slide
 from wsi_stain.tissue.mask import from_geojson
 
 THREADS = 8
-"""Opening a slide waits for the file system more than for the processor."""
+"""Threads that open slides; opening is limited by the file system, not by the CPU."""
 
 
 def checked(request: CohortRequest) -> list[Row]:
-    """The rows of the sheet with their outputs' names; those that this run has to do are known to open.
+    """Read the sheet, name the outputs, and open every slide that this run converts.
 
-    Rows that failed in an earlier run are not opened: a slide that is bad fails alone, with its reason.
+    Rows that failed in an earlier run are not opened: a bad slide fails on its own, with its reason.
 
     Raises:
-        ConfigError: a table of everything that is wrong.
+        ConfigError: the message is a table of all problems.
     """
     rows, problems = sheet.read(request)
     bundles, wrong = _bundles(rows)
@@ -40,31 +40,31 @@ def checked(request: CohortRequest) -> list[Row]:
     rows, wrong = _opened(request, rows, bundles, frozenset(problem.line for problem in problems))
     if problems := problems + wrong:
         raise ConfigError(sheet.table(sorted(problems, key=lambda p: p.line), request.sheet))
-    return [replace(row, slide=row.slide.absolute()) for row in rows]  # others ask, and link, from elsewhere
+    return [replace(row, slide=row.slide.absolute()) for row in rows]  # workers have other working folders
 
 
 def _bundles(rows: list[Row]) -> tuple[dict[str, Bundle], list[Problem]]:
-    """The models that rows name."""
-    found: dict[str, Bundle] = {}
+    """The model bundles of the rows by name, and the problems of rows whose model cannot be opened."""
+    bundles: dict[str, Bundle] = {}
     problems = []
     for name in dict.fromkeys(row.model for row in rows):
         try:
-            found[name] = Bundle.open(name)
+            bundles[name] = Bundle.open(name)
         except (BundleError, ConfigError) as err:
             problems += [Problem(row.line, str(row.slide), str(err)) for row in rows if row.model == name]
-    return found, problems
+    return bundles, problems
 
 
 def _check_chosen(request: CohortRequest, rows: list[Row]) -> None:
     beyond = [n for n in request.rows if not 1 <= n <= len(rows)]
     if beyond:
-        raise ConfigError(f"--rows names {beyond[0]}: {request.sheet} has the slides 1 to {len(rows)}")
+        raise ConfigError(f"--rows contains {beyond[0]}, but {request.sheet} has the slides 1 to {len(rows)}")
 
 
 def _opened(
     request: CohortRequest, rows: list[Row], bundles: Mapping[str, Bundle], wrong: frozenset[int]
 ) -> tuple[list[Row], list[Problem]]:
-    """The rows with their sizes, and what is wrong with those that are not on the lines `wrong` already."""
+    """The rows with their sizes, and the problems of rows whose lines are not yet in `wrong`."""
     folder = Folder(request.folder)
     known = {row.slide_id: row.pixels for row in folder.rows()}
 
@@ -74,33 +74,33 @@ def _opened(
             return row, []
         state = folder.state(row).state
         if state == "done" and (changed := _changed(request, row, bundles[row.model])):
-            where = f"{row.output} was made otherwise ({', '.join(changed)})"
-            return row, [Problem(row.line, str(row.slide), f"{where}: choose another folder with -o, or remove it")]
+            what = f"{row.output} was converted with different inputs or settings ({', '.join(changed)})"
+            return row, [Problem(row.line, str(row.slide), f"{what}; choose another folder with -o, or delete it")]
         if state in ("done", "failed"):
             return row, []
         return _look(request, row, bundles[row.model])
 
     with ThreadPoolExecutor(THREADS) as threads:
-        looked = list(threads.map(look, range(len(rows)), rows))
-    return [row for row, _ in looked], [problem for _, found in looked for problem in found]
+        results = list(threads.map(look, range(len(rows)), rows))
+    return [row for row, _ in results], [problem for _, problems in results for problem in problems]
 
 
 def _changed(request: CohortRequest, row: Row, bundle: Bundle) -> list[str]:
-    """What differs between a finished output and what would be made now, as far as can be told without hashing."""
+    """Keys in which a finished output differs from what this run would convert; the slide is not hashed."""
     run = record.read(record.path_of(request.folder / row.output))
-    asked = dump(to_convert(request, row))
-    made = {**run.get("arguments", {}), "config": run.get("config"), **run.get("fingerprint", {})}
-    wanted = {key: asked[key] for key in ("mask", "precision", "allow_upsampling", "config")}
-    wanted |= {"model": bundle.name, "model_sha256": bundle.sha256}
-    if asked["precision"] == "auto":
-        del wanted["precision"]  # whatever suited the device then
+    settings = dump(to_convert(request, row))
+    previous = {**run.get("arguments", {}), "config": run.get("config"), **run.get("fingerprint", {})}
+    expected = {key: settings[key] for key in ("mask", "precision", "allow_upsampling", "config")}
+    expected |= {"model": bundle.name, "model_sha256": bundle.sha256}
+    if settings["precision"] == "auto":
+        del expected["precision"]  # it depended on the device of that run
     if row.slide.is_file():
-        wanted["source_bytes"] = row.slide.stat().st_size
-    return [key for key, value in json.loads(json.dumps(wanted)).items() if made.get(key) != value]
+        expected["source_bytes"] = row.slide.stat().st_size
+    return [key for key, value in json.loads(json.dumps(expected)).items() if previous.get(key) != value]
 
 
 def _look(request: CohortRequest, row: Row, bundle: Bundle) -> tuple[Row, list[Problem]]:
-    """The row with its size, or what is wrong with it."""
+    """The row with its size, and its problems."""
     problem = partial(Problem, row.line, str(row.slide))
     try:
         with Slide.open(row.slide, mpp=row.mpp) as slide:

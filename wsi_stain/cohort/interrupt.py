@@ -1,4 +1,4 @@
-"""Ctrl-C is for the coordinator. Imported only where a pool starts: it imports Dask."""
+"""Only the coordinator handles Ctrl-C. Import this module only where a pool starts, since it imports Dask."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from distributed import WorkerPlugin
 
 
 class IgnoreInterrupt(WorkerPlugin):
-    """Workers of this machine share the terminal: Ctrl-C reaches them too, and would end them amid their blocks."""
+    """Makes workers ignore SIGINT: local workers share the terminal, and Ctrl-C would end them within a block."""
 
     def setup(self, worker: Any) -> None:
-        """Called in every worker, those that replace lost ones included."""
-        if threading.current_thread() is threading.main_thread():  # it is not where workers are threads
+        """Called in every worker, including replacements of lost workers."""
+        if threading.current_thread() is threading.main_thread():  # false where workers are threads
             signal.signal(signal.SIGINT, signal.SIG_IGN)

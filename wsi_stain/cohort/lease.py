@@ -1,7 +1,7 @@
-"""Who converts a slide right now: a lock with a heartbeat, which its coordinator can take away.
+"""Lease of a slide: a lock with a heartbeat that the coordinator can revoke.
 
-A worker holds the lease `<id>.running.json` while it converts. It writes its heartbeat into that very file, never a new
-one: a lease that somebody removed stays removed, and its holder finds out and stops.
+A worker holds the lease `<id>.running.json` while it converts. It writes its heartbeat into the existing file and never
+creates a new one: a removed lease stays removed, and its holder detects this and stops.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ import psutil
 from wsi_stain.files import lock
 
 BEAT_S = 5.0
-"""Between heartbeats."""
+"""Interval between heartbeats."""
 STALE_S = 60.0
-"""A holder that was not heard of for so long is not at work; network file systems show a beat late."""
+"""Age of the last heartbeat after which a holder counts as lost; network file systems show heartbeats late."""
 LOOK_S = 0.5
-"""How often at most the holder looks whether it still has the lease."""
+"""Shortest interval at which the holder checks whether it still has the lease."""
 ROOM_BYTES = 1024
-"""A lease is padded to this, so that a heartbeat needs no room on a full disk and replaces all of the one before."""
+"""Padded size of a lease: a heartbeat needs no new space on a full disk and overwrites the previous one fully."""
 
 
-class Withdrawn(Exception):  # noqa: N818 - an order, and no error
-    """The lease is gone: whoever converts under it must stop."""
+class Withdrawn(Exception):  # noqa: N818 - a request to stop, not an error
+    """The lease was revoked; the conversion that runs under it must stop."""
 
 
 class Lease:
-    """Held while a slide is converted; a context manager.
+    """Context manager that holds the lease while a slide is converted.
 
         with Lease(path, {"worker": address}) as lease:
             for block in blocks:
@@ -43,17 +43,17 @@ class Lease:
                 lease.share = …
 
     Raises:
-        InUse: on entering, where another process holds it.
+        InUse: on entering, if another process holds it.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
         self._path, self._token = path, uuid.uuid4().hex
         self._about = {**lock.this_process(), **about, "token": self._token}
-        self._start = self._looked = time.time()
+        self._start = self._last_check = time.time()
         self._end = threading.Event()
         self._is_mine = True
         self.share = 0.0
-        """How much is painted, 0–1."""
+        """Completed share, 0–1."""
 
     def __enter__(self) -> Self:
         lock.take(self._path, self._content())
@@ -72,9 +72,9 @@ class Lease:
             self._path.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Raise Withdrawn if somebody took the lease away."""
-        if time.time() - self._looked > LOOK_S:
-            self._looked = time.time()
+        """Raise Withdrawn if the lease was revoked."""
+        if time.time() - self._last_check > LOOK_S:
+            self._last_check = time.time()
             self._is_mine = self._is_mine and read_lease(self._path).get("token") == self._token
         if not self._is_mine:
             raise Withdrawn
@@ -84,14 +84,14 @@ class Lease:
             self._beat()
 
     def _beat(self) -> None:
-        """Write into the file that is there, if it is still this lease."""
+        """Write a heartbeat into the existing file, if it is still this lease."""
         try:
             handle = os.open(self._path, os.O_RDWR)
         except FileNotFoundError:
             self._is_mine = False
             return
         except OSError:
-            return  # a beat that is missed: the next one is a few seconds away
+            return  # skip this heartbeat; the next one follows in a few seconds
         try:
             if _parsed(os.read(handle, 2 * ROOM_BYTES)).get("token") != self._token:
                 self._is_mine = False
@@ -115,21 +115,21 @@ class Lease:
 
 
 def read_lease(path: Path) -> dict[str, Any]:
-    """What a lease says; empty where there is none."""
+    """Content of a lease; empty if it is missing."""
     for _ in range(3):
         try:
-            found = _parsed(path.read_bytes())
+            content = _parsed(path.read_bytes())
         except OSError:
             return {}
-        if found:
-            return found
-        time.sleep(0.01)  # read while it was written
+        if content:
+            return content
+        time.sleep(0.01)  # it was read during a write
     return {}
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(data)
+        content = json.loads(data)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}

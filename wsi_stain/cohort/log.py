@@ -1,4 +1,4 @@
-"""Log lines as JSON, for whoever collects the output of jobs."""
+"""JSON log lines, for tools that collect the output of jobs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 
 def line(**facts: Any) -> str:
-    """One line; the time comes first, and what is empty is left out."""
+    """One JSON line; the time comes first, and empty values are omitted."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     return json.dumps({"time": now, **{k: v for k, v in facts.items() if v not in ("", None)}}, ensure_ascii=False)
 
 
 class JsonLines(logging.Formatter):
-    """Formats what the library logs."""
+    """Formats log records of the library as JSON lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See logging."""
@@ -24,7 +24,7 @@ class JsonLines(logging.Formatter):
 
 
 def log_as_lines() -> None:
-    """From now on the library's warnings are lines on standard error; may be called again."""
+    """Write the warnings of the library to standard error as JSON lines; repeated calls have no effect."""
     logger = logging.getLogger("wsi_stain")
     if not any(isinstance(handler.formatter, JsonLines) for handler in logger.handlers):
         handler = logging.StreamHandler()

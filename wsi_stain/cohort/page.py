@@ -28,7 +28,7 @@ for (const head of document.querySelectorAll("th[data-sorts]")) {
     const body = head.closest("table").tBodies[0];
     const value = row => row.cells[head.cellIndex].dataset.value ?? "";
     const compare = (a, b) => {
-      if (a === "" || b === "") return (a === "") - (b === "");  // what is not known comes last, up or down
+      if (a === "" || b === "") return (a === "") - (b === "");  // unknown values come last in both orders
       const order = isNaN(a) || isNaN(b) ? a.localeCompare(b, undefined, {numeric: true}) : a - b;
       return up ? order : -order;
     };

@@ -1,4 +1,4 @@
-"""What a cohort will take, before it starts: per slide and in all, from a two-second sample of each model."""
+"""Estimate time, memory and disk of a cohort, per slide and in total, from a two-second sample of each model."""
 
 from __future__ import annotations
 
@@ -23,76 +23,76 @@ from wsi_stain.output.canvas import beside
 
 @dataclass(frozen=True, slots=True)
 class SlidePlan:
-    """What one slide will take."""
+    """Estimate for one slide."""
 
     row: Row
     size: Size
-    """Of the output, px."""
+    """Size of the output, px."""
     tissue_tiles: int
-    """Still to be stained."""
+    """Tissue tiles not yet stained."""
     seconds: float
     memory_bytes: int
-    """Peak of the process."""
+    """Peak memory of the process."""
     disk_bytes: int
-    """Until it is finished: its blocks, and the file that is made of them."""
+    """Disk space during the conversion: the blocks, and the file assembled from them."""
     kept_bytes: int
-    """Of that, what stays."""
+    """Part of `disk_bytes` that remains after the conversion."""
 
 
 @dataclass(frozen=True, slots=True)
 class CohortPlan:
-    """What a cohort will take on this machine."""
+    """Estimate for a cohort on this machine."""
 
     slides: tuple[SlidePlan, ...]
-    """Those that are not done."""
+    """Slides that are not done."""
     done: int
     free_disk_bytes: int
     free_memory_bytes: int
     samples: tuple[tuple[str, Sample], ...]
-    """Of every model."""
+    """Model name and timing sample of every model."""
 
     @property
     def seconds(self) -> float:
-        """One slide after the other."""
+        """Total time with one slide after the other."""
         return sum(slide.seconds for slide in self.slides)
 
     @property
     def memory_bytes(self) -> int:
-        """Of the largest."""
+        """Memory of the largest slide."""
         return max((slide.memory_bytes for slide in self.slides), default=0)
 
     @property
     def disk_bytes(self) -> int:
-        """What stays of all, and the blocks of the largest while it is assembled."""
+        """Disk space that remains for all slides, plus the blocks of the largest during its assembly."""
         kept = sum(slide.kept_bytes for slide in self.slides)
         return kept + max((slide.disk_bytes - slide.kept_bytes for slide in self.slides), default=0)
 
     def problems(self) -> list[str]:
-        """What cannot fit, with both numbers."""
-        found = []
+        """Messages for what does not fit, with the required and the free amount."""
+        messages = []
         if self.disk_bytes > self.free_disk_bytes:
-            found.append(
-                f"the cohort needs about {gib(self.disk_bytes)} of disk and {gib(self.free_disk_bytes)} are free: make "
-                "room, write elsewhere with -o, or do a part of it (--rows 1-20)"
+            messages.append(
+                f"the cohort needs about {gib(self.disk_bytes)} of disk and {gib(self.free_disk_bytes)} are free; free "
+                "some space, choose another folder with -o, or convert a part of it (--rows 1-20)"
             )
         if self.memory_bytes > self.free_memory_bytes:
             largest = max(self.slides, key=lambda slide: slide.memory_bytes)
-            found.append(
+            messages.append(
                 f"{largest.row.slide_id} needs about {gib(self.memory_bytes)} of memory and "
-                f"{gib(self.free_memory_bytes)} are free: use smaller blocks (--set convert.grid.block=1024)"
+                f"{gib(self.free_memory_bytes)} are free; use smaller blocks (--set convert.grid.block=1024)"
             )
-        return found
+        return messages
 
 
-def plan(request: CohortRequest, tell: Callable[[int, int], None] = lambda done, total: None) -> CohortPlan:
-    """Work out what `run(request)` will take; writes nothing.
+def plan(request: CohortRequest, on_progress: Callable[[int, int], None] = lambda done, total: None) -> CohortPlan:
+    """Estimate what `run(request)` needs; writes nothing.
 
     Args:
-        request: what the user asks for.
-        tell: called with the slides looked at, and how many there are.
+        request: of the user.
+        on_progress: called with the number of slides checked, and their total.
 
     Raises:
-        ConfigError: a table of everything that is wrong with the sheet.
+        ConfigError: the message is a table of all problems of the sheet.
     """
     rows = [row for index, row in enumerate(checked(request)) if request.is_chosen(index)]
     samples: dict[str, Sample] = {}
@@ -102,44 +102,45 @@ def plan(request: CohortRequest, tell: Callable[[int, int], None] = lambda done,
         output = request.folder / row.output
         if not (output.exists() and record.path_of(output).exists()):
             slides.append(_slide(request, row, parent, samples))
-        tell(n + 1, len(rows))
+        on_progress(n + 1, len(rows))
     free = disk_free(parent / "output"), psutil.virtual_memory().available
     return CohortPlan(tuple(slides), len(rows) - len(slides), *free, tuple(samples.items()))
 
 
-def check_room(made: CohortPlan) -> None:
-    """Raise NoRoom where the plan cannot fit."""
-    if problems := made.problems():
+def check_room(estimated: CohortPlan) -> None:
+    """Raise NoRoom if the disk or the memory is too small."""
+    if problems := estimated.problems():
         raise NoRoom("; ".join(problems))
 
 
 def _slide(request: CohortRequest, row: Row, parent: Path, samples: dict[str, Sample]) -> SlidePlan:
-    asked = to_convert(request, row)
-    if not request.folder.is_dir():  # planned as if it were there
-        asked = _elsewhere(asked, parent)
-    made = plan_slide(asked, source=_source(asked))
-    if row.model not in samples and (found := estimate.sample(made)) is not None:
-        samples[row.model] = found
-    of = samples.get(row.model)
+    conversion = to_convert(request, row)
+    if not request.folder.is_dir():  # estimate as if the folder existed
+        conversion = _elsewhere(conversion, parent)
+    slide_plan = plan_slide(conversion, source=_source(conversion))
+    if row.model not in samples and (new_sample := estimate.sample(slide_plan)) is not None:
+        samples[row.model] = new_sample
+    sample = samples.get(row.model)
     return SlidePlan(
         row,
-        made.job.region.size,
-        made.tissue_tiles_todo,
-        estimate.seconds(made, of),
-        estimate.memory_bytes(made, of),
-        made.disk_bytes,
-        made.disk_bytes // 2,
+        slide_plan.job.region.size,
+        slide_plan.tissue_tiles_todo,
+        estimate.seconds(slide_plan, sample),
+        estimate.memory_bytes(slide_plan, sample),
+        slide_plan.disk_bytes,
+        slide_plan.disk_bytes // 2,
     )
 
 
-def _elsewhere(asked: ConvertRequest, parent: Path) -> ConvertRequest:
-    assert asked.output, "a cohort names its outputs"
-    return replace(asked, output=parent / asked.output.name)
+def _elsewhere(conversion: ConvertRequest, parent: Path) -> ConvertRequest:
+    assert conversion.output, "a cohort names its outputs"
+    return replace(conversion, output=parent / conversion.output.name)
 
 
-def _source(asked: ConvertRequest) -> tuple[str, int]:
-    """The slide's hash, as the blocks that are painted already know it, and its bytes: hashing a cohort takes hours."""
-    assert asked.output, "a cohort names its outputs"
-    known = record.read(beside(asked.output, ".spool") / "run.json")
-    size = asked.slide.stat().st_size if asked.slide.is_file() else sum(f.stat().st_size for f in asked.slide.iterdir())
+def _source(conversion: ConvertRequest) -> tuple[str, int]:
+    """The slide's hash from the record of an unfinished conversion, and its bytes: hashing all slides takes hours."""
+    assert conversion.output, "a cohort names its outputs"
+    known = record.read(beside(conversion.output, ".spool") / "run.json")
+    slide = conversion.slide
+    size = slide.stat().st_size if slide.is_file() else sum(f.stat().st_size for f in slide.iterdir())
     return (known["source_sha256"], size) if known.get("source_bytes") == size else ("", size)

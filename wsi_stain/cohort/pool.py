@@ -1,4 +1,4 @@
-"""Where slides run: worker processes of this machine, a cluster that a file describes, or a scheduler's address."""
+"""Workers for slides: processes of this machine, a cluster from a file, or a running scheduler."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from wsi_stain.config.loader import load
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """A Dask client, and what it can do."""
+    """A Dask client and its capacity."""
 
     client: Any
     config: ClusterConfig
 
     @property
     def threads(self) -> list[int]:
-        """Of every worker that is there now."""
+        """Thread count of every current worker."""
         return list(self.client.nthreads().values())
 
     @property
@@ -32,17 +32,17 @@ class Pool:
 
     @property
     def address(self) -> str:
-        """Where the scheduler answers."""
+        """Address of the scheduler."""
         return str(self.client.scheduler.address)
 
 
 @contextmanager
 def pool(config: ClusterConfig, demand: Callable[[], int]) -> Generator[Pool]:
-    """The workers of a cluster; what is started here ends here.
+    """Open the workers of a cluster; workers started here end with the context.
 
     Args:
         config: from `cluster_of`.
-        demand: how many workers could be used now.
+        demand: returns how many workers could be used now.
 
     Raises:
         ConfigError: no scheduler answers.
@@ -51,7 +51,7 @@ def pool(config: ClusterConfig, demand: Callable[[], int]) -> Generator[Pool]:
 
     from wsi_stain.cohort.interrupt import IgnoreInterrupt
 
-    # The first death of a worker is told at once: the coordinator decides what is tried again, and how.
+    # Dask reports the first death of a worker at once: the coordinator decides on retries.
     with dask_config.set({"distributed.scheduler.allowed-failures": 0}), open_cluster(config, demand) as client:
         if config.scheduler is None:
             client.register_plugin(IgnoreInterrupt())
@@ -59,10 +59,10 @@ def pool(config: ClusterConfig, demand: Callable[[], int]) -> Generator[Pool]:
 
 
 def cluster_of(request: CohortRequest) -> ClusterConfig:
-    """The cluster that a request names; without one, processes of this machine that share all its processors.
+    """The cluster of a request; by default, processes of this machine that share all its processors.
 
     Raises:
-        ConfigError: the cluster file is not there, or wrong.
+        ConfigError: the cluster file is missing or invalid.
     """
     if request.scheduler is not None:
         return ClusterConfig(scheduler=request.scheduler)

@@ -1,7 +1,7 @@
-"""A script for QuPath that makes a project of a cohort: each H&E with its virtual stain, types and names set.
+"""Script that creates a QuPath project of a cohort: each H&E with its virtual stain, with image types and names set.
 
-A project's image types lie in files of serialised Java objects (`data.qpdata`) that only QuPath can write, so QuPath
-does it: the script is Groovy and uses QuPath's core alone, in its window or without one.
+QuPath stores image types as serialised Java objects (`data.qpdata`) that only QuPath can write. The script is therefore
+in Groovy; it uses only the QuPath core and runs with or without the GUI.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from wsi_stain.errors import OutputError
 
 SCRIPT = "qupath.groovy"
 PROJECT = "qupath"
-"""Folder of the project beside the outputs."""
+"""Folder of the project, next to the outputs."""
 
-TEMPLATE = r"""// Makes a QuPath project of a cohort of virtual stains; written by wsi-stain {version}.
+TEMPLATE = r"""// Creates a QuPath project of a cohort of virtual stains; written by wsi-stain {version}.
 // VIRTUAL STAIN - NOT A PHYSICAL IHC. RESEARCH USE ONLY.
 //
 //   in QuPath     Automate > Script editor, open this file, Run; then File > Project > Open project
-//   without it    QuPath script {script}
+//   command line  QuPath script {script}
 //
-// Run again it adds what is new. If the folder was moved, change `root`, or give it: --args /new/folder
+// Re-run the script to add new images. If the folder was moved, change `root`, or pass --args /new/folder
 import java.awt.image.BufferedImage
 import qupath.lib.images.ImageData
 import qupath.lib.images.servers.ImageServerProvider
@@ -53,7 +53,7 @@ for (image in images) {{
     path = path.isAbsolute() ? path : new File(root, image[0]).toPath().normalize().toFile()
     def support = ImageServerProvider.getPreferredUriImageSupport(BufferedImage.class, path.toURI().toString())
     if (!path.exists() || support == null || support.getBuilders().isEmpty()) {{
-        println 'Left out, cannot be opened: ' + path
+        println 'Skipped, cannot be opened: ' + path
         continue
     }}
     def entry = project.addImage(support.getBuilders().get(0))
@@ -75,12 +75,12 @@ def write_script(folder: Path) -> Path:
     """Write the script for the finished slides of a cohort.
 
     Raises:
-        OutputError: there is no cohort, or none of its slides is done.
+        OutputError: the folder has no cohort, or none of its slides is done.
     """
-    files, found = Folder(folder), [row for row, _ in overview(folder).of("done")]
-    if not found:
-        raise OutputError(f"no slide in {folder} is done: run the cohort first (wsi-stain cohort status {folder})")
-    images = ",\n".join(f"  [{', '.join(map(literal, image))}]" for row in found for image in _images(files, row))
+    files, rows = Folder(folder), [row for row, _ in overview(folder).of("done")]
+    if not rows:
+        raise OutputError(f"no slide in {folder} is done; run the cohort first (wsi-stain cohort status {folder})")
+    images = ",\n".join(f"  [{', '.join(map(literal, image))}]" for row in rows for image in _images(files, row))
     text = TEMPLATE.format(
         version=__version__, script=SCRIPT, project=PROJECT, root=literal(str(folder.resolve())), images=images
     )
@@ -92,22 +92,22 @@ def write_script(folder: Path) -> Path:
 
 
 def literal(text: str) -> str:
-    """A string in Groovy's single quotes, which leave `$` alone."""
+    """A Groovy string in single quotes, in which `$` has no special meaning."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
     return f"'{escaped}'"
 
 
 def _images(files: Folder, row: Row) -> Iterator[tuple[str, str, str, str]]:
-    """Path, name, QuPath's image type and description of a slide's two images."""
+    """Path, name, QuPath image type and description of the two images of a slide."""
     account = files.account(row)
     stain, model = account.get("stain", "stain"), account.get("model", row.model)
     yield _path(files, row), f"{row.slide_id} H&E", "BRIGHTFIELD_H_E", ""
-    said = f"VIRTUAL STAIN - NOT A PHYSICAL IHC: {stain} predicted by {model}. RESEARCH USE ONLY."
-    yield row.output, f"{row.slide_id} {stain} (virtual)", "BRIGHTFIELD_H_DAB", said
+    description = f"VIRTUAL STAIN - NOT A PHYSICAL IHC: {stain} predicted by {model}. RESEARCH USE ONLY."
+    yield row.output, f"{row.slide_id} {stain} (virtual)", "BRIGHTFIELD_H_DAB", description
 
 
 def _path(files: Folder, row: Row) -> str:
-    """Of the slide, relative to the folder, so that both may be moved together."""
+    """Path of the slide relative to the folder, so that both can be moved together."""
     slide = row.slide.resolve()
     if slide.is_dir():  # QuPath opens one instance of a DICOM series
         slide = max(slide.glob("*.dcm"), key=lambda path: path.stat().st_size, default=slide)

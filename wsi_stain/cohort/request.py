@@ -1,4 +1,4 @@
-"""What a cohort run is asked for: settings, the request, and one row of the sheet."""
+"""Input of a cohort run: settings, the request, and the rows of the sheet."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class CohortConfig:
     """Settings of `wsi-stain cohort` that have no flag of their own."""
 
     convert: ConvertConfig = field(default_factory=ConvertConfig)
-    """Of every slide; the same keys as of `wsi-stain convert`."""
+    """Conversion settings of every slide; the same keys as for `wsi-stain convert`."""
     retries: int = 2
-    """How often a slide is tried again after a failure that may pass: a lost worker, a network file system."""
+    """Number of retries of a slide after a transient failure: a lost worker, a network file system."""
     retry_wait_s: float = 5.0
-    """Pause before the first such retry; it doubles each time."""
+    """Pause before the first retry, s; it doubles each time."""
     split_over: float = 4.0
-    """Gigapixels at the model's scale from which a slide's blocks go to several workers."""
+    """Gigapixels at the model's scale above which the blocks of a slide are distributed over several workers."""
     stop_s: float = 5.0
-    """How long workers may take to finish their blocks after Ctrl-C or SIGTERM; then they are ended."""
+    """Time that workers have to finish their blocks after Ctrl-C or SIGTERM before they are ended, s."""
 
     def __post_init__(self) -> None:
         for name in ("retries", "retry_wait_s", "split_over", "stop_s"):
@@ -38,50 +38,50 @@ class Row:
     """One slide of a cohort."""
 
     line: int
-    """In the sheet, its header being line 1; of a folder or glob, the place in the sorted list."""
+    """Line in the sheet, where the header is line 1; for a folder or glob, the position in the sorted list."""
     slide_id: str
-    """Names the outputs; unique in the cohort."""
+    """Base name of the outputs; unique in the cohort."""
     slide: Path
     mpp: float | None = None
-    """µm per px, where the sheet says so."""
+    """Pixel size from the sheet or --mpp, µm per px; None to read it from the slide."""
     model: str = DEFAULT
     mask: str = "auto"
     """`auto`, `none`, or a GeoJSON file."""
     output: str = ""
-    """Name of the virtual stain in the cohort's folder."""
+    """File name of the virtual stain in the cohort folder."""
     pixels: int = 0
-    """Of the slide at the model's scale; 0 = not known yet."""
+    """Pixels of the slide at the model's scale; 0 = not known yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class CohortRequest:
-    """What the user asks for; the fields are the flags of `wsi-stain cohort run`."""
+    """Request of the user; the fields are the flags of `wsi-stain cohort run`."""
 
     sheet: str
     """A CSV file, a folder of slides, or a glob."""
     folder: Path
-    """Where outputs and the account go."""
+    """Folder for the outputs and the accounts."""
     model: str = DEFAULT
-    """Of rows that name none."""
+    """Default for rows without a model."""
     mpp: float | None = None
-    """Of rows that name none."""
+    """Default for rows without a pixel size, µm per px."""
     mask: str = "auto"
-    """Of rows that name none."""
+    """Default for rows without a mask."""
     device: str = "auto"
     precision: PrecisionChoice = "auto"
     allow_upsampling: bool = False
     config: CohortConfig = field(default_factory=CohortConfig)
     cluster: Path | None = None
-    """YAML of a cluster to start."""
+    """YAML file of a cluster to start."""
     scheduler: str | None = None
-    """Address of a Dask scheduler that runs already."""
+    """Address of a running Dask scheduler."""
     rows: tuple[int, ...] = ()
     """Only these slides of the sheet, counted from 1; all if empty."""
     only: tuple[int, int] | None = None
-    """Only share I of N, (I, N): for arrays of jobs."""
+    """Only share I of N, as (I, N), for job arrays."""
     retry_failed: bool = False
     take_over: bool = False
-    """Break locks that processes on other hosts left, which nobody here can prove dead."""
+    """Break locks of processes on other hosts, whose state cannot be checked from this host."""
 
     log_lines: bool = False
     """Whether workers log as JSON lines."""
@@ -90,19 +90,19 @@ class CohortRequest:
         if self.only is not None and not 1 <= self.only[0] <= self.only[1]:
             raise ConfigError(f"--only is {self.only[0]}/{self.only[1]}: it must be I/N with I between 1 and N")
         if self.only is not None and self.rows:
-            raise ConfigError("--only and --rows exclude each other: give one of them")
+            raise ConfigError("--only and --rows exclude each other; pass one of them")
         if self.cluster is not None and self.scheduler is not None:
-            raise ConfigError("--cluster and --scheduler exclude each other: give one of them")
+            raise ConfigError("--cluster and --scheduler exclude each other; pass one of them")
 
     def is_chosen(self, index: int) -> bool:
-        """Whether the row at this place, counted from 0, is to be done by this run."""
+        """Whether this run converts the row with this index, counted from 0."""
         if self.only is not None:
             return index % self.only[1] == self.only[0] - 1
         return not self.rows or index + 1 in self.rows
 
     @property
     def share(self) -> str:
-        """Names the part of the cohort that this run does; empty for all."""
+        """Name of the part of the cohort that this run converts; empty for all."""
         if self.only is not None:
             return f"{self.only[0]}-of-{self.only[1]}"
         return "rows-" + "-".join(map(str, self.rows[:20])) if self.rows else ""
@@ -112,12 +112,12 @@ Mask = Literal["auto", "none"] | Path
 
 
 def mask_of(text: str) -> Mask:
-    """What a sheet's column or a flag says, as the engine wants it."""
+    """Convert the text of a sheet column or flag to the mask argument of the engine."""
     return text if text in ("auto", "none") else Path(text)  # type: ignore[return-value]
 
 
 def to_convert(request: CohortRequest, row: Row, workers: int | None = None) -> ConvertRequest:
-    """The conversion of a row: absolute paths, since a cluster's workers have working directories of their own."""
+    """The conversion of a row, with absolute paths, since cluster workers have their own working directories."""
     model = Path(row.model)
     return ConvertRequest(
         slide=row.slide.absolute(),
@@ -134,5 +134,5 @@ def to_convert(request: CohortRequest, row: Row, workers: int | None = None) -> 
 
 
 def named(row: Row, bundle: Bundle) -> Row:
-    """The row with its output's name."""
+    """The row with the name of its output."""
     return replace(row, output=f"{row.slide_id}.{bundle.stain_slug}.ome.tiff")

@@ -1,8 +1,8 @@
-"""Runs a cohort: one Dask task per slide, each failing alone; run again, it goes on.
+"""Runs a cohort: one Dask task per slide; a failed slide does not affect the others, and a re-run resumes.
 
-    checked rows → those to do → tasks → outcomes → (again, after a lost worker) → summary
+    checked rows → rows to convert → tasks → outcomes → (retry, after a lost worker) → summary
 
-Nothing is remembered here that is not in the folder's files too: this process may be killed at any moment.
+All state is also in the files of the folder, since this process may be killed at any moment.
 """
 
 from __future__ import annotations
@@ -33,44 +33,44 @@ from wsi_stain.files import lock
 Kind = Literal["begin", "done", "failed", "again", "in use", "warning", "end"]
 
 AHEAD = 1.5
-"""Work handed out, over what the workers can do at once: the rest waits here, so that no worker hoards slides."""
+"""Submitted work as a multiple of what the workers can run at once; the rest waits here for free workers."""
 LEAST_AHEAD = 8
-"""Slides handed out where workers are few, or have not come yet."""
+"""Smallest number of submitted slides, used when there are few or no workers yet."""
 SPREAD_AT_ONCE = 2
-"""Split slides in work at once: while one is assembled, the blocks of the other keep the workers busy."""
+"""Split slides in progress at once: while one is assembled, the blocks of the other keep the workers busy."""
 MOST_SPARED = 10
-"""Deaths of workers that a slide is not blamed for, since it was not begun; after so many it is."""
+"""Limit of lost workers that do not count as an attempt of a slide, since its conversion had not started."""
 TICK_S = 0.5
 SUMMARY_EVERY_S = 30.0
 ALONE = 1 << 30
-"""Blocks that a slide is given out to have when its worker died: it gets a whole process to itself."""
+"""Block count set for a slide whose worker died, so that it gets a whole process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something happened; for whoever shows it."""
+    """Progress event of a run."""
 
     kind: Kind
     slide_id: str = ""
     text: str = ""
     done: int = 0
-    """Slides finished, those of earlier runs included."""
+    """Finished slides, including those of earlier runs."""
     failed: int = 0
     total: int = 0
     seconds: float = 0.0
-    """What the slide took."""
+    """Conversion time of the slide."""
 
 
 @dataclass(slots=True)
 class Result:
-    """What a run left."""
+    """Outcome of a run."""
 
     total: int
     done: int = 0
     failed: dict[str, str] = field(default_factory=dict)
-    """Reasons by slide_id, failures of earlier runs that were not tried again included."""
+    """Reasons by slide_id, including failures of earlier runs that were not retried."""
     in_use: dict[str, str] = field(default_factory=dict)
-    """Slides that somebody else is converting."""
+    """Reasons by slide_id for slides that another run is converting."""
 
     @property
     def is_complete(self) -> bool:
@@ -78,17 +78,17 @@ class Result:
         return self.done == self.total
 
 
-def run(request: CohortRequest, tell: Callable[[Event], None] | None = None) -> Result:
-    """Convert the slides of a cohort that are not done; resumes what earlier runs left.
+def run(request: CohortRequest, on_event: Callable[[Event], None] | None = None) -> Result:
+    """Convert the unfinished slides of a cohort; resumes interrupted conversions.
 
     Args:
-        request: what to do. From a script, call it under `if __name__ == "__main__":`, since workers are processes.
-        tell: called with every event.
+        request: of the user. In a script, call this under `if __name__ == "__main__":`, since workers are processes.
+        on_event: called with every event.
 
     Raises:
-        ConfigError: something in the sheet or the settings is wrong; nothing was started.
-        InUse: another run works in the folder.
-        OutputError: the scheduler was lost; the same call goes on.
+        ConfigError: the sheet or the settings are invalid; nothing was started.
+        InUse: another run is using the folder.
+        OutputError: the scheduler was lost; the same call resumes.
     """
     cluster = cluster_of(request)
     rows = checked(request)
@@ -97,7 +97,7 @@ def run(request: CohortRequest, tell: Callable[[Event], None] | None = None) -> 
         chosen = [row for index, row in enumerate(rows) if request.is_chosen(index)]
         result = Result(len(chosen))
         todo = list(_todo(request, folder, chosen, result))
-        coordinator = _Coordinator(request, folder, result, tell or (lambda _: None))
+        coordinator = _Coordinator(request, folder, result, on_event or (lambda _: None))
         coordinator.say("begin", text=f"{len(todo)} slides to do")
         try:
             if todo:
@@ -111,7 +111,7 @@ def run(request: CohortRequest, tell: Callable[[Event], None] | None = None) -> 
 
 
 def _todo(request: CohortRequest, folder: Folder, rows: Iterable[Row], result: Result) -> Iterator[Row]:
-    """The rows to convert; the others are counted."""
+    """Yield the rows to convert; count the others in `result`."""
     for row in rows:
         state = folder.state(row)
         if state.state == "done" and folder.account_file(row).exists():
@@ -123,10 +123,12 @@ def _todo(request: CohortRequest, folder: Folder, rows: Iterable[Row], result: R
 
 
 class _Coordinator:
-    """Hands slides out, and settles what comes back."""
+    """Submits slides and handles their outcomes."""
 
-    def __init__(self, request: CohortRequest, folder: Folder, result: Result, tell: Callable[[Event], None]) -> None:
-        self._request, self._folder, self._result, self._tell = request, folder, result, tell
+    def __init__(
+        self, request: CohortRequest, folder: Folder, result: Result, on_event: Callable[[Event], None]
+    ) -> None:
+        self._request, self._folder, self._result, self._on_event = request, folder, result, on_event
         self._flying: dict[Any, SlideTask] = {}
         self._finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._later: list[tuple[float, SlideTask]] = []
@@ -135,12 +137,12 @@ class _Coordinator:
         self._next_summary = time.monotonic() + SUMMARY_EVERY_S
 
     def say(self, kind: Kind, slide_id: str = "", text: str = "", seconds: float = 0.0) -> None:
-        """Tell an event."""
+        """Report an event."""
         r = self._result
-        self._tell(Event(kind, slide_id, text, r.done, len(r.failed), r.total, seconds))
+        self._on_event(Event(kind, slide_id, text, r.done, len(r.failed), r.total, seconds))
 
     def convert(self, rows: list[Row], workers: Pool) -> None:
-        """Convert the rows, the large ones first, so that none of them is left alone at the end."""
+        """Convert the rows, largest first, so that no large slide runs alone at the end."""
         self._pool, self._scheduler = workers, workers.scheduler
         rows = sorted(rows, key=lambda row: -row.pixels)
         limit = self._request.config.split_over * 1e9
@@ -153,23 +155,23 @@ class _Coordinator:
             raise
 
     def demand(self) -> int:
-        """Slides that are not settled: a cluster starts no more workers than that."""
+        """Number of unfinished slides; a cluster starts at most this many workers."""
         return len(self._waiting) + len(self._later) + len(self._flying)
 
     def tidy(self) -> None:
-        """Remove what workers of this host left that are gone: the next run may be on another host."""
+        """Remove locks of ended workers on this host, since the next run may be on another host."""
         for row in self._begun:
             lock.remove_dead(self._folder.running_file(row))
             if self._folder.spool_lock(row).parent.exists():
                 lock.remove_dead(self._folder.spool_lock(row))
 
     def summarise(self) -> None:
-        """The summary so far; it may take a twentieth of the time, however many slides there are."""
+        """Write the summary so far; limited to a twentieth of the run time for any number of slides."""
         start = time.monotonic()
         try:
             write_summary(self._request.folder)
-        except OSError as err:  # a full disk: the slides' own files say all that the summary would
-            self.say("warning", text=f"the summary could not be written: {err.strerror}; make room and run again")
+        except OSError as err:  # a full disk: the summary can be rebuilt from the files of the slides
+            self.say("warning", text=f"the summary could not be written: {err.strerror}; free some space and re-run")
         took = time.monotonic() - start
         self._next_summary = time.monotonic() + max(SUMMARY_EVERY_S, 20 * took)
 
@@ -181,11 +183,11 @@ class _Coordinator:
         return max(LEAST_AHEAD, AHEAD * sum(self._pool.threads))
 
     def _weight(self, task: SlideTask) -> int:
-        """Threads that a slide takes."""
+        """Threads that a slide uses."""
         return 1 if task.spread else min(task.blocks, max(self._pool.threads, default=1))
 
     def _all(self, tasks: list[SlideTask], capacity: Callable[[], float]) -> None:
-        """Hand out, settle, hand out again what may pass; until all is settled."""
+        """Submit the tasks, handle outcomes, and retry transient failures until all tasks are finished."""
         self._waiting = deque(tasks)
         while self.demand():
             self._waiting.extend(self._due())
@@ -223,19 +225,19 @@ class _Coordinator:
             return self._killed(task, err)
         except (FutureCancelledError, TimeoutError) as err:
             raise OutputError(
-                f"the Dask scheduler was lost ({err}): what is done is kept; run the same command again to go on"
+                f"the Dask scheduler was lost ({err}); finished work is kept; re-run the same command to resume"
             ) from err
-        except Exception as err:  # not the slide's: a worker without this software, a result that cannot travel
-            reason = f"the worker could not do it ({type(err).__name__}: {err}); is the same version installed there?"
+        except Exception as err:  # not the slide: a worker without wsi-stain, or an unserialisable result
+            reason = f"the worker failed ({type(err).__name__}: {err}); check that it has the same version installed"
             return self._give_up(task, reason, "".join(traceback.format_exception(err)))
         finally:
             future.release()
 
     def _killed(self, task: SlideTask, err: Any) -> Outcome:
-        """A worker died. Slides that it had not begun are innocent, and the attempt does not count."""
+        """Handle the death of a worker; slides whose conversion had not started do not lose an attempt."""
         lease = read_lease(self._folder.running_file(task.row))
-        began = lease.get("worker") == err.last_worker.address
-        if not began and not err.allowed_failures and task.spared < MOST_SPARED:
+        is_begun = lease.get("worker") == err.last_worker.address
+        if not is_begun and not err.allowed_failures and task.spared < MOST_SPARED:
             return Outcome("may pass")
         events = self._pool.client.get_events(words.TOPIC)
         reason = explain(err, f"slide {task.row.slide_id}", self._pool.config)
@@ -258,7 +260,7 @@ class _Coordinator:
         elif outcome.ending == "may pass":
             self._again(task, outcome.reason)
         elif outcome.ending in ("in use", "stopped"):
-            reason = outcome.reason or "its lease was taken away by somebody else"
+            reason = outcome.reason or "another process revoked its lease"
             result.in_use[name] = reason
             self.say("in use", name, reason)
         else:
@@ -266,21 +268,21 @@ class _Coordinator:
             self.say("failed", name, outcome.reason)
 
     def _again(self, task: SlideTask, reason: str) -> None:
-        """Try a slide again: at once if nothing is known against it, else after a pause and by itself."""
+        """Retry a slide: at once if it did not cause the failure, else after a pause and in a process of its own."""
         if not reason:
             self._later.append((0.0, replace(task, spared=task.spared + 1)))
             return
         pause = self._request.config.retry_wait_s * 2 ** (task.attempt - 1)
         self._later.append((time.monotonic() + pause, replace(task, attempt=task.attempt + 1, blocks=ALONE)))
-        self.say("again", task.row.slide_id, f"{reason}; trying again in {pause:.0f} s")
+        self.say("again", task.row.slide_id, f"{reason}; retrying in {pause:.0f} s")
 
     def _stop(self) -> None:
-        """Take the leases of slides in work away, and give their workers time to keep the blocks they paint."""
+        """Revoke the leases of slides in progress, and give their workers time to save the current blocks."""
         end = time.monotonic() + self._request.config.stop_s
         self._pool.client.cancel([future for future, task in self._flying.items() if not self._lease(task)])
         active = {future for future, task in self._flying.items() if self._lease(task)}
         while active and time.monotonic() < end:
-            for task in self._flying.values():  # again and again: a worker may just have begun
+            for task in self._flying.values():  # repeated, since a worker may just have started
                 self._withdraw(task)
             with contextlib.suppress(queue.Empty):
                 active.discard(self._finished.get(timeout=0.1))

@@ -1,6 +1,6 @@
-"""The sheet: which slides a cohort holds. A CSV, a folder, a glob, or a single slide.
+"""The sheet: the list of slides of a cohort, from a CSV, a folder, a glob, or a single slide.
 
-slide,slide_id,mpp,model,mask      only `slide` is needed; paths are relative to the sheet
+slide,slide_id,mpp,model,mask      only `slide` is required; paths are relative to the sheet
 a.svs,case-1,0.25,he2her2,roi.geojson
 """
 
@@ -22,14 +22,14 @@ COLUMNS = ("slide", "slide_id", "mpp", "model", "mask")
 SLIDE_ENDINGS = frozenset(
     ("bif", "czi", "dcm", "jpeg", "jpg", "mrxs", "ndpi", "png", "scn", "svs", "svslide", "tif", "tiff", "vms", "vmu")
 )
-"""Of files that a folder is searched for; a sheet or a glob may name any."""
+"""File name endings of slides in a folder; a sheet or a glob may contain any file."""
 LONGEST_ID = 150
-"""Characters: the outputs' names add up to 50, and file systems take 255 bytes."""
+"""Characters of a slide_id: output names add up to 50, and file systems allow 255 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something wrong with a row."""
+    """Problem of a row."""
 
     line: int
     slide: str
@@ -37,27 +37,29 @@ class Problem:
 
 
 def read(request: CohortRequest) -> tuple[list[Row], list[Problem]]:
-    """All rows of the sheet, and what is wrong with them so far as text can tell.
+    """All rows of the sheet, and the problems visible without opening a slide.
 
     Raises:
-        ConfigError: nothing there, or no table of slides.
+        ConfigError: the sheet is missing, empty, or not a table of slides.
     """
     source = Path(request.sheet)
     if source.is_dir():
-        found = _in_folder(source)
+        paths = _in_folder(source)
     elif source.suffix.lower()[1:] in SLIDE_ENDINGS and source.exists():
-        found = [source]
+        paths = [source]
     elif source.is_file():
         return _from_csv(source, request)
     elif glob.has_magic(request.sheet):
-        found = sorted(Path(path) for path in glob.glob(request.sheet, recursive=True))
+        paths = sorted(Path(path) for path in glob.glob(request.sheet, recursive=True))
     else:
-        raise ConfigError(f"there is no {request.sheet}: give a CSV with a column 'slide', a folder, or a quoted glob")
-    if not found:
         raise ConfigError(
-            f"{request.sheet} holds no slides: the endings looked for are {' '.join(sorted(SLIDE_ENDINGS))}"
+            f"no such file: {request.sheet}; pass a CSV with a column 'slide', a folder, or a quoted glob"
         )
-    rows = [Row(n, path.stem, path, request.mpp, request.model, request.mask) for n, path in enumerate(found, start=1)]
+    if not paths:
+        raise ConfigError(
+            f"{request.sheet} contains no slides; the supported endings are {' '.join(sorted(SLIDE_ENDINGS))}"
+        )
+    rows = [Row(n, path.stem, path, request.mpp, request.model, request.mask) for n, path in enumerate(paths, start=1)]
     return rows, list(_double_ids(rows))
 
 
@@ -68,12 +70,12 @@ def table(problems: list[Problem], sheet: str) -> str:
     ]
     lines = [f"  line {p.line:>{widths[0]}}  {p.slide:{widths[1]}}  {p.message}" for p in problems]
     rows = len({p.line for p in problems})
-    what = f"{rows} row{'s' if rows > 1 else ''} of {sheet} cannot be used, and nothing was started:"
-    return "\n".join([what, *lines, "correct them, or take the rows out of the sheet"])
+    what = f"{rows} row{'s' if rows > 1 else ''} of {sheet} cannot be used; nothing was started:"
+    return "\n".join([what, *lines, "correct these rows, or delete them from the sheet"])
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    """Slides in a folder, and folders of DICOM instances in it."""
+    """Slides in a folder, and its subfolders with DICOM instances."""
     return sorted(
         path
         for path in folder.iterdir()
@@ -89,13 +91,15 @@ def _from_csv(sheet: Path, request: CohortRequest) -> tuple[list[Row], list[Prob
             lines = [(reader.line_num, record) for record in reader if any(record.values())]
             names = list(reader.fieldnames or ())
     except (UnicodeDecodeError, csv.Error) as err:
-        raise ConfigError(f"{sheet} is no sheet of slides ({err}): give a CSV in UTF-8 with a column 'slide'") from err
+        raise ConfigError(
+            f"{sheet} is not a sheet of slides ({err}); pass a CSV in UTF-8 with a column 'slide'"
+        ) from err
     unknown = [name for name in names if name not in COLUMNS]
     if "slide" not in names or unknown:
         what = f"the unknown column {unknown[0]!r}" if unknown else "no column 'slide'"
-        raise ConfigError(f"{sheet} has {what}: the columns are slide and, if wanted, {', '.join(COLUMNS[1:])}")
+        raise ConfigError(f"{sheet} has {what}; the columns are slide and, optionally, {', '.join(COLUMNS[1:])}")
     if not lines:
-        raise ConfigError(f"{sheet} has no rows: give one line for each slide")
+        raise ConfigError(f"{sheet} has no rows; add one line for each slide")
     problems: list[Problem] = []
     rows = [_row(line, record, sheet, request, problems) for line, record in lines]
     return rows, [*problems, *_double_ids(rows)]
@@ -107,7 +111,7 @@ def _row(line: int, record: dict[Any, Any], sheet: Path, request: CohortRequest,
     values = {name: (record.get(name) or "").strip() for name in COLUMNS}
     slide = sheet.parent / values["slide"] if values["slide"] else Path()
     if not values["slide"]:
-        problems.append(Problem(line, "", "names no slide"))
+        problems.append(Problem(line, "", "the column 'slide' is empty"))
     mask = values["mask"] or request.mask
     if values["mask"] and mask not in ("auto", "none"):
         mask = str((sheet.parent / mask).absolute())
@@ -132,15 +136,15 @@ def _mpp(text: str) -> float | None:
 
 
 def _double_ids(rows: list[Row]) -> Iterator[Problem]:
-    """Ids that cannot name a file, or name two; upper and lower case are one on some file systems."""
+    """Problems of ids that are invalid in file names or duplicate; some file systems ignore case."""
     first: dict[str, Row] = {}
     for row in rows:
         name = str(row.slide)
         if not re.fullmatch(r"[\w\-+=@,()#~][\w\-+=@,()#~. ]*", row.slide_id) or len(row.slide_id) > LONGEST_ID:
-            rule = f"at most {LONGEST_ID} letters, digits and - _ . + = @ , ( ) # ~ or blanks"
-            yield Problem(row.line, name, f"slide_id is {row.slide_id!r}: it names files, so it may have {rule}")
+            rule = f"at most {LONGEST_ID} letters, digits, - _ . + = @ , ( ) # ~ or spaces"
+            yield Problem(row.line, name, f"slide_id is {row.slide_id!r}: it names files and may contain {rule}")
         earlier = first.setdefault(row.slide_id.casefold(), row)
         if earlier is not row:
             yield Problem(
-                row.line, name, f"slide_id {row.slide_id!r} is that of line {earlier.line} too: ids must differ"
+                row.line, name, f"slide_id {row.slide_id!r} is also used in line {earlier.line}; ids must differ"
             )

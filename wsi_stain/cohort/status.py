@@ -1,4 +1,4 @@
-"""How far a cohort is: read from its files alone, on any machine that sees them."""
+"""Progress of a cohort, read from its files only, on any machine that can access them."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from wsi_stain.files import record
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What became of all slides."""
+    """States of all slides."""
 
     slides: tuple[tuple[Row, SlideState], ...]
     seconds_left: float | None
-    """None where nothing is known, or nothing is running."""
+    """Estimated remaining time; None if no slide is finished or none is running."""
 
     @property
     def counts(self) -> dict[State, int]:
-        """Slides by state."""
+        """Number of slides by state."""
         return dict(Counter(state.state for _, state in self.slides))
 
     def of(self, state: State) -> Iterator[tuple[Row, SlideState]]:
-        """The slides of a state."""
+        """The slides in a state."""
         return (slide for slide in self.slides if slide[1].state == state)
 
 
 def overview(folder: Path) -> Overview:
-    """What became of all slides of the cohort in a folder.
+    """States of all slides of the cohort in a folder.
 
     Raises:
-        OutputError: there is no cohort.
+        OutputError: the folder has no cohort.
     """
     files = Folder(folder)
     rows = files.rows()
     if not rows:
-        raise OutputError(f"{folder} holds no cohort (no cohort.json): name the folder that was -o of `cohort run`")
+        raise OutputError(f"{folder} contains no cohort (cohort.json is missing); pass the -o folder of `cohort run`")
     slides = tuple((row, files.state(row)) for row in rows)
     return Overview(slides, _seconds_left(files, slides))
 
 
 def _seconds_left(files: Folder, slides: tuple[tuple[Row, SlideState], ...]) -> float | None:
-    """From what finished slides took for their pixels, shared out over those that run now."""
+    """Estimate from the time per pixel of finished slides, divided by the number of running slides."""
     running = sum(state.state == "running" for _, state in slides)
     taken, pixels = 0.0, 0
     for row, state in slides:

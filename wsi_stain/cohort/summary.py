@@ -1,6 +1,6 @@
-"""`summary.html` and `summary.csv`: one row per slide, in pages that need no other file to be read.
+"""`summary.html` and `summary.csv`: one row per slide, in self-contained files.
 
-Both are written row by row, so that thousands of slides take no more memory than one.
+Both are written row by row, so that memory use does not depend on the number of slides.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ COLUMNS = {
     "Time": True,
     "Files": False,
 }
-"""Heads of the page's columns, and whether it can be sorted by them."""
+"""Column headings of the page, and whether the page can be sorted by them."""
 CSV_COLUMNS = (
     "slide_id", "slide", "state", "reason", "stain", "model", "output", "width_px", "height_px", "mpp",
     "tissue_tiles", "positive_area_fraction", "positive_area_mpp", "seams", "warnings", "seconds",
@@ -46,7 +46,7 @@ CSV_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class _Slide:
-    """All that is known of one slide."""
+    """Data of one slide."""
 
     row: Row
     state: SlideState
@@ -54,15 +54,15 @@ class _Slide:
 
     @property
     def seams(self) -> Mapping[str, Any]:
-        """The seam certificate; empty where there is none."""
+        """The seam certificate; empty if the record has none."""
         return self.account.get("seams") or {}
 
 
 def write_summary(folder: Path) -> Path:
-    """Write both files of a cohort; they appear whole.
+    """Write both files of a cohort atomically.
 
     Returns:
-        the page.
+        Path of the page.
     """
     files = Folder(folder)
     with _appearing(folder / CSV) as table:
@@ -123,10 +123,10 @@ def _write_page(files: Folder, write: Callable[[str], Any]) -> None:
         f'<th scope="col"{" data-sorts" if sorts else ""}>{escape(name)}</th>' for name, sorts in COLUMNS.items()
     )
     counts = Counter(files.state(row).state for row in files.rows())
-    said = ", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "no slides"
+    totals = ", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "no slides"
     when = datetime.now(UTC).isoformat(sep=" ", timespec="minutes").removesuffix("+00:00")
     write(
-        f'<p class="counts">{said}. Written {when} UTC by wsi-stain {escape(__version__)}.</p>'
+        f'<p class="counts">{totals}. Written {when} UTC by wsi-stain {escape(__version__)}.</p>'
         f'<div class="wide"><table id="slides"><thead><tr>{heads}</tr></thead><tbody>\n'
     )
     for slide in _slides(files):
@@ -180,7 +180,7 @@ def _percent(value: float | None) -> str:
 
 
 def _seams(slide: _Slide) -> str:
-    """The verdict, and the figure that it rests on."""
+    """The verdict and the figure it is based on."""
     verdict = slide.seams.get("verdict")
     if not verdict:
         return "–"
@@ -193,8 +193,8 @@ def _seams(slide: _Slide) -> str:
 def _state(slide: _Slide) -> str:
     notes = [slide.state.reason] if slide.state.reason else []
     notes += slide.account.get("warnings", ())
-    said = f"{slide.state.state} ({slide.state.share:.0%})" if slide.state.state == "running" else slide.state.state
-    return f'<span class="{slide.state.state}">{said}</span>' + "".join(
+    text = f"{slide.state.state} ({slide.state.share:.0%})" if slide.state.state == "running" else slide.state.state
+    return f'<span class="{slide.state.state}">{text}</span>' + "".join(
         f"<small>{escape(note)}</small>" for note in notes
     )
 
@@ -206,13 +206,13 @@ def _time(seconds: float | None) -> str:
 
 
 def _links(files: Folder, slide: _Slide) -> str:
-    """To files, relative to the page, so that the folder may be moved."""
+    """Links to files, relative to the page, so that the folder can be moved."""
     links = []
     if slide.state.state == "done":
         output = files.output(slide.row)
-        found = {"virtual stain": output.name, "record": record.path_of(output).name}
-        found |= {"tissue": slide.account["mask_file"]} if slide.account.get("mask_file") else {}
-        links = [(text, quote(name)) for text, name in found.items()]
+        names = {"virtual stain": output.name, "record": record.path_of(output).name}
+        names |= {"tissue": slide.account["mask_file"]} if slide.account.get("mask_file") else {}
+        links = [(text, quote(name)) for text, name in names.items()]
     elif slide.state.state == "failed":
         links = [("traceback", quote(files.failed_file(slide.row).name))]
     try:
@@ -224,6 +224,6 @@ def _links(files: Folder, slide: _Slide) -> str:
 
 MEANINGS = (
     "<p>Positive area: share of the tissue whose virtual DAB density is above 0.15, measured on a reduced level (its "
-    "µm/px is in summary.csv), so it is an estimate. Seams: the certificate of the record, where there is one. The "
-    "figures describe predictions, and nothing here is a measurement of a protein. Press a column's head to sort.</p>"
+    "µm/px is in summary.csv), so it is an estimate. Seams: the seam certificate of the record, if any. The figures "
+    "describe predictions; none of them measures a protein. Click a column heading to sort.</p>"
 )

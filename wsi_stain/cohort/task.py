@@ -1,4 +1,4 @@
-"""What a worker does with one slide: convert it under a lease, write its account, say what became of it."""
+"""Task of a worker for one slide: convert it under a lease, write its account, and return its outcome."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ MAY_PASS = frozenset(
         *(errno.ECONNABORTED, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ESTALE),
     }
 )
-"""What network file systems say when they are not well: worth another try."""
+"""Transient errors of network file systems, which are retried."""
 
 
 @dataclass(frozen=True, slots=True)
 class SlideTask:
-    """Everything a worker needs to know."""
+    """Input of a worker for one slide."""
 
     request: CohortRequest
     row: Row
     blocks: int
-    """Of the slide, about: it can use no more threads."""
+    """Approximate number of blocks of the slide; it can use at most as many threads."""
     attempt: int = 1
     spared: int = 0
-    """How often a worker died that had it and had not begun it."""
+    """Number of lost workers that had received the slide but not started it."""
     scheduler: str = ""
     """Identity of the Dask scheduler."""
     spread: str | None = None
-    """Its address, where the slide's blocks are to go to all its workers."""
+    """Address of the scheduler if the blocks of the slide are distributed over all its workers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a slide; small, since it travels."""
+    """Outcome of a slide; small, since it is sent over the network."""
 
     ending: Ending
     reason: str = ""
@@ -62,7 +62,7 @@ class Outcome:
 
 
 class _Threads:
-    """The threads of this process, shared out among the slides in work; first come, first served."""
+    """The threads of this process, shared among the slides in progress; first come, first served."""
 
     def __init__(self) -> None:
         self._free: int | None = None
@@ -70,21 +70,21 @@ class _Threads:
         self._queue: list[object] = []
 
     @contextmanager
-    def __call__(self, wanted: int, total: int) -> Generator[int]:
-        """Waits for `wanted` of the process's `total` threads."""
-        wanted, me = max(1, min(wanted, total)), object()
+    def __call__(self, count: int, total: int) -> Generator[int]:
+        """Wait for `count` of the `total` threads of the process."""
+        count, me = max(1, min(count, total)), object()
         with self._change:
             self._free = total if self._free is None else self._free
             self._queue.append(me)
-            self._change.wait_for(lambda: self._queue[0] is me and (self._free or 0) >= wanted)
+            self._change.wait_for(lambda: self._queue[0] is me and (self._free or 0) >= count)
             self._queue.pop(0)
-            self._free -= wanted
+            self._free -= count
             self._change.notify_all()
         try:
-            yield wanted
+            yield count
         finally:
             with self._change:
-                self._free += wanted
+                self._free += count
                 self._change.notify_all()
 
 
@@ -92,21 +92,21 @@ _threads = _Threads()
 
 
 def convert_slide(task: SlideTask) -> Outcome:
-    """Convert one slide; what a Dask task runs. Whatever goes wrong is told, and written beside the outputs."""
+    """Convert one slide in a Dask task; failures are returned and written next to the outputs."""
     if task.request.log_lines:
         log_as_lines()
     total, address = _worker()
     if task.spread is not None:
         from distributed import secede
 
-        secede()  # its blocks need this thread
+        secede()  # frees this thread for the blocks
         return _under_lease(task, 0, address)
     with _threads(task.blocks, total) as threads:
         return _under_lease(task, threads if threads > 1 else 0, address)
 
 
 def _worker() -> tuple[int, str]:
-    """Threads and address of the Dask worker that this is; one thread where it is none."""
+    """Threads and address of this Dask worker; one thread and no address outside a worker."""
     from distributed import get_worker
 
     try:
@@ -121,7 +121,7 @@ def _under_lease(task: SlideTask, threads: int, address: str) -> Outcome:
     try:
         if task.request.take_over:
             _take_over(folder, task.row)
-        _wait_for_the_last(folder, task, address)
+        _wait_for_previous(folder, task, address)
         with Lease(folder.running_file(task.row), {"worker": address, "scheduler": task.scheduler}) as lease:
             _convert(task, folder, lease, threads)
             folder.failed_file(task.row).unlink(missing_ok=True)
@@ -154,57 +154,57 @@ def _convert(task: SlideTask, folder: Folder, lease: Lease, threads: int) -> Non
 
 
 def _begun_in(folder: Folder, row: Row) -> Precision | None:
-    """The precision of what is painted: a slide goes on in it, whatever suits the device of its next worker."""
-    begun = record.read(folder.spool_lock(row).with_name("run.json"))
+    """Precision of an unfinished or finished conversion; a resumed slide keeps it on any device."""
+    unfinished = record.read(folder.spool_lock(row).with_name("run.json"))
     done = record.read(record.path_of(folder.output(row))).get("fingerprint", {})
-    return begun.get("precision") or done.get("precision")
+    return unfinished.get("precision") or done.get("precision")
 
 
 def watched(slide: Path) -> Callable[[], None]:
-    """A function that raises SlideError once the slide is gone or another: an open file would hide it."""
+    """A function that raises SlideError if the slide was deleted or changed, which an open file would hide."""
 
     def facts() -> tuple[int, int]:
-        found = slide.stat()
-        return (0, 0) if slide.is_dir() else (found.st_size, found.st_mtime_ns)
+        stat = slide.stat()
+        return (0, 0) if slide.is_dir() else (stat.st_size, stat.st_mtime_ns)
 
     def look() -> None:
         try:
-            changed = facts() != before
+            is_changed = facts() != before
         except FileNotFoundError as err:
             raise SlideError(
-                f"{slide} vanished while it was converted: bring it back, and what was painted will be used again"
+                f"{slide} was deleted during the conversion; restore it and re-run with --retry-failed to resume"
             ) from err
-        if changed:
+        if is_changed:
             raise SlideError(
-                f"{slide} was changed while it was converted: wait until it is copied, then convert it again"
+                f"{slide} was changed during the conversion; wait until it is fully copied, then convert it again"
             )
 
     try:
         before = facts()
     except FileNotFoundError as err:
-        raise SlideError(f"no such file: {slide}; it was there when the sheet was checked: bring it back") from err
+        raise SlideError(f"no such file: {slide}; it existed when the sheet was checked; restore it") from err
     return look
 
 
 def _failed(task: SlideTask, folder: Folder, err: Exception) -> Outcome:
-    """Record a failure, unless it is tried again."""
+    """Record a failure, unless it will be retried."""
     numbers = {cause.errno for cause in _causes(err) if isinstance(cause, OSError)}
     no_room = isinstance(err, NoRoom) or bool(numbers & {errno.ENOSPC, errno.EDQUOT})
-    reason = _sentence(err)
+    reason = _message(err)
     if not no_room and numbers & MAY_PASS and task.attempt <= task.request.config.retries:
         return Outcome("may pass", reason)
     trace = "".join(traceback.format_exception(err))
-    with suppress(OSError):  # a full disk takes no record either; the coordinator says it
+    with suppress(OSError):  # a full disk cannot store the record; the coordinator reports the failure
         folder.fail(task.row, reason, again=no_room, attempts=task.attempt, trace=trace)
     return Outcome("no room" if no_room else "failed", reason)
 
 
-def _sentence(err: Exception) -> str:
+def _message(err: Exception) -> str:
     if isinstance(err, WsiStainError):
         return str(err)
     if isinstance(err, OSError) and err.strerror:
         return f"{err.filename or 'the file system'}: {err.strerror}"
-    return f"{type(err).__name__}: {err}; this is a mistake of the software: please report it with the traceback"
+    return f"{type(err).__name__}: {err}; this is a bug: please report it with the traceback"
 
 
 def _causes(err: BaseException | None) -> Iterator[BaseException]:
@@ -213,28 +213,28 @@ def _causes(err: BaseException | None) -> Iterator[BaseException]:
         err = err.__cause__ or err.__context__
 
 
-def _wait_for_the_last(folder: Folder, task: SlideTask, address: str) -> None:
-    """Wait for the worker of this very cluster that had the slide before, and clear what it left if it is lost.
+def _wait_for_previous(folder: Folder, task: SlideTask, address: str) -> None:
+    """Wait for the previous worker of the slide in this cluster, and remove its lease and lock if it is lost.
 
-    Dask hands a task on from a worker that leaves or is gone. One that leaves ends at its next block. The death of one
-    on another host cannot be seen from here; that Dask lost it and that its heart beat no more for a while is proof
-    enough. Were it alive after all, it would find its lease gone and stop.
+    Dask reassigns the task of a worker that leaves or is lost. A leaving worker stops at its next block. A lost worker
+    on another host cannot be checked from here; it counts as dead if its heartbeat is older than `STALE_S`. If it is
+    still alive, it detects that its lease was removed and stops.
     """
     path = folder.running_file(task.row)
     lease = read_lease(path)
     if not task.scheduler or lease.get("scheduler") != task.scheduler or lease.get("worker") == address:
         return
-    found = lease
-    while found.get("token") == lease["token"] and not lock.is_dead(found):
-        if time.time() - found["beat"] > STALE_S:
-            _remove(folder, task.row, found)
+    current = lease
+    while current.get("token") == lease["token"] and not lock.is_dead(current):
+        if time.time() - current["beat"] > STALE_S:
+            _remove(folder, task.row, current)
             return
         time.sleep(LOOK_S)
-        found = read_lease(path)
+        current = read_lease(path)
 
 
 def _take_over(folder: Folder, row: Row) -> None:
-    """Clear what a process on another host left; the user says that it is dead, and so does its heartbeat."""
+    """Remove lease and lock of a process on another host, given --take-over and a stale heartbeat."""
     lease = read_lease(folder.running_file(row))
     if lease and lease["host"] != lock.this_process()["host"] and time.time() - lease.get("beat", 0.0) > STALE_S:
         _remove(folder, row, lease)

@@ -1,1 +1,1 @@
-"""Settings: one frozen dataclass for every kind of YAML, and the loader that reads it."""
+"""Settings: a frozen dataclass for every kind of YAML file, and the loader that reads it."""

@@ -1,4 +1,4 @@
-"""`configs/cluster/*.yaml`: what starts the workers of a cohort, how many, and what each may use."""
+"""`configs/cluster/*.yaml`: how the workers of a cohort are started, their number and their resources."""
 
 from __future__ import annotations
 
@@ -19,72 +19,74 @@ UNITS = {"": 1} | {
     for power, letter in enumerate("KMGT", start=1)
     for unit, base in ((letter, 1024), (f"{letter}iB", 1024), (f"{letter}B", 1000))
 }
-"""Bytes of a unit; a bare letter is what SLURM means by it, the rest is IEC 80000-13."""
+"""Bytes of a unit; a single letter has the meaning of SLURM, the others follow IEC 80000-13."""
 
 
 @dataclass(frozen=True, slots=True)
 class KubernetesConfig:
-    """What only pods need."""
+    """Settings of pods only."""
 
     image: str = ""
-    """Container image with wsi-stain, for example of `pipelines/container/Containerfile`."""
+    """Container image with wsi-stain, for example built from `pipelines/container/Containerfile`."""
     namespace: str | None = None
-    """The one of your kubectl context by default."""
+    """Namespace of the pods; by default that of the kubectl context."""
     claims: tuple[str, ...] = ()
     """`claim:/path`: persistent volume claims with the slides and for the outputs, mounted in every pod. The command
-    itself must run where it sees the same paths: in a pod of that namespace."""
+    itself must run with the same paths, in a pod of that namespace."""
     gpus: int = 0
     """GPUs (nvidia.com/gpu) of a worker: 0 or 1."""
 
     def __post_init__(self) -> None:
-        wrong = [claim for claim in self.claims if not re.fullmatch(r"[a-z0-9.-]+:/.*", claim)]
-        if wrong:
-            raise ConfigError(f"kubernetes.claims has {wrong[0]!r}: write claim:/path, for example slides:/data")
+        invalid = [claim for claim in self.claims if not re.fullmatch(r"[a-z0-9.-]+:/.*", claim)]
+        if invalid:
+            raise ConfigError(f"kubernetes.claims has {invalid[0]!r}: write claim:/path, for example slides:/data")
         if self.gpus not in (0, 1):
-            raise ConfigError(f"kubernetes.gpus is {self.gpus}: a worker uses one GPU at most; raise `workers` instead")
+            raise ConfigError(
+                f"kubernetes.gpus is {self.gpus}: it must be 0 or 1; a worker uses at most one GPU; raise `workers`"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterConfig:
-    """What starts the workers of a cohort; every key that a batch system need not know may be left out."""
+    """How the workers of a cohort are started; keys that a batch system does not need may be omitted."""
 
     class_: Kind = "local"
     """What starts workers: `local` (processes of this machine), a batch system, or `kubernetes`."""
     scheduler: str | None = None
-    """Address of a Dask scheduler that runs already; its workers are used, and nothing is started."""
+    """Address of a running Dask scheduler; its workers are used, and none are started."""
     workers: tuple[int, int] | None = None
-    """Fewest and most workers: between them, as many as there are slides to do. By default 0 to 8; on this machine one
-    for each GPU or, without any, one for every `cores` processors."""
+    """Minimum and maximum number of workers; within them, one per remaining slide. By default 0 to 8; on this machine
+    one per GPU or, without GPUs, one per `cores` processors."""
     cores: int = 4
-    """Processors of a worker: as many threads read, blend and encode beside one device."""
+    """Processors of a worker: as many threads read, blend and encode for one device."""
     memory: str | None = None
-    """Memory of a worker, as `16GB`. By default 16GB of a batch system or Kubernetes, and no limit on this machine."""
+    """Memory of a worker, for example `16GB`. By default 16GB on clusters, and no limit on this machine."""
     walltime: str = "08:00:00"
-    """How long a job may run, [D-]HH:MM:SS. A slide that takes longer goes on in the next job."""
+    """Time limit of a job, [D-]HH:MM:SS. A slide that takes longer resumes in the next job."""
     retire_s: int = 600
-    """Seconds before the walltime at which a worker leaves on its own: time to finish a block, and for a slow clock."""
+    """Seconds before the walltime at which a worker retires: time to finish a block, and a margin for clock errors."""
     stagger_s: int = 60
-    """Workers leave up to this many seconds earlier or later, so that jobs started together do not end together."""
+    """Workers retire up to this many seconds earlier or later, so that jobs started together do not end together."""
     partition: str | None = None
     """Partition of SLURM, queue of PBS, LSF and SGE; the site's default if not given."""
     account: str | None = None
-    """Who pays: account of SLURM and PBS, project of LSF and SGE."""
+    """Account to charge: account of SLURM and PBS, project of LSF and SGE."""
     gres: str | None = None
-    """SLURM's --gres, as `gpu:1` or `gpu:a100:1`: a worker uses one GPU."""
+    """SLURM's --gres, for example `gpu:1` or `gpu:a100:1`: a worker uses one GPU."""
     resources: str | None = None
-    """PBS's select or SGE's -l in place of the one made of `cores` and `memory`, where GPUs are asked for in it."""
+    """PBS's select or SGE's -l, replacing the one made of `cores` and `memory`; for sites that request GPUs in it."""
     directives: tuple[str, ...] = ()
-    """Further options of the job script, as `--qos=long`."""
+    """Further options of the job script, for example `--qos=long`."""
     prologue: tuple[str, ...] = ()
-    """Lines of shell before a worker starts, as `module load cuda` or `source /path/venv/bin/activate`."""
+    """Shell lines to run before a worker starts, for example `module load cuda` or `source /path/venv/bin/activate`."""
     interface: str | None = None
-    """Network interface that the nodes share, as `ib0`; the one with the default route if not given."""
+    """Network interface that the nodes share, for example `ib0`; by default the one with the default route."""
     python: str | None = None
-    """Interpreter on the nodes; the one that runs this by default."""
+    """Python interpreter on the nodes; by default the current one."""
     local_directory: str | None = None
-    """Folder of the node for Dask's own files; its temporary folder by default. Slides never go there."""
+    """Folder of the node for Dask's own files; by default its temporary folder. Slides are never stored there."""
     logs: Path = Path("cluster-logs")
-    """What workers said, a file for each job; a killed worker's reason is looked up there."""
+    """Folder for the output of the workers, one file per job; the reason for a killed worker is read from it."""
     kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
 
     def __post_init__(self) -> None:
@@ -94,10 +96,13 @@ class ClusterConfig:
         if self.gres is not None:
             _check_gres(self)
         if self.resources is not None and self.class_ not in ("pbs", "sge"):
-            raise ConfigError(f"resources is {self.resources!r}, which only pbs and sge know: {self.class_} has others")
+            raise ConfigError(
+                f"resources is {self.resources!r}, which only pbs and sge support, "
+                f"but class is {self.class_}; remove it"
+            )
         if self.class_ == "kubernetes" and not self.kubernetes.image:
             raise ConfigError(
-                "class is kubernetes and kubernetes.image is empty: name a container image with wsi-stain"
+                "class is kubernetes but kubernetes.image is empty; set it to a container image with wsi-stain"
             )
 
     @property
@@ -107,7 +112,7 @@ class ClusterConfig:
 
     @property
     def memory_bytes(self) -> int | None:
-        """The memory of a worker in bytes; `None` is without limit."""
+        """The memory of a worker in bytes; `None` means no limit."""
         text = self.memory or (None if self.class_ == "local" else "16GB")
         return None if text is None else _bytes(text)
 
@@ -124,42 +129,45 @@ class ClusterConfig:
 
 def _check_numbers(config: ClusterConfig) -> None:
     if config.workers is not None and not 0 <= config.workers[0] <= config.workers[1] >= 1:
-        raise ConfigError(f"workers is {list(config.workers)}: write fewest and most, for example [0, 8]")
+        raise ConfigError(f"workers is {list(config.workers)}: write the minimum and the maximum, for example [0, 8]")
     if config.cores < 1:
         raise ConfigError(f"cores is {config.cores}: a worker needs at least 1")
     if config.memory is not None:
         _bytes(config.memory)
     if config.retire_s < 0 or config.stagger_s < 0:
-        raise ConfigError(f"retire_s is {config.retire_s} and stagger_s {config.stagger_s}: none may be negative")
+        raise ConfigError(f"retire_s is {config.retire_s} and stagger_s is {config.stagger_s}: neither may be negative")
     least = config.retire_s + 2 * config.stagger_s
     if config.walltime_s <= least:
         raise ConfigError(
             f"walltime is {config.walltime}, which is not above retire_s + 2 × stagger_s = {least} s: workers would "
-            "leave before they came; ask for more time or lower retire_s"
+            "retire before they start; raise walltime or lower retire_s"
         )
 
 
 def _check_gres(config: ClusterConfig) -> None:
     if config.class_ != "slurm":
         others = "`resources` (pbs, sge), `directives` (lsf) or kubernetes.gpus"
-        raise ConfigError(f"gres is {config.gres!r}, which only slurm knows: {config.class_} asks for GPUs in {others}")
-    several = re.search(r"\bgpu(?::[^:,]+)?:(\d+)\b", config.gres or "")
-    if several and int(several[1]) > 1:
         raise ConfigError(
-            f"gres is {config.gres!r}: a worker uses one GPU; write gpu:1 and raise `workers`, which get one each"
+            f"gres is {config.gres!r}, which only slurm supports, but class is {config.class_}; "
+            f"request GPUs with {others}"
+        )
+    count = re.search(r"\bgpu(?::[^:,]+)?:(\d+)\b", config.gres or "")
+    if count and int(count[1]) > 1:
+        raise ConfigError(
+            f"gres is {config.gres!r}: a worker uses one GPU; write gpu:1 and raise `workers`; each gets one GPU"
         )
 
 
 def _bytes(text: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT](?:i?B)?)?", text)
-    if not found or not float(found[1]):
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT](?:i?B)?)?", text)
+    if not match or not float(match[1]):
         raise ConfigError(f"memory is {text!r}: write a size with its unit, for example 16GB or 16GiB")
-    return int(float(found[1]) * UNITS[found[2] or ""])
+    return int(float(match[1]) * UNITS[match[2] or ""])
 
 
 def _seconds(text: str) -> int:
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", text)
-    if not found:
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", text)
+    if not match:
         raise ConfigError(f"walltime is {text!r}: write HH:MM:SS or D-HH:MM:SS in quotes, for example '08:00:00'")
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds

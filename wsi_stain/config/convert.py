@@ -1,4 +1,4 @@
-"""Settings of a conversion, and the choices that its options offer."""
+"""Settings of a conversion, and the choices of its options."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wsi_stain.errors import ConfigError
 Compression = Literal["jpeg", "deflate"]
 Subsampling = Literal["420", "422", "rgb"]
 Precision = Literal["fp32", "bf16", "fp16"]
-"""Of a generator's arithmetic: float32, bfloat16, float16."""
+"""Numeric precision of a generator: float32, bfloat16, float16."""
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 """`auto` picks the fastest that the device supports."""
 Norm = Literal["tile", "slide"]
@@ -18,14 +18,14 @@ Norm = Literal["tile", "slide"]
 
 @dataclass(frozen=True, slots=True)
 class GridConfig:
-    """How a slide is cut."""
+    """How a slide is divided into tiles and blocks."""
 
     tile: int | None = None
-    """Side of the generator's input in px; the bundle's own by default."""
+    """Side of the generator's input in px; by default that of the bundle."""
     overlap: int | None = None
-    """Pixels shared by neighbouring tiles; the bundle's own by default."""
+    """Overlap of neighbouring tiles in px; by default that of the bundle."""
     block: int = 2048
-    """Side of what one task owns, in px: 512 × a power of two, so that a block's pyramid tiles are its own."""
+    """Side of the block of one task in px: 512 × a power of two, so that no pyramid tile belongs to two blocks."""
 
     def __post_init__(self) -> None:
         factor, rest = divmod(self.block, 512)
@@ -44,15 +44,15 @@ class OutputConfig:
     compression: Compression = "jpeg"
     """`jpeg`, or `deflate` (lossless)."""
     quality: int = 90
-    """JPEG quality, 1–100; 90 is what slide scanners use at most, and invisible on stains."""
+    """JPEG quality, 1–100; 90 is the highest that slide scanners use, and has no visible loss on stains."""
     subsampling: Subsampling = "420"
-    """Chroma of JPEG: `420`, `422`, or `rgb` (archival). YCbCr 4:4:4 opens pink in QuPath and is not offered."""
+    """Chroma of JPEG: `420`, `422`, or `rgb` (archival). YCbCr 4:4:4 opens pink in QuPath and is not supported."""
     compat_openslide: bool = False
-    """Link the first reduced level as a page too, so that OpenSlide sees the pyramid (`--compat openslide`)."""
+    """Also link the first reduced level as a page, so that OpenSlide reads the pyramid (`--compat openslide`)."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.quality <= 100:
-            raise ConfigError(f"output.quality is {self.quality}: it must lie between 1 and 100")
+            raise ConfigError(f"output.quality is {self.quality}: it must be between 1 and 100")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,10 @@ class ConvertConfig:
     grid: GridConfig = field(default_factory=GridConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     batch: int | None = None
-    """Tiles per call of the generator; what suits its device by default, and halved where the device's memory is full.
-    A tile's pixels do not depend on it."""
+    """Tiles per call of the generator; by default suited to its device, and halved if the device memory is too small.
+    The pixels of a tile do not depend on it."""
     cache_mb: int = 256
-    """Memory for generated tiles that the next block needs again, in MiB."""
+    """Memory in MiB for generated tiles that the next block reuses."""
     max_unreadable: float = 0.01
     """Share of the tissue tiles that may be unreadable before the conversion fails."""
     certificate: bool = True

@@ -1,7 +1,7 @@
-"""One strict loader for every YAML file: frozen dataclasses in, and their plain form out.
+"""One strict loader for every YAML file: builds frozen dataclasses and dumps them in plain form.
 
-A YAML file (and `--set key=value`) only says where it differs from the dataclass's defaults, or from the file that its
-key `base` names.
+A YAML file (and `--set key=value`) holds only differences from the defaults of the dataclass, or from the file that
+its key `base` names.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def load(cls: type[T], source: Path | Mapping[str, Any] | None = None, overrides
     """Build the frozen dataclass `cls` from a YAML file or a mapping, then apply `key.sub=value` overrides.
 
     Args:
-        cls: one of the dataclasses of this module (or of another: every field must be annotated).
+        cls: a dataclass with annotated fields.
         source: a YAML file, a mapping, or nothing (the defaults).
         overrides: strings such as `grid.overlap=64`; the value is read as YAML.
 
     Raises:
         ConfigError: an unknown key (with the nearest known one), a value of the wrong type, a missing key,
-            a file that is not there or no YAML mapping.
+            a file that does not exist or is not a YAML mapping.
     """
     where = str(source) if isinstance(source, Path) else cls.__name__
     data = dict(_read_yaml(source) if isinstance(source, Path) else source or {})
@@ -46,7 +46,7 @@ def dump(config: Any) -> dict[str, Any]:
 
 
 def _key(field: dataclasses.Field[Any]) -> str:
-    """A field's key: `class_` is `class`, a word that Python keeps for itself."""
+    """A field's key: `class_` has the key `class`, a reserved word in Python."""
     return field.name.removesuffix("_")
 
 
@@ -68,7 +68,7 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> Mapping[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise ConfigError(f"{path} holds a {type(data).__name__}: a configuration is a mapping of keys to values")
+        raise ConfigError(f"{path} holds a {type(data).__name__}: a configuration must be a mapping of keys to values")
     base = data.pop("base", None)
     if base is None:
         return data
@@ -135,7 +135,7 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
             raise ConfigError(f"{where}: {key} is {value!r}: it must be a section with keys")
         return _build(typing.cast(type, hint), value, where, key + ".")
     if origin is Literal:
-        # YAML reads 420 as a number; the choice is the text.
+        # YAML reads 420 as a number, but the choice is text.
         chosen = next((a for a in args if a == value or str(a) == str(value)), None)
         if chosen is None:
             raise ConfigError(f"{where}: {key} is {value!r}: choose one of {', '.join(map(str, args))}")

@@ -1,4 +1,4 @@
-"""Settings of a model: `bundle.yaml` and the shape of its network."""
+"""Settings of a model: `bundle.yaml` and the architecture of its network."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from wsi_stain.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class GeneratorConfig:
-    """The network of a bundle; `kind` chooses the class, the rest its shape."""
+    """The network of a bundle; `kind` selects the class, the other fields its architecture."""
 
     kind: Literal["ceff", "unet", "identity"] = "ceff"
-    """`ceff` stains; `unet`, a direct regressor, only predicts what is positive (`channels` is its width)."""
+    """`ceff` stains; `unet`, a direct regressor, only predicts positive area (`channels` is its width)."""
     channels: int = 64
     """Width of the first scale; the paper's is 64."""
     blocks: int = 6
@@ -21,21 +21,21 @@ class GeneratorConfig:
     attention: Literal["global", "windowed"] = "windowed"
     """Scope of CoA: the whole crop (the paper's) or windows anchored to the slide."""
     wavelet: bool = True
-    """WTConv in the stem and the residual blocks of VMFE; `false` leaves its plain depthwise convolution (ablation)."""
+    """WTConv in the stem and the residual blocks of VMFE; `false` uses a plain depthwise convolution (ablation)."""
     coa: bool = True
-    """Cross attention to the H&E encoder; `false` leaves it out (ablation)."""
+    """Cross attention to the H&E encoder; `false` omits it (ablation)."""
     alpha: float = 0.2
     """Strength of the attention's residual, α (paper: 0.2)."""
     upsample: Literal["transposed", "resize"] = "transposed"
-    """Decoder: transposed convolutions (the paper's), or nearest-neighbour enlargement and a convolution, which leaves
-    no checkerboard (Odena et al., 2016)."""
+    """Decoder: transposed convolutions (the paper's), or nearest-neighbour upsampling and a convolution, which avoids
+    checkerboards (Odena et al., 2016)."""
     norm: Literal["batch", "instance"] = "batch"
-    """Where normalisation statistics come from: frozen after training, or (`instance`) from the very tile, which draws
-    seams that no blending hides (Buglakova et al., ICCV 2025); `convert` measures those once per slide."""
+    """Source of normalization statistics: frozen after training, or (`instance`) from each tile, which causes seams
+    that blending cannot hide (Buglakova et al., ICCV 2025); `convert` measures the latter once per slide."""
 
     @property
     def multiple(self) -> int:
-        """Px of which tile origins and sides must be multiples: the attention's windows, or three Haar levels."""
+        """Number of px that must divide tile origins and sides: the attention windows, or three Haar levels."""
         if self.kind == "identity":
             return 1
         return 128 if self.kind == "ceff" and self.coa and self.attention == "windowed" else 8
@@ -43,7 +43,7 @@ class GeneratorConfig:
     def __post_init__(self) -> None:
         if self.blocks < 4:
             raise ConfigError(
-                f"generator.blocks is {self.blocks}: the fused scales enter blocks 2, 3 and 4, so at least 4"
+                f"generator.blocks is {self.blocks}: it must be at least 4; the fused scales enter blocks 2, 3 and 4"
             )
         if self.channels < 4 or self.channels % 4:
             raise ConfigError(f"generator.channels is {self.channels}: it must be a positive multiple of 4")
@@ -51,22 +51,22 @@ class GeneratorConfig:
 
 @dataclass(frozen=True, slots=True)
 class BundleInput:
-    """What the generator was trained on."""
+    """The input that the generator was trained on."""
 
     stain: str
     mpp: float | None
-    """µm per px; `None` works at the slide's level 0."""
+    """µm per px; `None` means level 0 of the slide."""
     tile: int = 512
     overlap: int = 128
 
 
 @dataclass(frozen=True, slots=True)
 class BundleOutput:
-    """What the generator makes."""
+    """The output of the generator."""
 
     stain: str
     glass: tuple[int, int, int] = (243, 243, 243)
-    """Colour (R, G, B) of empty slide in this stain."""
+    """Background colour (R, G, B) of this stain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +79,14 @@ class BundleWeights:
 
 @dataclass(frozen=True, slots=True)
 class BundlePromise:
-    """How far a field painted in tiles may be from one pass of the network over it, in grey levels."""
+    """Largest difference between a field stained in tiles and in one pass of the network, in grey levels."""
 
     mean: float
     """Mean difference of all channels."""
     p99: float
     """99th percentile of the differences."""
     max: float
-    """The largest difference: a seam one pixel wide shows only here."""
+    """Largest difference; only this value detects a seam one pixel wide."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.mean <= self.max or not 0 <= self.p99 <= self.max:
@@ -97,7 +97,7 @@ class BundlePromise:
 
 @dataclass(frozen=True, slots=True)
 class BundleConfig:
-    """`bundle.yaml`: what a trained model is."""
+    """`bundle.yaml`: the specification of a trained model."""
 
     name: str
     version: str
@@ -110,4 +110,4 @@ class BundleConfig:
     licence: str = ""
     """SPDX expression for the weights."""
     invariance: BundlePromise | None = None
-    """What `models check` holds the bundle to; `None` promises nothing (identity needs to promise nothing)."""
+    """The promise that `models check` verifies; `None` promises nothing (identity needs no promise)."""

@@ -1,6 +1,6 @@
-"""Settings of a training, both stages in one YAML: `wsi-stain pretrain` and `wsi-stain train` read the same file.
+"""Settings of a training, with both stages in one YAML: `wsi-stain pretrain` and `wsi-stain train` read the same file.
 
-The defaults are the paper's values (CEFF, arXiv 2502.20156) unless a field says otherwise.
+The defaults are the paper's values (CEFF, arXiv 2502.20156) unless a field states otherwise.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ EncoderSource = Literal["pretrained", "tuned", "random", "joint"]
 
 @dataclass(frozen=True, slots=True)
 class LossConfig:
-    """What the generator is trained for."""
+    """Loss of the generator."""
 
     adaptive: bool = True
-    """Weigh the L1 of every patch by what the frozen IHC encoder thinks of it, α + β·cos; `false` weighs it by `l1`."""
+    """Weight the L1 of every patch by its similarity under the frozen IHC encoder, α + β·cos; `false` uses `l1`."""
     alpha: float = 50.0
     """α of the adaptive weight."""
     beta: float = 50.0
     """β of the adaptive weight."""
     patches: int = 2
-    """Patches along a side of the crop: 2 is the paper's 2×2; 1 weighs whole crops of a batch against each other."""
+    """Patches along a side of the crop: 2 is the paper's 2×2; 1 weights whole crops of a batch against each other."""
     rescaled: bool = False
-    """Scale the adaptive weights so that their mean over the run is `l1`: adaptivity without mere down-weighting."""
+    """Scale the adaptive weights so that their mean over the run is `l1`: adaptivity without a lower overall weight."""
     l1: float = 75.0
     """Weight of a fixed L1, and the mean of a rescaled one."""
     l1_levels: int = 1
-    """Scales of L1, each half as large (PyramidPix2Pix, Liu et al. 2022); serial sections profit from several."""
+    """Scales of L1, each half as large (PyramidPix2Pix, Liu et al. 2022); serial sections benefit from several."""
     gan: float = 1.0
     """Weight of the adversarial loss; 0 trains without a discriminator."""
     discriminator_filters: int = 64
     """Channels of the discriminator's first layer."""
     conditional: bool = True
-    """Whether the discriminator sees the H&E too."""
+    """Whether the discriminator also receives the H&E."""
 
     def __post_init__(self) -> None:
         if self.patches < 1 or self.l1_levels < 1:
@@ -48,24 +48,24 @@ class LossConfig:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleConfig:
-    """How long and how fast; progress is counted in images (crops) seen."""
+    """Length and learning rates of the training; progress is counted in images (crops)."""
 
     images: int = 400_000
-    """Crops to train on in all."""
+    """Total number of crops."""
     epochs: float | None = None
     """The same in rounds over the training split; overrides `images`."""
     batch: int = 8
-    """Crops per step; batch normalisation needs at least 8 for honest statistics (the paper has 1)."""
+    """Crops per step; batch normalization needs at least 8 for reliable statistics (the paper has 1)."""
     lr: float = 2e-4
     """Adam's learning rate (β = 0.5, 0.999)."""
     lr_discriminator: float = 2e-4
     decay_from: float = 0.6
     """Share of the images after which the rates fall linearly to 0 (60 of 100 epochs)."""
     freeze_from: float = 0.85
-    """Share of the images after which normalisation statistics are frozen, as at inference; 1: never (paper)."""
+    """Share of the images after which normalization statistics are frozen, as at inference; 1 means never (paper)."""
     frozen_rate: float = 0.1
-    """Factor of the rates once statistics are frozen: batch statistics no longer hold the scale of every layer, and a
-    step that they could bear makes a deep network diverge."""
+    """Factor of the rates after statistics are frozen: batch statistics no longer stabilize the scale of every layer,
+    so steps of the former size make a deep network diverge."""
     ema: float = 0.999
     """Decay per step of the averaged weights that are kept as the result; 0 keeps the last weights (paper)."""
     save_images: int = 2_000
@@ -77,26 +77,27 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, slots=True)
 class EncodersConfig:
-    """Where the two encoders of stage 2 come from."""
+    """Source of the two encoders of stage 2."""
 
     source: EncoderSource = "pretrained"
-    """`pretrained`: frozen, from `file` (paper). `tuned`: from `file`; the H&E encoder's part in the generator learns
-    on, the IHC encoder stays frozen. `random`: frozen as they were drawn (the control that the paper's code ran by
-    accident). `joint`: the H&E encoder begins at random and learns with the generator; leaves no adaptive L1."""
+    """`pretrained`: frozen, from `file` (paper). `tuned`: from `file`; the copy of the H&E encoder in the generator
+    is trained further, the IHC encoder stays frozen. `random`: frozen at their initial weights (the control that the
+    paper's code ran by accident). `joint`: the H&E encoder starts from random weights and is trained with the
+    generator; this excludes adaptive L1."""
     file: Path | None = None
     """encoders.safetensors of `wsi-stain pretrain`; by default that in the run folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class PretrainScheduleConfig:
-    """How long and how fast the encoders are trained."""
+    """Length and learning rate of the encoder training."""
 
     images: int = 400_000
-    """Pairs of crops to train on in all."""
+    """Total number of pairs of crops."""
     epochs: float | None = None
     """The same in rounds over the training split; overrides `images` (the paper has 300)."""
     batch: int = 64
-    """Pairs per step: each is told from the others of its batch."""
+    """Pairs per step; each is contrasted with the others of its batch."""
     lr: float = 2e-4
     """Adam's learning rate (β = 0.5, 0.999)."""
     decay_from: float = 2 / 3
@@ -107,12 +108,14 @@ class PretrainScheduleConfig:
     def __post_init__(self) -> None:
         _check_schedule("pretrain.schedule", self)
         if self.batch < 2:
-            raise ConfigError(f"pretrain.schedule.batch is {self.batch}: a pair is told from others, so at least 2")
+            raise ConfigError(
+                f"pretrain.schedule.batch is {self.batch}: it must be at least 2; pairs are contrasted with each other"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class PretrainConfig:
-    """Stage 1: the encoders of both stains, trained by contrast."""
+    """Stage 1: contrastive training of the encoders of both stains."""
 
     crop: int = 256
     """Side of the crops, px; patches of stage 2 should have about this size."""
@@ -120,20 +123,20 @@ class PretrainConfig:
     temperature: float = 0.07
     """τ of InfoNCE."""
     symmetric: bool = False
-    """Also ask for the H&E given the IHC (CLIP); the paper asks for the IHC given the H&E only."""
+    """Also predict the H&E from the IHC (CLIP); the paper only predicts the IHC from the H&E."""
     exclude: Exclusion = "none"
-    """Negatives to leave out as likely false ones: the crops of the same and touching tiles, or of the same slide."""
+    """Negatives to exclude as probably false: crops of the same and touching tiles, or of the same slide."""
     chunk: int | None = None
-    """Crops per forward pass, for memory: gradients are those of the whole batch (gradient caching)."""
+    """Crops per forward pass, to save memory; gradients are those of the whole batch (gradient caching)."""
     weight_decay: float = 1e-4
     heldout: str = "val"
-    """Split on which the encoders are judged."""
+    """Split on which the encoders are evaluated."""
 
     def __post_init__(self) -> None:
         if self.chunk is not None and (self.chunk < 2 or self.schedule.batch % self.chunk):
             raise ConfigError(
                 f"pretrain.chunk is {self.chunk}: it must divide the batch of {self.schedule.batch} and be at least 2, "
-                "as every chunk has normalisation statistics of its own"
+                "because every chunk has its own normalization statistics"
             )
 
 
@@ -144,13 +147,13 @@ class TrainConfig:
     pairs: Path
     """Folder (or CSV) of paired tiles."""
     run: Path
-    """Folder for checkpoints, log and samples; the same command resumes there."""
+    """Folder for checkpoints, log and samples; the same command resumes from it."""
     input: BundleInput
     output: BundleOutput
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     start: Path | None = None
-    """A bundle, a run folder or a generator.safetensors to start from instead of random weights; its own H&E encoder
-    comes with it, so `encoders.source` is `joint` or `tuned`. The discriminator begins anew."""
+    """A bundle, a run folder or a generator.safetensors to start from instead of random weights; it includes
+    its H&E encoder, so `encoders.source` must be `joint` or `tuned`. The discriminator starts from random weights."""
     encoders: EncodersConfig = field(default_factory=EncodersConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -158,9 +161,9 @@ class TrainConfig:
     crop: int = 512
     """Side of the training crops, px."""
     turns: bool = True
-    """Turn crops by right angles too; the paper flips them only."""
+    """Also rotate crops by right angles; the paper only flips them."""
     stain_jitter: float = 0.0
-    """Stain augmentation of the H&E: largest relative change of each stain's density; 0 is none."""
+    """Stain augmentation of the H&E: largest relative change of each stain's density; 0 disables it."""
     seed: int = 0
     device: str = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -168,20 +171,20 @@ class TrainConfig:
     threads: int | None = None
     """CPU threads of torch; all cores by default."""
     workers: int = 0
-    """Processes that decode and cut crops; 0: the training's own, which is enough where all tiles fit in memory."""
+    """Processes that decode and cut crops; 0 uses the training process, which suffices if all tiles fit in memory."""
 
     def __post_init__(self) -> None:
         multiple = 128 if self.generator.coa and self.generator.attention == "windowed" else 8
         if self.crop < multiple or self.crop % multiple:
-            raise ConfigError(f"crop is {self.crop}: this generator needs a multiple of {multiple} px")
+            raise ConfigError(f"crop is {self.crop}: it must be a multiple of {multiple} px for this generator")
         if self.loss.adaptive and self.crop % self.loss.patches:
             raise ConfigError(
                 f"crop is {self.crop}: it cannot be cut into {self.loss.patches}×{self.loss.patches} patches"
             )
         if self.start is not None and (self.generator.kind != "ceff" or self.encoders.source not in ("joint", "tuned")):
             raise ConfigError(
-                "start brings the H&E encoder of its own generator: set encoders.source=tuned (or joint, without "
-                "adaptive L1); a direct regressor has no start"
+                "start includes the H&E encoder of its generator: set encoders.source=tuned (or joint, without "
+                "adaptive L1); a direct regressor does not support start"
             )
         if self.loss.adaptive and self.generator.kind == "ceff" and self.encoders.source == "joint":
             raise ConfigError(
@@ -196,4 +199,4 @@ def _check_schedule(section: str, schedule: ScheduleConfig | PretrainScheduleCon
         raise ConfigError(f"{section}.epochs is {schedule.epochs}: it must be above 0")
     for name in ("decay_from", "freeze_from", "frozen_rate", "ema"):
         if not 0 <= getattr(schedule, name, 0) <= 1:
-            raise ConfigError(f"{section}.{name} is {getattr(schedule, name)}: it must lie between 0 and 1")
+            raise ConfigError(f"{section}.{name} is {getattr(schedule, name)}: it must be between 0 and 1")

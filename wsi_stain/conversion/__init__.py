@@ -1,1 +1,1 @@
-"""Converting one slide: request, plan, job, blocks, certificate, file, record."""
+"""Conversion of one slide: request, plan, job, blocks, certificate, file, record."""

@@ -1,6 +1,6 @@
-"""Where an output is examined for seams, on which tiles a slide's statistics are measured, and what is found.
+"""Where an output is examined for seams, which tiles give the statistics of a slide, and the seam certificate.
 
-All of it follows from where tiles and tissue lie: neither the blocks nor the encoding nor an interruption change it.
+All three depend only on the positions of tiles and tissue, not on blocks, encoding or interruptions.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from wsi_stain.output.canvas import Canvas
 from wsi_stain.tiling.grid import TileGrid
 
 CALIBRATION = 16
-"""Tiles of tissue on which the statistics of a slide are measured: 4 million px for every channel."""
+"""Number of tissue tiles on which the statistics of a slide are measured: 4 million px per channel."""
 
 Tissue = dict[tuple[int, int], list[Box]]
-"""Tiles with tissue, by the index of the block that they count as."""
+"""Tissue tiles by the index of the block that owns them."""
 
 
 def places(grid: TileGrid, job: Job, tissue: Tissue) -> seams.Places:
-    """Where the output is examined; nowhere without tissue."""
+    """Where the output is examined; empty without tissue."""
     return seams.choose(grid, job.region, _sorted(tissue), _seed(job))
 
 
 def calibration(job: Job, tissue: Tissue) -> tuple[Box, ...]:
-    """The tiles on which the slide's statistics are measured."""
+    """The tiles on which the statistics of the slide are measured."""
     tiles = _sorted(tissue)
     return tuple(Random(_seed(job)).sample(tiles, min(CALIBRATION, len(tiles))))
 
@@ -37,11 +37,11 @@ def calibration(job: Job, tissue: Tissue) -> tuple[Box, ...]:
 def certify(
     canvas: Canvas, job: Job, grid: TileGrid, lines: tuple[seams.Line, ...], promise: BundlePromise | None
 ) -> seams.Certificate:
-    """The seam certificate of a painted canvas: steps are read from it, and what its blocks noted is summed up."""
+    """The seam certificate of a painted canvas, from the steps in it and the comparisons that its blocks recorded."""
     at, origin = seams.shifts(grid), (-job.region.y0, -job.region.x0)
     steps = [seams.steps(canvas.read(line.box.shift(*origin)), line, at) for line in lines]
-    again = [place for notes in canvas.store.notes() for place in notes["again"]]
-    return seams.judge(steps, again, promise=promise, stride=grid.stride)
+    comparisons = [place for notes in canvas.store.notes() for place in notes["again"]]
+    return seams.judge(steps, comparisons, promise=promise, stride=grid.stride)
 
 
 def _sorted(tissue: Tissue) -> list[Box]:

@@ -1,4 +1,4 @@
-"""How fast and how large a conversion will be: two seconds of it, done on the device before it starts."""
+"""Estimates of time and memory of a conversion, from a two-second sample on its device."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ from wsi_stain.output.encoding import TILE_PX, Encoding, pad_tile
 from wsi_stain.slide.slide import Slide, View
 
 SAMPLE_S = 2.0
-"""How long tiles are stained for, after the first batch, which also warms the device up."""
+"""Duration of the sample in s, after the first batch, which warms up the device."""
 BLOCKS = 64
-"""Blocks, spread over the slide, that tiles are taken from."""
+"""Number of blocks, spread over the slide, from which tiles are sampled."""
 HASH_BYTES_PER_S, ASSEMBLE_PX_PER_S = 1e9, 1e9
-"""Every slide is hashed, and its encoded tiles are copied into the file; a disk of today."""
+"""Speed of hashing the slide and of copying its encoded tiles into the file, on a current disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a tile costs."""
+    """Measured cost of a tile."""
 
     device: str
     tiles: int
-    """How many were stained."""
+    """Number of stained tiles."""
     start_s: float
-    """Loading the model and the first batch."""
+    """Time to load the model and to stain the first batch."""
     generate_s: float
-    """Of the device, per tile."""
+    """Time of the device per tile."""
     other_s: float
-    """Of one thread, per tile: reading and encoding."""
+    """Time of one thread per tile, for reading and encoding."""
     base_bytes: int
-    """Memory of this process before: Python and libraries."""
+    """Memory of this process before the sample: Python and libraries."""
     model_bytes: int
     """Memory that the model and a batch of tiles add."""
 
 
-def sample(made: Plan, seconds: float = SAMPLE_S) -> Sample | None:
-    """Stain a few tissue tiles of a plan's slide, and keep nothing; None where it has none.
+def sample(plan: Plan, seconds: float = SAMPLE_S) -> Sample | None:
+    """Stain a few tissue tiles of the planned slide and discard them; None without tissue.
 
     Raises:
-        DeviceError: the device is not there, or too small for one tile.
+        DeviceError: the device is missing, or its memory is too small for one tile.
     """
-    job, start, before = made.job, time.perf_counter(), _memory()
+    job, start, before = plan.job, time.perf_counter(), _memory()
     generator = Bundle.open(job.model).generator(job.device, precision=job.precision)
     with Slide.open(job.slide, mpp=job.slide_mpp) as slide:
         view = slide.at(job.view_mpp, allow_upsampling=job.allow_upsampling)
-        tiles = list(_tissue(made, view))
+        tiles = list(_tissue(plan, view))
         batch = job.batch or generator.batch
         batches = [tiles[i : i + batch] for i in range(0, len(tiles), batch)]
-        warm = next((found for boxes in batches if len(found := _read(view, boxes))), None)
+        warm = next((pixels for boxes in batches if len(pixels := _read(view, boxes))), None)
         if warm is None:
             return None
         generator(warm)
@@ -69,7 +69,7 @@ def sample(made: Plan, seconds: float = SAMPLE_S) -> Sample | None:
             read = time.perf_counter()
             outputs = generator(inputs) if len(inputs) else inputs
             generated = time.perf_counter()
-            _encode(made, outputs)
+            _encode(plan, outputs)
             end = time.perf_counter()
             done, generate = done + len(inputs), generate + generated - read
             other += read - begin + end - generated
@@ -80,53 +80,53 @@ def sample(made: Plan, seconds: float = SAMPLE_S) -> Sample | None:
     return Sample(device, done, started - start, generate / each, other / each, before, max(0, _memory() - before))
 
 
-def seconds(made: Plan, of: Sample | None, threads: int | None = None) -> float:
-    """How long the conversion will take: the device or the threads, whichever is busy longer, and what comes before.
+def seconds(plan: Plan, of: Sample | None, threads: int | None = None) -> float:
+    """Duration of the conversion in s: the slower of device and threads, plus loading and copying.
 
     Args:
-        made: the plan.
-        of: a sample of a slide of the same model on the same device.
-        threads: that read and encode; those of the plan by default.
+        plan: what will be converted.
+        of: a sample of the same model on the same device.
+        threads: number of threads that read and encode; by default that of the plan.
     """
-    if made.is_done:
+    if plan.is_done:
         return 0.0
-    asked = made.request.workers if threads is None else threads
-    threads = min(MOST_THREADS, processors()) if asked is None else max(1, asked)
-    copying = made.fingerprint["source_bytes"] / HASH_BYTES_PER_S + made.job.region.area / ASSEMBLE_PX_PER_S
+    requested = plan.request.workers if threads is None else threads
+    threads = min(MOST_THREADS, processors()) if requested is None else max(1, requested)
+    copying = plan.fingerprint["source_bytes"] / HASH_BYTES_PER_S + plan.job.region.area / ASSEMBLE_PX_PER_S
     if of is None:
         return copying
-    return copying + of.start_s + made.tissue_tiles_todo * max(of.generate_s, of.other_s / threads)
+    return copying + of.start_s + plan.tissue_tiles_todo * max(of.generate_s, of.other_s / threads)
 
 
-def memory_bytes(made: Plan, of: Sample | None) -> int:
-    """The most memory that the process will hold: what Python and libraries take, the model, and the blocks in work."""
-    return made.memory_bytes + (_memory() if of is None else of.base_bytes + of.model_bytes)
+def memory_bytes(plan: Plan, of: Sample | None) -> int:
+    """Peak memory of the process in bytes: Python and libraries, the model, and the blocks in work."""
+    return plan.memory_bytes + (_memory() if of is None else of.base_bytes + of.model_bytes)
 
 
-def _tissue(made: Plan, view: View) -> Iterator[Box]:
-    """Tiles with tissue of blocks that are spread over what is to be done."""
-    image, blocks = Box.of(view.size), made.todo or made.blocks
+def _tissue(plan: Plan, view: View) -> Iterator[Box]:
+    """Tissue tiles of blocks that are spread over the remaining work."""
+    image, blocks = Box.of(view.size), plan.todo or plan.blocks
     for block in blocks[:: max(1, len(blocks) // BLOCKS)]:
         for tile in block.tiles:
-            if made.job.owns(block, tile) and made.mask.touches(tile & image, view.scale):
+            if plan.job.owns(block, tile) and plan.mask.touches(tile & image, view.scale):
                 yield tile
 
 
 def _read(view: View, boxes: list[Box]) -> np.ndarray:
-    """Those that can be read: uint8 (N, h, w, 3)."""
-    found = []
+    """The readable tiles: uint8 (N, h, w, 3)."""
+    tiles = []
     for box in boxes:
         try:
-            found.append(view.read(box))
+            tiles.append(view.read(box))
         except UnreadableRegion:
             continue
-    return np.stack(found) if found else np.empty((0, 0, 0, 3), np.uint8)
+    return np.stack(tiles) if tiles else np.empty((0, 0, 0, 3), np.uint8)
 
 
-def _encode(made: Plan, tiles: np.ndarray) -> None:
-    """As many pixels as these tiles add to the output, at level 0."""
-    encoding = Encoding.of(made.job.canvas.encoding)
-    stride = made.job.tile - made.job.overlap
+def _encode(plan: Plan, tiles: np.ndarray) -> None:
+    """Encode as many pixels as these tiles add to the output at level 0."""
+    encoding = Encoding.of(plan.job.canvas.encoding)
+    stride = plan.job.tile - plan.job.overlap
     for tile in tiles:
         kept = tile[:stride, :stride]
         for y in range(0, kept.shape[0], TILE_PX):

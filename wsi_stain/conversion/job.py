@@ -1,4 +1,4 @@
-"""What travels between the coordinator and its workers: the job, its tissue mask, and what became of a block."""
+"""Data exchanged between the coordinator and its workers: the job, its tissue mask, and the report of a block."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ CANVASES: dict[Kind, type[TileSpool] | type[ZarrCanvas]] = {"tiff": TileSpool, "
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Everything a worker needs to paint blocks of one conversion; small, hashable, picklable."""
+    """All data that a worker needs to paint blocks of one conversion; small, hashable, picklable."""
 
     slide: Path
     slide_mpp: float | None
-    """µm per px of the slide's level 0, where the user says so."""
+    """µm per px of level 0 of the slide, if the user passed it."""
     view_mpp: float | None
-    """µm per px at which the generator works; None is level 0."""
+    """µm per px at which the generator works; None means level 0."""
     allow_upsampling: bool
     model: str
     """Name or folder of the bundle."""
@@ -41,22 +41,22 @@ class Job:
     tile: int
     overlap: int
     region: Box
-    """What is converted, in the view's px; the canvas's origin is its first pixel."""
+    """The converted region in the view's px; its first pixel is the origin of the canvas."""
     batch: int | None
-    """Tiles per call of the generator; None is what suits its device."""
+    """Tiles per call of the generator; None uses the default of its device."""
     cache_mb: int
     canvas: CanvasSpec
     kind: Kind
     mask: Path | None
-    """File of `save_mask`; None takes every tile for tissue."""
+    """File of `save_mask`; None treats every tile as tissue."""
     again: tuple[Place, ...] = ()
-    """Tiles that are stained again off the grid, for the seam certificate."""
+    """Tiles off the grid that are stained a second time for the seam certificate."""
     calibration: tuple[Box, ...] = ()
-    """Tiles on which the statistics of a slide are measured; empty where the network has its own."""
+    """Tiles on which the statistics of the slide are measured; empty if the network has frozen statistics."""
 
     @property
     def statistics(self) -> Path | None:
-        """Where the statistics of the slide lie, for all workers and for a resumed run alike."""
+        """File with the statistics of the slide, used by all workers and by a resumed run."""
         return self.canvas.spool / "norm.safetensors" if self.calibration else None
 
     def open_canvas(self) -> Canvas:
@@ -64,7 +64,7 @@ class Job:
         return CANVASES[self.kind](self.canvas)
 
     def owns(self, block: Block, tile: Box) -> bool:
-        """Whether the tile counts as this block's: each tile is counted once, where its first pixel lies."""
+        """Whether the block owns the tile: each tile belongs to the block that contains its first pixel."""
         y, x = max(tile.y0, self.region.y0), max(tile.x0, self.region.x0)
         return block.write.y0 <= y < block.write.y1 and block.write.x0 <= x < block.write.x1
 
@@ -78,17 +78,17 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class BlockReport:
-    """What became of a block; tiles are counted once over all blocks."""
+    """Report of a painted block; each tile is counted once over all blocks."""
 
     index: tuple[int, int]
     tiles: int
     tissue: int
     generated: int
-    """Tiles that the generator made for this block, repeats included."""
+    """Tiles that the generator stained for this block, including repeats."""
     unreadable: tuple[Box, ...]
-    """Tiles that could not be read and became glass; a tile of two blocks is told by both."""
+    """Tiles that could not be read and were filled with background; both blocks of a shared tile report it."""
     again: int
-    """Tiles stained again for the seam certificate."""
+    """Tiles stained a second time for the seam certificate."""
     seconds: dict[str, float] = field(hash=False)
     """Time in the stages read, wait (for the device), generate, blend, certify and write."""
     where: Where = field(default_factory=Where.here)
@@ -96,11 +96,11 @@ class BlockReport:
 
 
 def save_mask(mask: TissueMask, file: Any) -> None:
-    """Write a mask for the workers to `file` (open for writing)."""
+    """Write a mask for the workers to `file`, a binary file open for writing."""
     np.savez_compressed(file, array=mask.array, scale=np.array([mask.scale.numerator, mask.scale.denominator]))
 
 
 def load_mask(path: Path) -> TissueMask:
-    """Read what `save_mask` wrote."""
+    """Read a mask written by `save_mask`."""
     with np.load(path) as content:
         return TissueMask(content["array"], Fraction(*content["scale"].tolist()))

@@ -1,7 +1,7 @@
-"""What a worker does with one block: read, generate, blend, paint.
+"""The work on one block: read, generate, blend, paint.
 
-A worker gets a small `Job` and a `Block`. What is slow to open (slide, generator, canvas) is opened once per process
-and job, and shared by its threads; one lock guards the device.
+A worker receives a small `Job` and a `Block`. Slide, generator and canvas are slow to open, so each process opens them
+once per job and shares them among its threads; one lock guards the device.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ log = logging.getLogger(__name__)
 
 
 def stain_block(job: Job, block: Block) -> BlockReport:
-    """Paint one block; what a task runs."""
+    """Paint one block; the function of a task."""
     return painter(job).paint(block)
 
 
 def measure_statistics(job: Job) -> None:
-    """Measure the normalisation statistics of the job's slide and keep them; what a task runs before all blocks.
+    """Measure and store the normalization statistics of the slide; the function of the task before all blocks.
 
     Raises:
         SlideError: none of the tiles can be read.
     """
-    assert job.statistics, "only a network with statistics per tile needs a slide's"
+    assert job.statistics, "only a network with per-tile statistics needs those of a slide"
     with Slide.open(job.slide, mpp=job.slide_mpp) as slide:
         view, tiles = slide.at(job.view_mpp, allow_upsampling=job.allow_upsampling), []
         for box in job.calibration:
@@ -50,7 +50,7 @@ def measure_statistics(job: Job) -> None:
                 tiles.append(view.read(box))
     if not tiles:
         raise SlideError(
-            f"{job.slide} is damaged: none of the {len(job.calibration)} tiles for its statistics can be read: copy "
+            f"{job.slide} is damaged: none of the {len(job.calibration)} tiles for its statistics can be read; copy "
             "the slide again from its source"
         )
     job.open_canvas().store.write(job.statistics.name, Bundle.open(job.model).measure_statistics(tiles, job.device))
@@ -60,9 +60,9 @@ class Painter:
     """Paints blocks of one job; shared by the threads of a process."""
 
     def __init__(self, job: Job) -> None:
-        # Blocks run side by side, and the codecs use one thread each; a pool inside every resize would only add threads
-        # that wait for each other. torch keeps all processors: the network is 98 % of a conversion on a CPU, and to
-        # set one of two cores aside for the rest would nearly double its time. BLAS has no part in any of this.
+        # Blocks run in parallel, and each codec uses one thread; a thread pool in every resize would only add threads
+        # that wait for each other. torch keeps all processors: the network takes 98 % of a conversion on a CPU, and
+        # reserving one of two cores for other work would nearly double its time. BLAS is not used here.
         cv2.setNumThreads(1)
         bundle = Bundle.open(job.model)
         self.job = job
@@ -75,7 +75,7 @@ class Painter:
         self.device = str(getattr(self._generator, "device", job.device))
         TileGrid(
             self._view.size, job.tile, job.overlap, self._generator.multiple
-        )  # refuses what does not fit the model
+        )  # raises if the grid does not fit the model
         self._window = window(job.tile, job.overlap)
         self._glass = np.full((job.tile, job.tile, 3), job.canvas.glass, np.uint8)
         self._cache = TileCache(job.cache_mb << 20)
@@ -84,7 +84,7 @@ class Painter:
         self._is_closed = False
 
     def close(self) -> None:
-        """Close the slide; the generator goes with the painter. Blocks that are not generated yet end unpainted."""
+        """Close the slide; the generator is freed with the painter. Blocks not generated yet stay unpainted."""
         self._is_closed = True
         self._slide.close()
 
@@ -96,33 +96,35 @@ class Painter:
         """Read, generate, blend and paint one block."""
         clock = Clock()
         tissue = [tile for tile in block.tiles if self.is_tissue(tile)]
-        pixels, unreadable, generated, again = None, (), 0, []
+        pixels, unreadable, generated, comparisons = None, (), 0, []
         if tissue:
             with clock("read"):
                 inputs = self._read(tissue, block)
             unreadable = tuple(tile for tile in tissue if tile not in inputs)
             outputs, generated = self._generate(inputs, clock)
-            del inputs  # as large as the block, and blending takes as much again
+            del inputs  # as large as the block; blending needs the same amount again
             with clock("blend"):
                 pixels = self._blend(block, outputs)
-            again = list(self._stain_again(block, pixels, unreadable, clock))
+            comparisons = list(self._stain_again(block, pixels, unreadable, clock))
         owned = [tile for tile in block.tiles if self.job.owns(block, tile)]
         tissue_owned = len(set(owned).intersection(tissue))
         notes = {
             "tiles": len(owned),
             "tissue": tissue_owned,
             "unreadable": [list(box) for box in unreadable],
-            "again": again,
+            "again": comparisons,
         }
         with clock("write"):
             self._canvas.put(block, pixels, notes)
             self._clear_shelf(tissue)
-        return BlockReport(block.index, len(owned), tissue_owned, generated, unreadable, len(again), clock.seconds)
+        return BlockReport(
+            block.index, len(owned), tissue_owned, generated, unreadable, len(comparisons), clock.seconds
+        )
 
     def _stain_again(
         self, block: Block, pixels: np.ndarray, unreadable: tuple[Box, ...], clock: Clock
     ) -> Iterator[dict[str, list[int]]]:
-        """For the seam certificate: the block's places, stained as part of a tile off the grid, against its pixels."""
+        """For the seam certificate: stain places of the block in tiles off the grid, and compare both results."""
         for place in self.job.again:
             at = place.compare
             if not block.write.contains(at) or any((tile & at).area for tile in unreadable):
@@ -137,14 +139,14 @@ class Painter:
             with clock("certify"):
                 painted = pixels[at.shift(-block.write.y0, -block.write.x0).slices()]
                 stained = other[at.shift(-place.tile.y0, -place.tile.x0).slices()]
-                found = compare(painted, stained, self.job.canvas.glass)
-            yield found
+                comparison = compare(painted, stained, self.job.canvas.glass)
+            yield comparison
 
     def _read(self, tiles: list[Box], block: Block) -> dict[Box, np.ndarray]:
-        """The pixels of the tiles, without those that cannot be read.
+        """The pixels of the readable tiles.
 
-        In one read where nothing but these tiles lies in the box around them; else tile by tile, so that a tile without
-        tissue is never read.
+        They are read at once if the box around them contains no other tile; otherwise one by one, so that tiles without
+        tissue are never read.
         """
         around = tiles[0]
         for tile in tiles[1:]:
@@ -162,17 +164,17 @@ class Painter:
             try:
                 yield tile, self._view.read(tile)
             except UnreadableRegion as err:
-                log.warning("%s; it becomes glass", err)
+                log.warning("%s; it is filled with background", err)
 
     def _generate(self, inputs: dict[Box, np.ndarray], clock: Clock) -> tuple[dict[Box, np.ndarray], int]:
-        """The generator's output for every tile, and how many were made for this block and not taken from the cache.
+        """The generator's output for every tile, and the number of tiles that did not come from the cache.
 
-        The device is held for the whole block. Were it given away after every batch, the threads would finish their
-        blocks at the same time, and all read and write at the same time while the device waits.
+        The device is held for the whole block. If it were released after every batch, all threads would finish their
+        blocks at the same time, then read and write at the same time while the device waits.
         """
-        outputs, made = {}, 0
+        outputs, count = {}, 0
         with clock.holding(_device, "generate"):
-            # Looked up while holding the device: what another thread just made is there, and nobody makes it twice.
+            # Look up while holding the device: tiles that another thread just stained are then not stained twice.
             waiting = []
             for tile in inputs:
                 known = self._cache.take(tile)
@@ -184,66 +186,71 @@ class Painter:
                     outputs[tile] = known
             while waiting:
                 if self._is_closed:
-                    raise CancelledError("the conversion has ended: nobody waits for this block")
+                    raise CancelledError("the conversion has ended; this block is no longer needed")
                 batch, waiting = waiting[: self._batch], waiting[self._batch :]
                 start = time.perf_counter()
                 results = self._run(np.stack([inputs[tile] for tile in batch]))
                 self._is_slow = time.perf_counter() - start > SLOW_S * len(batch)
-                made += len(batch)
+                count += len(batch)
                 for tile, pixels in zip(batch, results, strict=True):
                     outputs[tile] = pixels
                     self._keep(tile, pixels)
-        return outputs, made
+        return outputs, count
 
     def _keep(self, tile: Box, pixels: np.ndarray) -> None:
-        """In memory for this process's other blocks; on disk, where it is worth it, in case that the run is killed."""
+        """Keep a tile in memory for other blocks of this process and, on slow devices, on disk for a resumed run."""
         if (uses := len(self.job.blocks_of(tile))) > 1:
             self._cache.keep(tile, pixels.copy(), uses - 1)  # a copy: a view would hold the whole batch
         if self._is_slow:
             self._shelf.put(tile, pixels)
 
     def _clear_shelf(self, tiles: list[Box]) -> None:
-        """Throw away the tiles that no other block waits for; what is forgotten goes with the canvas's folder."""
+        """Delete stored tiles that no other block needs; any others are deleted with the canvas folder."""
         if self._is_slow:
             is_painted = self._canvas.store.exists
             self._shelf.clear(tile for tile in tiles if all(map(is_painted, self.job.blocks_of(tile))))
 
     def _blend(self, block: Block, outputs: dict[Box, np.ndarray]) -> np.ndarray:
-        """The block's pixels; tiles that were not generated are glass."""
+        """The block's pixels; tiles that were not generated are background."""
         blender = Blender(block.write, self._window)
         for tile in block.tiles:
             blender.add(tile, outputs.get(tile, self._glass))
         return blender.result()
 
     def _run(self, tiles: np.ndarray) -> np.ndarray:
-        """The generator's output; the batch is halved, now and from now on, where the device's memory is too small."""
+        """The generator's output; if device memory is too small, the batch is halved for this and all later calls."""
         try:
             return self._generator(tiles)
         except (RuntimeError, MemoryError) as err:
-            # torch.OutOfMemoryError is a RuntimeError; torch itself is not known here.
+            # torch.OutOfMemoryError is a RuntimeError; torch is not imported here.
             if not isinstance(err, MemoryError) and "out of memory" not in str(err).lower():
                 raise
             if len(tiles) == 1:
                 raise DeviceError(
-                    f"the memory of {self.device} is too small for one tile of {self.job.tile} px: "
+                    f"the memory of {self.device} is too small for one tile of {self.job.tile} px; "
                     "use another device (--device cpu) or a smaller tile (--set grid.tile=256)"
                 ) from err
         half = -(-len(tiles) // 2)
         self._batch = min(self._batch, half)
-        log.warning("the memory of %s is full with %d tiles: going on with %d at a time", self.device, len(tiles), half)
+        log.warning(
+            "the memory of %s is too small for a batch of %d tiles; continuing with %d tiles per batch",
+            self.device,
+            len(tiles),
+            half,
+        )
         return np.concatenate([self._run(tiles[:half]), self._run(tiles[half:])])
 
 
 _painters: dict[Job, Painter] = {}
 _opening = threading.Lock()
 _device = threading.Lock()
-"""Held by the one thread that generates: a device that two feed at once is no faster and may run out of memory."""
+"""Held by the thread that generates: two threads on one device are not faster and may exhaust its memory."""
 
 
 def painter(job: Job) -> Painter:
-    """This process's painter of the job, opened by the first who asks.
+    """The painter of the job in this process, opened at the first call.
 
-    A cluster's workers outlive a job: all but the last two painters are forgotten, and go when their blocks are done.
+    Cluster workers outlive a job: only the last two painters are kept, and older ones are freed after their blocks.
     """
     with _opening:
         if job not in _painters:
@@ -254,8 +261,8 @@ def painter(job: Job) -> Painter:
 
 
 def release(job: Job) -> None:
-    """Close this process's painter of the job."""
+    """Close the painter of the job in this process."""
     with _opening:
-        found = _painters.pop(job, None)
-    if found is not None:
-        found.close()
+        closing = _painters.pop(job, None)
+    if closing is not None:
+        closing.close()

@@ -1,4 +1,4 @@
-"""What a conversion will do, before it does it: sizes, tiles, blocks, disk, and whether it may write there at all."""
+"""The plan of a conversion: sizes, tiles, blocks, disk and memory, and whether the output can be written."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ ENDINGS: dict[str, Kind] = {".ome.tiff": "tiff", ".ome.tif": "tiff", ".ome.zarr"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What `convert` will do; made without writing anything."""
+    """What `convert` will do; planning writes nothing."""
 
     request: ConvertRequest
     job: Job
     fingerprint: dict[str, Any]
-    """Everything that can change the output's bytes; a run resumes only with the same."""
+    """Everything that can change the output's bytes; a run resumes only with an equal fingerprint."""
     mask: TissueMask
     stain: str
     promise: BundlePromise | None
-    """How far the bundle's tiles may be from one pass."""
+    """Largest difference of tiles from one pass that the bundle promises."""
     lines: tuple[seams.Line, ...]
-    """Where the output is examined for steps; the job knows where it is stained again."""
+    """Lines at which the output is examined for steps; `job.again` holds the tiles to stain a second time."""
     certificate: seams.Certificate | None
-    """What can be certified without looking."""
+    """The certificate, if it needs no measurement."""
     magnification: float | None
     view_size: Size
     """The whole slide at the model's scale, in px."""
@@ -55,12 +55,12 @@ class Plan:
     blocks: tuple[Block, ...]
     todo: tuple[Block, ...]
     is_done: bool
-    """Whether the finished output of the same settings is there already."""
+    """Whether the finished output of the same settings already exists."""
     disk_bytes: int
-    """Estimate of what is still to be written, an upper bound for usual slides."""
+    """Estimate of the bytes still to be written, an upper bound for usual slides."""
     disk_free_bytes: int
     memory_bytes: int
-    """Estimate of what the blocks in work take, the model's own memory apart."""
+    """Estimate of the memory of the blocks in work, without the model."""
 
     @property
     def output(self) -> Path:
@@ -69,7 +69,7 @@ class Plan:
 
     @property
     def mask_path(self) -> Path | None:
-        """Where the tissue mask is written beside the output; None without a mask, or over the user's own file."""
+        """Path of the tissue mask next to the output; None without a mask, or if it would overwrite the user's file."""
         if self.request.mask == "none":
             return None
         path = self.output.with_name(self.output.name[: -len(_ending(self.output))] + ".tissue.geojson")
@@ -80,11 +80,11 @@ def plan(request: ConvertRequest, *, source: tuple[str, int] | None = None) -> P
     """Work out what `convert(request)` will do.
 
     Args:
-        request: what the user asks for.
-        source: SHA-256 and bytes of the slide where they are known; hashing a gigapixel takes seconds.
+        request: the request.
+        source: SHA-256 and bytes of the slide, if known; hashing a gigapixel takes seconds.
 
     Raises:
-        WsiStainError: a sentence on what is wrong with the slide, the model, the mask, the region or the output.
+        WsiStainError: the slide, the model, the mask, the region or the output cannot be used.
     """
     bundle = Bundle.open(request.model)
     precision = provenance.precision(request, bundle)
@@ -103,8 +103,8 @@ def plan(request: ConvertRequest, *, source: tuple[str, int] | None = None) -> P
     blocks = tuple(grid.blocks(request.config.grid.block, region))
     done = provenance.is_done(job.canvas, print_, restart=request.restart)
     tissue = _tissue_of(job, mask, view, blocks)
-    looked = places(grid, job, {} if bundle.is_pointwise or not request.config.certificate else tissue)
-    job = replace(job, again=looked.again, calibration=calibration(job, tissue) if print_["norm"] == "slide" else ())
+    sites = places(grid, job, {} if bundle.is_pointwise or not request.config.certificate else tissue)
+    job = replace(job, again=sites.again, calibration=calibration(job, tissue) if print_["norm"] == "slide" else ())
     todo = () if done else _todo(job, blocks, print_, restart=request.restart)
     left = sum(len(tissue[block.index]) for block in todo)
     return Plan(
@@ -114,7 +114,7 @@ def plan(request: ConvertRequest, *, source: tuple[str, int] | None = None) -> P
         mask,
         bundle.stain,
         bundle.promise,
-        looked.lines,
+        sites.lines,
         seams.POINTWISE if bundle.is_pointwise else None,
         magnification,
         view.size,
@@ -131,7 +131,7 @@ def plan(request: ConvertRequest, *, source: tuple[str, int] | None = None) -> P
 
 
 def _tissue_of(job: Job, mask: TissueMask, view: View, blocks: tuple[Block, ...]) -> Tissue:
-    """Tiles with tissue that count as each block's own; a tile counts once."""
+    """The tissue tiles that each block owns; a tile has one owner."""
     image = Box.of(view.size)
     return {
         block.index: [tile for tile in block.tiles if job.owns(block, tile) and mask.touches(tile & image, view.scale)]
@@ -139,30 +139,34 @@ def _tissue_of(job: Job, mask: TissueMask, view: View, blocks: tuple[Block, ...]
     }
 
 
-def check_room(made: Plan) -> None:
-    """Refuse a plan that cannot fit.
+def check_room(conversion_plan: Plan) -> None:
+    """Check that disk and memory suffice for a plan.
 
     Raises:
-        NoRoom: the disk or the memory is too small; both numbers are in the sentence.
+        NoRoom: the disk or the memory is too small; the message gives both numbers.
     """
-    if made.disk_bytes > made.disk_free_bytes:
+    if conversion_plan.disk_bytes > conversion_plan.disk_free_bytes:
         raise NoRoom(
-            f"{made.output} needs about {gib(made.disk_bytes)} until it is finished and its disk has "
-            f"{gib(made.disk_free_bytes)} free: make room, or write elsewhere with -o"
+            f"{conversion_plan.output} needs about {gib(conversion_plan.disk_bytes)} until it is finished, but "
+            f"its disk has only {gib(conversion_plan.disk_free_bytes)} free; "
+            "free some space, or choose another output with -o"
         )
     free = psutil.virtual_memory().available
-    if made.memory_bytes > free:
+    if conversion_plan.memory_bytes > free:
         raise NoRoom(
-            f"this needs about {gib(made.memory_bytes)} of memory besides the model and {gib(free)} are free: "
-            "use fewer --workers or smaller blocks (--set grid.block=1024)"
+            f"the conversion needs about {gib(conversion_plan.memory_bytes)} of memory in addition to the model, "
+            f"but only {gib(free)} are free; use fewer --workers or smaller blocks (--set grid.block=1024)"
         )
 
 
 def _ending(output: Path) -> str:
-    found = next((ending for ending in ENDINGS if output.name.lower().endswith(ending)), None)
-    if found is None or len(output.name) == len(found):
-        raise OutputError(f"the output is {str(output)!r}: its name must end in .ome.tiff, .ome.tif or .ome.zarr")
-    return found
+    match = next((ending for ending in ENDINGS if output.name.lower().endswith(ending)), None)
+    if match is None or len(output.name) == len(match):
+        raise OutputError(
+            f"the output is {str(output)!r}: its name must end in .ome.tiff, .ome.tif or .ome.zarr; "
+            "choose another name with -o"
+        )
+    return match
 
 
 def _mask(request: ConvertRequest, slide: Slide) -> TissueMask:
@@ -172,23 +176,23 @@ def _mask(request: ConvertRequest, slide: Slide) -> TissueMask:
 
 
 def _region(request: ConvertRequest, view: View, slide_size: Size) -> Box:
-    """The part to convert, in the view's px, rounded outwards."""
+    """The box to convert in the view's px, rounded outwards."""
     if request.region is None:
         return Box.of(view.size)
     x, y, w, h = request.region
-    asked = Box.at(y, x, Size(h, w))
-    if w < 1 or h < 1 or not Box.of(slide_size).contains(asked):
+    box = Box.at(y, x, Size(h, w))
+    if w < 1 or h < 1 or not Box.of(slide_size).contains(box):
         raise SlideError(
-            f"the region {x},{y},{w},{h} (x, y, width, height) does not lie inside the slide, which is "
-            f"{slide_size.w} × {slide_size.h} px at level 0"
+            f"the region {x},{y},{w},{h} (x, y, width, height) is not inside the slide, which is "
+            f"{slide_size.w} × {slide_size.h} px at level 0; pass another --region"
         )
     scale = Fraction(view.scale)
-    low = (math.floor(asked.y0 / scale), math.floor(asked.x0 / scale))
-    return Box(*low, math.ceil(asked.y1 / scale), math.ceil(asked.x1 / scale)) & Box.of(view.size)
+    low = (math.floor(box.y0 / scale), math.floor(box.x0 / scale))
+    return Box(*low, math.ceil(box.y1 / scale), math.ceil(box.x1 / scale)) & Box.of(view.size)
 
 
 def _magnification(slide: Slide, view: View) -> float | None:
-    """What viewers show: the slide's own, scaled, unless it contradicts µm/px (10× is 1 µm/px)."""
+    """Magnification for viewers: that of the slide, scaled, unless it contradicts µm/px (10× is 1 µm/px)."""
     own = None if slide.magnification is None else float(slide.magnification / view.scale)
     if view.mpp is None:
         return own
@@ -205,8 +209,8 @@ def _job(request: ConvertRequest, bundle: Bundle, view: View, region: Box, print
     kind = ENDINGS[_ending(output)]
     if output.exists() and output.is_dir() != (kind == "zarr"):
         raise OutputError(
-            f"{output} is a {'folder' if output.is_dir() else 'file'} and the output would be a "
-            f"{'folder' if kind == 'zarr' else 'file'}: choose another name with -o, or remove it first"
+            f"{output} is a {'folder' if output.is_dir() else 'file'}, but the output would be a "
+            f"{'folder' if kind == 'zarr' else 'file'}; choose another name with -o, or remove it first"
         )
     config = request.config
     canvas = CanvasSpec(
@@ -238,7 +242,7 @@ def _job(request: ConvertRequest, bundle: Bundle, view: View, region: Box, print
 
 
 def _shared(request: ConvertRequest, path: Path) -> Path:
-    """The path as workers find it: those of a cluster have a working directory of their own."""
+    """The path as workers see it: cluster workers have another working directory, so they need an absolute path."""
     return path if request.scheduler is None else path.absolute()
 
 

@@ -1,4 +1,4 @@
-"""Everything that can change a byte of an output: what a resumed run must share, and what the output says of itself."""
+"""The fingerprint of a run, which a resumed run must match, and the provenance that an output records."""
 
 from __future__ import annotations
 
@@ -51,34 +51,33 @@ def fingerprint(
 
 
 def precision(request: ConvertRequest, bundle: Bundle) -> Precision:
-    """What `auto` means where the tiles are stained; known before anything is written, since it changes the pixels."""
+    """The precision that `auto` selects on the staining devices; fixed before writing, since it changes the pixels."""
     if request.scheduler is None:
         return bundle.precision(request.device, request.precision)
     if request.precision != "auto":
-        return request.precision  # the workers' devices count, not this machine's
-    found = sorted(set(ask(request.scheduler, partial(bundle.precision, request.device, "auto"))))
-    if len(found) > 1:
+        return request.precision  # the devices of the workers matter, not those of this machine
+    choices = sorted(set(ask(request.scheduler, partial(bundle.precision, request.device, "auto"))))
+    if len(choices) > 1:
         raise ConfigError(
-            f"the workers of {request.scheduler} are fastest in different precisions ({', '.join(found)}), and pixels "
-            f"would depend on who made them: choose one for all, for example --precision {found[-1]}"
+            f"the workers of {request.scheduler} are fastest in different precisions ({', '.join(choices)}), so the "
+            f"pixels would depend on the worker; choose one for all, for example --precision {choices[-1]}"
         )
-    return found[0]
+    return choices[0]
 
 
 def _norm(request: ConvertRequest, bundle: Bundle) -> str:
-    """Where the network's normalisation statistics come from: training, the slide, or each tile."""
+    """Source of the network's normalization statistics: training, the slide, or each tile."""
     if bundle.has_tile_statistics:
         return request.norm or "slide"
     if request.norm is not None:
         raise ConfigError(
-            f"--norm is {request.norm}, but the statistics of {bundle.name} were frozen in training and need no "
-            "choice: leave --norm out"
+            f"--norm is {request.norm}, but the statistics of {bundle.name} were frozen in training; omit --norm"
         )
     return "frozen"
 
 
 def _source(slide: Path) -> tuple[str, int]:
-    """SHA-256 and bytes of the slide's file; of a DICOM folder, of all its instances one after the other."""
+    """SHA-256 and bytes of the slide's file; for a DICOM folder, of all its instances in order of name."""
     total, size = hashlib.sha256(), 0
     for path in sorted(slide.glob("*.dcm")) if slide.is_dir() else [slide]:
         with path.open("rb") as file:
@@ -88,7 +87,7 @@ def _source(slide: Path) -> tuple[str, int]:
 
 
 def provenance(print_: Mapping[str, Any], stain: str) -> dict[str, str]:
-    """What an output says about how it was made: a whitelist, nothing from the slide's own texts."""
+    """The provenance that an output records: a whitelist without texts from the slide."""
     keys = (
         "source_sha256",
         "model",
@@ -112,14 +111,14 @@ def provenance(print_: Mapping[str, Any], stain: str) -> dict[str, str]:
 
 
 def is_done(canvas: CanvasSpec, print_: Mapping[str, Any], *, restart: bool) -> bool:
-    """Whether the output is there, of the fingerprint `print_`; OutputError where it is another's."""
+    """Whether the finished output has the fingerprint `print_`; OutputError if it has another."""
     if restart or not canvas.output.exists():
         return False
     if record.read(record.path_of(canvas.output)).get("fingerprint") == print_:
         return True
     if record.read(canvas.spool / "run.json") == print_:
-        return False  # a restart that was interrupted: the permission to replace was given then
+        return False  # an interrupted restart: it already has permission to replace the output
     raise OutputError(
-        f"{canvas.output} exists and was made with other settings: choose another name with -o, or add "
+        f"{canvas.output} exists and was made with other settings; choose another name with -o, or add "
         "--restart to replace it"
     )

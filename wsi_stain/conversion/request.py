@@ -1,4 +1,4 @@
-"""What the user asks of a conversion."""
+"""The request for a conversion."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from wsi_stain.model.bundle import DEFAULT
 
 @dataclass(frozen=True, slots=True)
 class ConvertRequest:
-    """What the user asks for; the fields are the flags of `wsi-stain convert`."""
+    """A request for a conversion; the fields are the flags of `wsi-stain convert`."""
 
     slide: Path
     output: Path | None = None
     """`x.ome.tiff` or `x.ome.zarr`; `<slide>.<stain>.ome.tiff` in the working directory by default."""
     model: str | Path = DEFAULT
     mpp: float | None = None
-    """µm per px of the slide's level 0, where the slide says nothing or something absurd."""
+    """µm per px of level 0 of the slide, if the file has none or a wrong one."""
     device: str = "auto"
     mask: Literal["auto", "none"] | Path = "auto"
-    """Where tissue is: found on a thumbnail, everywhere, or a GeoJSON file."""
+    """Tissue: `auto` detects it on a thumbnail, `none` stains the whole slide, a path is a GeoJSON file."""
     region: tuple[int, int, int, int] | None = None
-    """(x, y, w, h) in level-0 px: only this part is converted."""
+    """(x, y, w, h) in level-0 px; only this region is converted."""
     workers: int | None = None
-    """Threads; 0 is the calling thread, None one per processor."""
+    """Number of threads; 0 uses the calling thread, None one per processor."""
     scheduler: str | None = None
     """Address of a Dask scheduler."""
     config: ConvertConfig = field(default_factory=ConvertConfig)
     restart: bool = False
-    """Throw away what an earlier run left, and replace an existing output."""
+    """Discard an unfinished run and replace an existing output."""
     allow_upsampling: bool = False
     precision: PrecisionChoice = "auto"
     """Numeric precision; `auto` picks the fastest that the device supports."""
     norm: Norm | None = None
-    """Only for a network with statistics per tile: `slide` measures them once (the default), `tile` leaves them so."""
+    """Only for networks with per-tile statistics: `slide` (default) measures them once, `tile` keeps them per tile."""

@@ -1,4 +1,4 @@
-"""How much disk and memory a conversion needs."""
+"""Disk and memory that a conversion needs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from wsi_stain.conversion.job import Job
 from wsi_stain.errors import OutputError
 
 BYTES_PER_PIXEL = {"jpeg": 0.6, "deflate": 2.4, "zarr": 2.4}
-"""Of stained tissue at level 0, with a margin: H&E takes 0.2 to 0.4 as JPEG of quality 90."""
+"""Bytes per px of stained tissue at level 0, with a margin: H&E takes 0.2 to 0.4 as JPEG of quality 90."""
 
 GLASS_BYTES_PER_PIXEL = 0.01
-"""Glass is encoded once and repeated in the file."""
+"""Bytes per px of background, which is encoded once and repeated in the file."""
 
 
 def disk_bytes(job: Job, tissue: float) -> int:
-    """What is still to be written, for the `tissue` share of the output's tiles: the blocks, and a TIFF's own bytes.
+    """Bytes still to be written if the share `tissue` of the tiles is stained: the blocks and, for TIFF, the file.
 
-    The blocks stay until the TIFF that is assembled from them is complete.
+    The blocks are kept until the TIFF assembled from them is complete.
     """
     each = BYTES_PER_PIXEL["zarr" if job.kind == "zarr" else job.canvas.encoding.compression]
     pixels = job.region.area * 4 / 3  # with all lower levels
@@ -29,21 +29,21 @@ def disk_bytes(job: Job, tissue: float) -> int:
 
 
 def disk_free(output: Path) -> int:
-    """Free bytes where the output goes.
+    """Free bytes on the disk of the output.
 
     Raises:
-        OutputError: the folder is not there or cannot be written to.
+        OutputError: the folder does not exist or cannot be written to.
     """
     folder = output.parent
     if not folder.is_dir():
-        raise OutputError(f"the folder {folder} does not exist: make it, or write elsewhere with -o")
+        raise OutputError(f"the folder {folder} does not exist; create it, or choose another output with -o")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"the folder {folder} cannot be written to: write elsewhere with -o")
+        raise OutputError(f"the folder {folder} cannot be written to; choose another output with -o")
     return shutil.disk_usage(folder).free
 
 
 def memory_bytes(job: Job, workers: int | None) -> int:
-    """What blocks in work take besides the model: per thread the tiles read, their sum, the result; and the cache."""
+    """Bytes of blocks in work, without the model: per thread input tiles, their sum and the result; plus the cache."""
     threads = min(MOST_THREADS, processors()) if workers is None else max(1, workers)
     side = min(job.canvas.block, max(job.region.size))
     each = 2 * 3 * (side + 2 * job.tile) ** 2 + 15 * side**2
@@ -51,5 +51,5 @@ def memory_bytes(job: Job, workers: int | None) -> int:
 
 
 def gib(n_bytes: float) -> str:
-    """A number of bytes for people."""
+    """A number of bytes as text, for example `1.5 GiB`."""
     return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.1f} MiB"

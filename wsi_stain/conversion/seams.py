@@ -1,16 +1,17 @@
-"""The seam certificate: can it be seen in an output where its tiles lie?
+"""The seam certificate: whether tile boundaries are visible in an output.
 
-Three questions, asked of every output at a few places that follow from the slide, the model and the settings alone:
+Three checks, at a few places that depend only on the slide, the model and the settings:
 
-(a) Is there a step at tile lines? How much steeper the picture is between two neighbouring rows or columns than on
-    either side of them (tissue has soft edges, a seam has none), averaged along 64 px as an eye does it (a seam runs
-    on, texture does not), where a tile begins or ends, against the same lines shifted. Read from the painted canvas,
-    so it is the step that a viewer shows.
-(b) Would other tiles have given other pixels? Some are stained again half a stride away, and compared with the output.
-(c) Would they have given another DAB-positive area? At the same places.
+(a) A step at tile lines: how much steeper the image is between two neighbouring rows or columns than on either side
+    (tissue has soft edges, a seam has none), averaged along 64 px (a seam is continuous, texture is not), at lines
+    where a tile begins or ends, compared with the same lines shifted. It is read from the painted canvas, so it is
+    the step that a viewer shows.
+(b) A dependence of pixels on tiles: some tiles are stained a second time, half a stride away, and compared with the
+    output.
+(c) A dependence of the DAB-positive area on tiles, at the same places.
 
-What is tolerated follows from the data and from the bundle's promise, see `judge`. Figures of (b) and (c) are made on
-the workers, by the device that painted the block; another device rounds otherwise, and may move their last digit.
+The tolerances follow from the data and from the bundle's promise, see `judge`. The figures of (b) and (c) are measured
+on the workers by the device that painted the block; another device rounds differently, which may change the last digit.
 """
 
 from __future__ import annotations
@@ -30,45 +31,45 @@ from wsi_stain.output.encoding import TILE_PX
 from wsi_stain.tiling.grid import TileGrid
 
 SHIFTS = (-48, -32, -16, 16, 32, 48)
-"""Where the shifted lines lie, in px. Multiples of 16: a JPEG's squares, and the network's inner grid of 8 px and less,
-have the same phase at all of them; none of 128: a step at the attention's windows would be seen as one, too."""
+"""Offsets of the shifted lines in px. All are multiples of 16, so that JPEG blocks and the network's inner grid
+(at most 8 px) have the same phase; none is a multiple of 128, so that a step at attention windows is detected, too."""
 REACH = max(SHIFTS) + 2
 PIECE = 64
-"""Pixels along a line over which its step is averaged."""
+"""Length in px along a line over which its step is averaged."""
 FEWEST_LINES, FEW_LINES, MOST_LINES = 8, 32, 128
-"""Lines below which (a) is not judged; and bounds of their number, a quarter of the tissue tiles: one or two tiles of
-JPEG are decoded for each, so it takes half a second at most."""
+"""Minimum number of lines for check (a), and bounds of their number, which is a quarter of the tissue tiles. Each line
+decodes one or two JPEG tiles, so the check takes half a second at most."""
 MOST_PLACES, TILES_PER_PLACE = 64, 100
-"""Bounds of the number of tiles stained again: 1 % of the tissue tiles, but one at least."""
+"""Bounds of the number of tiles stained a second time: 1 % of the tissue tiles, at least one."""
 ROUNDING = 0.5
-"""Grey levels that rounding to uint8 may move a pixel: two tilings that are further apart in the mean, over places that
-lie on seams, do not depend on rounding but on the tile."""
+"""Grey levels by which rounding to uint8 can change a pixel. If two tilings differ by more in the mean over places on
+seams, the difference comes from the tiles, not from rounding."""
 HALF_A_POINT = 0.5
-"""Percent points of positive area: shares are read in whole percents, which less than this does not change."""
+"""Percentage points of positive area: shares are read in whole percent, which smaller changes do not affect."""
 
 Verdict = Literal["pass", "fail", "not applicable"]
 
 
 class Line(NamedTuple):
-    """A piece of a line on which a tile begins or ends, in the view's px."""
+    """A segment of a line at which a tile begins or ends, in the view's px."""
 
     axis: Literal[0, 1]
     """0: between two rows; 1: between two columns."""
     at: int
-    """First row or column behind the line."""
+    """First row or column after the line."""
     start: int
     end: int
-    """Along the line, end excluded."""
+    """End along the line, exclusive."""
 
     @property
     def box(self) -> Box:
-        """The line and all its shifted ones."""
+        """The box that contains the line and all its shifted lines."""
         low, high = self.at - REACH, self.at + REACH
         return Box(low, self.start, high, self.end) if self.axis == 0 else Box(self.start, low, self.end, high)
 
 
 class Place(NamedTuple):
-    """A tile to be stained again, off the grid, and where it is compared, in the view's px."""
+    """A tile off the grid to stain a second time, and the box to compare, in the view's px."""
 
     tile: Box
     compare: Box
@@ -76,7 +77,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where an output is examined; empty where it has no two tiles of tissue beside each other."""
+    """Where an output is examined; empty if no two tissue tiles are adjacent."""
 
     lines: tuple[Line, ...] = ()
     again: tuple[Place, ...] = ()
@@ -84,43 +85,43 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What was found; all lengths of steps and differences in grey levels of 0–255."""
+    """The result; all steps and differences are in grey levels of 0–255."""
 
     verdict: Verdict
     reasons: tuple[str, ...]
-    """Why it is not a pass; or why nothing had to be measured."""
+    """Why the verdict is not a pass, or why no measurement was needed."""
     lines: int = 0
     step: float | None = None
-    """Mean step at the shifted lines: the picture's own texture."""
+    """Mean step at the shifted lines: the texture of the image."""
     excess: float | None = None
-    """By how much the step at tile lines is larger."""
+    """Step at tile lines minus the step at shifted lines."""
     excess_low: float | None = None
     excess_high: float | None = None
     """99 % interval of the excess, by bootstrap over lines."""
     excess_shifted: float | None = None
-    """The largest excess that any of the shifted lines has over the others: what no seam at all looks like."""
+    """Largest excess of one shifted line over the others: the level without a seam."""
     places: int = 0
-    """Tiles stained again, half a stride off the grid."""
+    """Number of tiles stained a second time, half a stride off the grid."""
     difference_mean: float | None = None
     difference_p99: int | None = None
     difference_allowed: float | None = None
-    """What the mean may be; see `judge`."""
+    """Largest mean that passes; see `judge`."""
     dab_change: float | None = None
-    """Mean over the places of the change of the DAB-positive share, in percentage points."""
+    """Mean change of the DAB-positive share over the places, in percentage points."""
 
 
-POINTWISE = Certificate("pass", ("each pixel is made from itself alone",))
-"""Of a generator that cannot know its tile."""
+POINTWISE = Certificate("pass", ("each output pixel depends only on its own input pixel",))
+"""Certificate of a generator whose pixels cannot depend on the tile."""
 
 
 def choose(grid: TileGrid, region: Box, tissue: Sequence[Box], seed: int) -> Places:
-    """Where to examine an output.
+    """Choose where to examine an output.
 
     Args:
-        grid: its tiles; with the generator's multiple.
-        region: the part of the image that is converted.
-        tissue: all tiles that are stained, in an order of their own.
-        seed: equal seeds, equal places.
+        grid: the tile grid, with the generator's multiple.
+        region: the converted part of the image.
+        tissue: all stained tiles, in a reproducible order.
+        seed: equal seeds give equal places.
     """
     order = [tissue[i] for i in np.random.default_rng(seed).permutation(len(tissue))]
     stained, inside = frozenset(tissue), region & Box.of(grid.size)
@@ -129,48 +130,48 @@ def choose(grid: TileGrid, region: Box, tissue: Sequence[Box], seed: int) -> Pla
         return inside.contains(box) and all(tile in stained for tile in grid.tiles(box))
 
     lines = (line for line in _lines(grid, order) if fits(line.box))
-    again = (place for place in _places(grid, region, order) if fits(place.compare))
+    repeats = (place for place in _places(grid, region, order) if fits(place.compare))
     count = min(MOST_LINES, max(FEW_LINES, len(tissue) // 4))
     return Places(
         tuple(islice(lines, count if len(shifts(grid)) > 1 else 0)),
-        tuple(islice(again, min(MOST_PLACES, max(1, len(tissue) // TILES_PER_PLACE)))),
+        tuple(islice(repeats, min(MOST_PLACES, max(1, len(tissue) // TILES_PER_PLACE)))),
     )
 
 
 def shifts(grid: TileGrid) -> tuple[int, ...]:
-    """Those of `SHIFTS` at which no tile begins or ends, whichever of both the line does."""
+    """The `SHIFTS` at which no tile begins or ends, both for lines at a beginning and at an end."""
     ends = {0, grid.overlap % grid.stride}
     return tuple(s for s in SHIFTS if not any((end + s) % grid.stride in ends for end in ends))
 
 
 def _lines(grid: TileGrid, tiles: Sequence[Box]) -> Iterator[Line]:
-    """Lines at the upper and left sides of tiles: one of each tile, then the next of each."""
+    """Lines at the upper and left sides of tiles: one line of every tile, then the next of every tile."""
     kinds = [(axis, offset) for axis in (0, 1) for offset in sorted({0, grid.overlap})]
     length = 3 * grid.tile // 4
     for turn in range(len(kinds)):
         for i, tile in enumerate(tiles):
             axis, offset = kinds[(i + turn) % len(kinds)]
             start = tile[1 - axis] + grid.tile // 8
-            if tile[axis] and length >= PIECE:  # at the image's first pixel nothing ends
+            if tile[axis] and length >= PIECE:  # no tile ends at the first pixel of the image
                 yield Line(axis, tile[axis] + offset, start, start + length)  # type: ignore[arg-type]
 
 
 def _places(grid: TileGrid, region: Box, tiles: Sequence[Box]) -> Iterator[Place]:
-    """Tiles half a stride away, compared in their middle half, which lies on a corner of four tiles.
+    """Tiles half a stride away, compared in their middle half, which covers a corner of four tiles.
 
-    A comparison keeps to one pyramid tile of the output, so that it lies in one block, whatever the blocks' size. Those
-    that need not be cut for that come first; where all lines lie on borders of pyramid tiles, all are.
+    A comparison is clipped to one pyramid tile of the output, so that it is in one block for every block size. Places
+    that need no clipping come first; if all lines are on borders of pyramid tiles, all places are clipped.
     """
     offset, quarter = grid.stride // 2 // grid.multiple * grid.multiple, grid.tile // 4
     if offset == 0:
-        return  # the only tiles that the network allows are those of the grid
+        return  # the network accepts only tiles of the grid
     for least in (4 * quarter * quarter, quarter * quarter):
         for tile in tiles:
-            again = tile.shift(offset, offset)
-            middle = Box(again.y0 + quarter, again.x0 + quarter, again.y0 + 3 * quarter, again.x0 + 3 * quarter)
-            compare = middle & _pyramid_tile(region, again.y0 + 2 * quarter, again.x0 + 2 * quarter)
+            other = tile.shift(offset, offset)
+            middle = Box(other.y0 + quarter, other.x0 + quarter, other.y0 + 3 * quarter, other.x0 + 3 * quarter)
+            compare = middle & _pyramid_tile(region, other.y0 + 2 * quarter, other.x0 + 2 * quarter)
             if compare.area >= least and (compare == middle) == (least > quarter * quarter):
-                yield Place(again, compare)
+                yield Place(other, compare)
 
 
 def _pyramid_tile(region: Box, y: int, x: int) -> Box:
@@ -179,30 +180,30 @@ def _pyramid_tile(region: Box, y: int, x: int) -> Box:
 
 
 def steps(pixels: np.ndarray, line: Line, at: Sequence[int]) -> list[float]:
-    """The mean step at a line, and at those shifted by `at`.
+    """The mean step at a line and at the lines shifted by `at`.
 
     Args:
         pixels: uint8 (h, w, 3), of `line.box`.
         line: the line.
-        at: shifts in px, of `SHIFTS`.
+        at: shifts in px, a subset of `SHIFTS`.
     """
     along_first = pixels if line.axis == 1 else pixels.swapaxes(0, 1)
     n, across = along_first.shape[0] // PIECE, along_first.shape[1]
     profile = along_first[: n * PIECE].reshape(n, PIECE, across, 3).mean(1, dtype=np.float64)
-    slope = np.diff(profile, axis=1)  # slope[:, i] leads to row or column i + 1
+    slope = np.diff(profile, axis=1)  # slope[:, i] is the step to row or column i + 1
     sharp = np.abs(slope[:, 1:-1] - (slope[:, :-2] + slope[:, 2:]) / 2).mean((0, 2))
     return [float(sharp[REACH + s - 2]) for s in (0, *at)]
 
 
-def compare(painted: np.ndarray, again: np.ndarray, glass: Glass) -> dict[str, list[int]]:
-    """What a block notes of a place: counts of differences, and positive pixels; two uint8 (h, w, 3)."""
-    counts = np.bincount(np.abs(painted.astype(np.int16) - again).ravel())
-    positive = [int((dab(image, glass) >= POSITIVE_OD).sum()) for image in (painted, again)]
+def compare(painted: np.ndarray, repeat: np.ndarray, glass: Glass) -> dict[str, list[int]]:
+    """The comparison that a block records: counts of differences and positive pixels of two uint8 (h, w, 3) images."""
+    counts = np.bincount(np.abs(painted.astype(np.int16) - repeat).ravel())
+    positive = [int((dab(image, glass) >= POSITIVE_OD).sum()) for image in (painted, repeat)]
     return {"differences": counts.tolist(), "positive": positive}
 
 
 def judge(
-    found: Sequence[Sequence[float]],
+    measured: Sequence[Sequence[float]],
     compared: Sequence[Mapping[str, Sequence[int]]],
     *,
     promise: BundlePromise | None,
@@ -210,41 +211,41 @@ def judge(
 ) -> Certificate:
     """The certificate of an output.
 
-    (a) fails where even the lower bound of the excess is above what the shifted lines do among themselves: without a
-    seam the line is one of them, and by chance comes out so in less than 1 of 200 outputs.
-    (b) The bundle promises a mean and a 99th percentile over a whole period of the grid. Were all of that difference in
-    the places, which lie on seams, it would be larger there by the ratio of the areas: so much is allowed, but never
-    more than rounding does (`ROUNDING`), which is also allowed to a bundle that promises nothing.
-    (c) may not change the share of positive area by half a percentage point.
+    (a) fails if even the lower bound of the excess is above the largest excess among the shifted lines. Without a seam
+    the line is equivalent to a shifted line, and this happens by chance in less than 1 of 200 outputs.
+    (b) The bundle promises a mean and a 99th percentile over a whole period of the grid. If all of that difference were
+    in the places, which are on seams, it would be larger there by the ratio of the areas. That much is allowed, but at
+    most the effect of rounding (`ROUNDING`), which is also the limit for a bundle without a promise.
+    (c) fails if the share of positive area changes by more than half a percentage point.
 
     Args:
-        found: what `steps` returned, for each line.
-        compared: what `compare` returned, for each place.
-        promise: the bundle's.
-        stride: from tile to tile, in px.
+        measured: the result of `steps` for each line.
+        compared: the result of `compare` for each place.
+        promise: the promise of the bundle.
+        stride: distance from tile to tile in px.
     """
-    figures: dict[str, Any] = {"lines": len(found), "places": len(compared)}
+    figures: dict[str, Any] = {"lines": len(measured), "places": len(compared)}
     reasons: list[str] = []
-    if len(found) >= FEWEST_LINES:
-        figures |= _excess(np.asarray(found))
+    if len(measured) >= FEWEST_LINES:
+        figures |= _excess(np.asarray(measured))
         if figures["excess_low"] > max(0.0, figures["excess_shifted"]):
-            reasons.append("the picture has a step at tile boundaries")
+            reasons.append("the image has a step at tile boundaries")
     if compared:
         figures |= _difference(compared, promise, stride)
         if figures["difference_mean"] > figures["difference_allowed"]:
-            reasons.append("other tiles give other pixels")
+            reasons.append("a shifted tile grid gives different pixels")
         elif _breaks_percentile(compared, promise, stride):
-            reasons.append("other tiles give other pixels more often than the bundle promises")
+            reasons.append("a shifted tile grid changes more pixels than the bundle promises")
         if figures["dab_change"] > HALF_A_POINT:
-            reasons.append("other tiles give another positive area")
-    if len(found) < FEWEST_LINES and not compared:
-        return Certificate("not applicable", ("no two tiles of tissue lie beside each other",), **figures)
+            reasons.append("a shifted tile grid gives a different positive area")
+    if len(measured) < FEWEST_LINES and not compared:
+        return Certificate("not applicable", ("no two tissue tiles are adjacent",), **figures)
     return Certificate("fail" if reasons else "pass", tuple(reasons), **figures)
 
 
-def _excess(found: np.ndarray) -> dict[str, float]:
-    """Steps (lines, 1 + shifts) → the excess at the line, its interval, and the largest among the shifted."""
-    line, shifted = found[:, 0], found[:, 1:]
+def _excess(measured: np.ndarray) -> dict[str, float]:
+    """From steps (lines, 1 + shifts): the excess at the lines, its interval, and the largest of the shifted lines."""
+    line, shifted = measured[:, 0], measured[:, 1:]
     over = line - shifted.mean(1)
     sums, each = np.stack([over, np.ones_like(over)], 1), [str(i) for i in range(len(over))]
     estimate = bootstrap(sums, mean, each, level=99)
@@ -276,7 +277,7 @@ def _difference(
 def _breaks_percentile(
     compared: Sequence[Mapping[str, Sequence[int]]], promise: BundlePromise | None, stride: int
 ) -> bool:
-    """Whether more pixels than could be differ by more than the promised 99th percentile."""
+    """Whether too many pixels differ by more than the promised 99th percentile."""
     if promise is None:
         return False
     counts = _counts(compared)
@@ -284,7 +285,7 @@ def _breaks_percentile(
 
 
 def _counts(compared: Iterable[Mapping[str, Sequence[int]]]) -> np.ndarray:
-    """How many channels of pixels differ by 0, 1, … grey levels, over all places: int64 (256,)."""
+    """Number of pixel channels that differ by 0, 1, … grey levels, over all places: int64 (256,)."""
     total = np.zeros(256, np.int64)
     for place in compared:
         total[: len(place["differences"])] += np.asarray(place["differences"], np.int64)
@@ -292,27 +293,27 @@ def _counts(compared: Iterable[Mapping[str, Sequence[int]]]) -> np.ndarray:
 
 
 def _periods(compared: Sequence[Mapping[str, Sequence[int]]], stride: int) -> float:
-    """Area of a period of the grid over the mean area that was compared at a place; at least 1."""
+    """Area of a grid period divided by the mean compared area of a place; at least 1."""
     return max(1.0, len(compared) * stride * stride / (_counts(compared).sum() / 3))
 
 
 def in_words(certificate: Mapping[str, Any]) -> dict[str, str]:
-    """A certificate's record as texts: what an output says about itself."""
-    said = {"seams": "; ".join([certificate["verdict"], *certificate["reasons"]])}
+    """The record of a certificate as texts, for the metadata of an output."""
+    texts = {"seams": "; ".join([certificate["verdict"], *certificate["reasons"]])}
     if certificate["excess"] is not None:
-        said["seams_step"] = (
+        texts["seams_step"] = (
             f"{certificate['excess']:+.3f} grey levels [{certificate['excess_low']:+.3f}, "
-            f"{certificate['excess_high']:+.3f}] (99 %) at {certificate['lines']} tile lines over the same lines "
-            f"shifted ({certificate['step']:.3f}), of which none exceeds the others by more than "
+            f"{certificate['excess_high']:+.3f}] (99 %) at {certificate['lines']} tile lines relative to the "
+            f"same lines shifted ({certificate['step']:.3f}); the largest excess of a shifted line over the others is "
             f"{certificate['excess_shifted']:.3f}"
         )
     if certificate["difference_mean"] is not None:
-        said["seams_difference"] = (
+        texts["seams_difference"] = (
             f"mean {certificate['difference_mean']:.3f} (allowed {certificate['difference_allowed']:.3f}), 99 % "
             f"{certificate['difference_p99']} grey levels between the output and {certificate['places']} tiles stained "
-            "again off the grid"
+            "a second time off the grid"
         )
-        said["seams_dab"] = (
+        texts["seams_dab"] = (
             f"{certificate['dab_change']:.3f} percentage points of DAB-positive area, at the same places"
         )
-    return said
+    return texts

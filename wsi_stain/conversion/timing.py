@@ -1,10 +1,10 @@
-"""Who is busy: seconds per stage of every thread that paints, and what they say about the bottleneck.
+"""Seconds per stage of every painting thread, and the bottleneck that follows from them.
 
     thread 1  | read | wait | generate      | blend | write | read | wait …
     thread 2         | read        | wait   | generate      | blend | write |
                             device |======= busy ==========|
 
-A stage's *share* is its part of what all threads had, wall time × threads; the device's is its part of the wall time.
+The *share* of a stage is its part of wall time × threads; the share of the device is its part of the wall time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DEVICE = "generate"
 
 
 class Where(NamedTuple):
-    """A thread, among all of a cluster."""
+    """Identifies a thread within a cluster."""
 
     host: str
     process: int
@@ -49,7 +49,7 @@ class Clock:
 
     @contextmanager
     def __call__(self, stage: str) -> Generator[None]:
-        """Count what happens inside for a stage."""
+        """Add the time inside the context to a stage."""
         start = time.perf_counter()
         try:
             yield
@@ -58,7 +58,7 @@ class Clock:
 
     @contextmanager
     def holding(self, lock: threading.Lock, stage: str) -> Generator[None]:
-        """Hold a lock and count for a stage; the time until then counts as `wait`."""
+        """Hold a lock and add the time to a stage; the time until the lock is acquired counts as `wait`."""
         with self("wait"):
             lock.acquire()
         try:
@@ -70,23 +70,23 @@ class Clock:
 
 @dataclass(slots=True)
 class Usage:
-    """What all threads of a conversion have done so far."""
+    """Busy time of all threads of a conversion so far."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     """Thread-seconds per stage."""
     threads: set[Where] = field(default_factory=set)
-    """Those that have finished a block: a cluster's may come and go."""
+    """Threads that have finished a block; those of a cluster may change."""
 
     def add(self, seconds: Mapping[str, float], where: Where) -> None:
-        """Count a block's stages."""
+        """Add the stages of a block."""
         self.threads.add(where)
         for stage, value in seconds.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + value
 
     def shares(self, wall_s: float) -> dict[str, float]:
-        """Per stage its share of the threads' time, 0–1; what is missing from 1 they were idle."""
-        had = wall_s * len(self.threads)
-        return {stage: value / had for stage, value in self.seconds.items()} if had else {}
+        """Share of each stage in the threads' time, 0–1; the rest is idle time."""
+        total = wall_s * len(self.threads)
+        return {stage: value / total for stage, value in self.seconds.items()} if total else {}
 
     def device_busy(self, wall_s: float) -> float:
         """The share of the wall time in which a device worked, 0–1; the mean over the processes, each with its own."""

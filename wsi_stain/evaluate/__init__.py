@@ -1,1 +1,1 @@
-"""Judging virtual stains: optical density, metrics, reports."""
+"""Evaluation of virtual stains: optical density, metrics, reports."""

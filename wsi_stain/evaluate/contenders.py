@@ -1,4 +1,4 @@
-"""Who is judged: models, folders of images that other tools made, and baselines that need no model at all."""
+"""Contenders of an evaluation: models, folders of images from other tools, and baselines without a model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BLUR_PX = 16.0
 SHIFT_PX = 25
 ENDINGS = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 EIGHT_BITS = {"RGB", "RGBA", "L", "P"}
-"""Pillow's modes that turn into RGB without loss of range."""
+"""Pillow modes that convert to RGB without loss of range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +36,19 @@ class Contender:
 
     name: str
     answer: Callable[[View], np.ndarray]
-    """A field's virtual stain, uint8 (h, w, 3); or only how positive each pixel is, float (h, w) in 0–1."""
+    """A field's virtual stain, uint8 (h, w, 3); or only the positivity of each pixel, float (h, w) in 0–1."""
     kind: Literal["model", "regressor", "images", "baseline"] = "model"
     """Baselines have no plots and no pictures in the report."""
     about: Mapping[str, str] = field(default_factory=dict)
-    """For the report: version, sha256, where it came from."""
+    """For the report: version, sha256, origin."""
 
 
 def from_bundle(bundle: Bundle, device: str) -> Contender:
     """A model, run on whole fields.
 
     Raises:
-        BundleError: the weights do not fit the network.
-        DeviceError: the device is not there.
+        BundleError: the weights do not match the network.
+        DeviceError: the device does not exist.
     """
     generator = bundle.generator(device)
     about = {"version": bundle.version, "sha256": bundle.sha256}
@@ -58,25 +58,25 @@ def from_bundle(bundle: Bundle, device: str) -> Contender:
 def stain(generator: Generator, he: np.ndarray) -> np.ndarray:
     """One field of any size: uint8 (h, w, 3) H&E → uint8 (h, w, 3).
 
-    Sides that the generator cannot take are grown below and on the right by mirroring, and cut off again.
+    Sides that are not multiples of `generator.multiple` are mirrored at the bottom and right; the result is cropped.
     """
     h, w = he.shape[:2]
-    grown = np.pad(he, ((0, -h % generator.multiple), (0, -w % generator.multiple), (0, 0)), "reflect")
-    return generator(grown[None])[0, :h, :w]
+    padded = np.pad(he, ((0, -h % generator.multiple), (0, -w % generator.multiple), (0, 0)), "reflect")
+    return generator(padded[None])[0, :h, :w]
 
 
 def unpacked(run: Path) -> Bundle:
-    """The generator of a training run as a bundle that was never packed: full precision, named as the run's folder.
+    """The generator of a training run as an unpacked bundle: full precision, named after the run folder.
 
     Raises:
-        BundleError: the run has no generator yet, or one that makes no images.
-        ConfigError: its config.yaml is broken.
+        BundleError: the run has no generator yet, or one that produces no images.
+        ConfigError: its config.yaml is invalid.
     """
     if not (run / WEIGHTS).is_file():
         raise BundleError(f"{run} holds no finished training ({WEIGHTS} is missing): run wsi-stain train first")
     config = load(TrainConfig, run / "config.yaml")
     if config.generator.kind != "ceff":
-        raise BundleError(f"{run} holds a {config.generator.kind} generator, which draws no picture: use --regressor")
+        raise BundleError(f"{run} holds a {config.generator.kind} generator, which produces no images: use --regressor")
     spec = BundleConfig(
         name=run.resolve().name,
         version="unpacked",
@@ -89,28 +89,28 @@ def unpacked(run: Path) -> Bundle:
 
 
 def from_folder(folder: Path, names: Iterable[str]) -> Contender:
-    """Images that another tool made: for each field a png, jpg or tif with the name of its H&E (endings may differ).
+    """Images from another tool: one png, jpg or tif per field, named like its H&E (the extension may differ).
 
     Args:
-        folder: of the images.
-        names: of the fields to be judged, the stems of their H&E files.
+        folder: folder with the images.
+        names: names of the fields to evaluate, the stems of their H&E files.
 
     Raises:
-        ConfigError: no such folder, an image missing, or two for one name.
+        ConfigError: an image is missing, or two images have the same stem.
     """
     images: dict[str, Path] = {}
     for path in sorted(folder.glob("*")):
         if path.suffix.lower() in ENDINGS and images.setdefault(path.stem, path) != path:
-            raise ConfigError(f"{images[path.stem]} and {path.name} have one stem: keep one of them")
-    wanted = list(names)
-    twice = [name for name, n in Counter(wanted).items() if n > 1]
-    if twice:
-        raise ConfigError(f"two fields are called {twice[0]}: --against needs H&E files with different names")
-    missing = [name for name in wanted if name not in images]
+            raise ConfigError(f"{images[path.stem]} and {path.name} have the same stem: keep only one of them")
+    stems = list(names)
+    duplicates = [name for name, n in Counter(stems).items() if n > 1]
+    if duplicates:
+        raise ConfigError(f"two fields are named {duplicates[0]}: --against needs H&E files with different names")
+    missing = [name for name in stems if name not in images]
     if missing:
         raise ConfigError(
-            f"{folder} lacks {len(missing)} of {len(wanted)} images, first {missing[0]}.png (or jpg, tif): "
-            "it needs one for each field, with the name of its H&E"
+            f"{folder} lacks {len(missing)} of {len(stems)} images, first missing: {missing[0]}.png (or jpg, tif); "
+            "provide one image per field, named like its H&E"
         )
     return Contender(
         folder.resolve().name, lambda view: _open(images[view.name], view), "images", {"folder": str(folder)}
@@ -121,23 +121,23 @@ def _open(path: Path, view: View) -> np.ndarray:
     try:
         with Image.open(path) as image:
             if image.mode not in EIGHT_BITS:
-                raise ConfigError(f"{path} has pixels of the kind {image.mode!r}: save it with 8 bits per channel")
+                raise ConfigError(f"{path} has pixel mode {image.mode!r}: save it with 8 bits per channel")
             pixels = np.asarray(image.convert("RGB"))
     # Pillow's decoders raise the last three on broken files, not OSError.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:
-        raise ConfigError(f"cannot decode {path}: {err}; write it again") from err
+        raise ConfigError(f"cannot decode {path}: {err}; save it again") from err
     if pixels.shape != view.real.shape:
-        found, wanted = (f"{a.shape[1]} × {a.shape[0]}" for a in (pixels, view.real))
-        raise ConfigError(f"{path} is {found} px but its field is {wanted} px: they must have one size")
+        size, field_size = (f"{a.shape[1]} × {a.shape[0]}" for a in (pixels, view.real))
+        raise ConfigError(f"{path} is {size} px but its field is {field_size} px: they must have the same size")
     return pixels
 
 
 def baselines(mean_colour: np.ndarray | None) -> list[Contender]:
-    """What needs no model: the first two see no real stain; the others show what misalignment alone costs.
+    """Baselines without a model: the first two do not use the real stain; the others show misalignment alone.
 
     Args:
-        mean_colour: float (3,), the training split's mean stain colour, what the laziest model would say; None where
-            there is no training split, which leaves that row out.
+        mean_colour: float (3,), mean stain colour of the training split, the most trivial prediction; None without a
+            training split, which omits that row.
     """
 
     def blurred(view: View) -> np.ndarray:

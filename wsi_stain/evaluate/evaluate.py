@@ -1,7 +1,7 @@
-"""Evaluate contenders on paired fields: models, other tools' images, and the trivial baselines that any must beat.
+"""Evaluate contenders on paired fields: models, other tools' images, and trivial baselines.
 
-Pixel metrics are given for comparison with the literature; on serial sections they barely discriminate. The judge is
-the DAB-positive area in blocks of tissue, which survives the misalignment of two sections.
+Pixel metrics serve for comparison with the literature; on serial sections they barely discriminate. The main criterion
+is the DAB-positive area in blocks of tissue, which is robust to the misalignment of two sections.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from wsi_stain.measure.metrics import (
 
 SCALES = (*(f"{um} µm" for um in BLOCKS_UM), FIELD)
 Features = Callable[[np.ndarray], np.ndarray]
-"""uint8 (h, w, 3) → float32 (d,), as in `eval.fid`."""
+"""uint8 (h, w, 3) → float32 (d,), as in `evaluate.fid`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field to judge by; its pixels are read when its turn comes, and forgotten."""
+    """One field of the evaluation; its pixels are read on demand and not kept."""
 
     name: str
     group: str
@@ -54,14 +54,14 @@ class Metric:
     meaning: str
     """One sentence for the report."""
     sums: Callable[[Figures], np.ndarray]
-    """What a field adds, (k,)."""
+    """Contribution of one field, (k,)."""
     finish: Callable[[np.ndarray], np.ndarray]
     """Sums over fields (…, k) → the figure (…)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Everything that was measured."""
+    """All measurements."""
 
     contenders: Sequence[Contender]
     fields: Sequence[Field]
@@ -93,14 +93,14 @@ def evaluate(
 
     Args:
         contenders: the rows, with different names.
-        fields: what to judge by.
-        ruler: µm/px of the fields and the stain's glass.
-        features: of Inception, for FID and KID; None leaves these out.
-        progress: called with fields done and in all.
+        fields: the fields to evaluate on.
+        ruler: µm/px of the fields and background colour of the stain.
+        features: Inception features for FID and KID; None omits both.
+        progress: called with the number of fields done and the total.
     """
-    assert len({c.name for c in contenders}) == len(contenders), "two rows have one name"
+    assert len({c.name for c in contenders}) == len(contenders), "two rows have the same name"
     figures: dict[str, list[Figures]] = {c.name: [] for c in contenders}
-    seen: dict[str, list[np.ndarray]] = {c.name: [] for c in contenders}
+    embeddings: dict[str, list[np.ndarray]] = {c.name: [] for c in contenders}
     real: list[np.ndarray] = []
     for i, field in enumerate(fields):
         view = field.view()
@@ -111,12 +111,12 @@ def evaluate(
             answer = contender.answer(view)
             figures[contender.name].append(target.compare(answer))
             if features is not None and answer.ndim == 3:
-                seen[contender.name].append(features(answer))
+                embeddings[contender.name].append(features(answer))
         progress(i + 1, len(fields))
     groups = [field.group for field in fields]
     rows = {name: summary(some, groups) for name, some in figures.items()}
     if features is not None:
-        rows = {name: {**row, **_distances(seen[name], real)} for name, row in rows.items()}
+        rows = {name: {**row, **_distances(embeddings[name], real)} for name, row in rows.items()}
     return Result(contenders, fields, figures, rows)
 
 
@@ -133,7 +133,7 @@ def summary(figures: Sequence[Figures], groups: Sequence[str]) -> dict[str, Esti
 
 
 def error(figures: Figures) -> float:
-    """By how much one field's positive share is wrong, mean over its blocks of 128 µm (or the field, if smaller)."""
+    """Mean absolute error of one field's positive share over its blocks of 128 µm (or the field, if smaller)."""
     scale = SCALES[0] if figures.real.shares[SCALES[0]].size else FIELD
     return float(np.abs(figures.generated.shares[scale] - figures.real.shares[scale]).mean())
 
@@ -171,7 +171,7 @@ def _amounts() -> list[Metric]:
         Metric(
             "DAB histogram divergence",
             f"Jensen–Shannon divergence, in bits, of the DAB densities of all tissue pixels, {BINS} bins from 0 to "
-            f"{MOST_OD} OD (0 equal, 1 apart)",
+            f"{MOST_OD} OD (0 = equal, 1 = disjoint)",
             lambda f: np.concatenate([f.generated.histogram, f.real.histogram]).astype(np.float64),
             divergence,
         ),
@@ -182,7 +182,7 @@ def _pixels() -> list[Metric]:
     return [
         Metric(
             "H r to H&E",
-            "Pearson's r of hematoxylin, generated against the H&E it was made from, per pixel after smoothing; "
+            "Pearson's r of hematoxylin, generated stain against its H&E input, per pixel after smoothing; "
             "mean over fields where both vary",
             lambda f: np.nan_to_num([f.hematoxylin_r, not np.isnan(f.hematoxylin_r)]),
             mean,
@@ -203,4 +203,4 @@ def _pixels() -> list[Metric]:
 
 
 METRICS = tuple(_metrics())
-"""Every metric but FID and KID, which are no sums over fields."""
+"""All metrics except FID and KID, which are not sums over fields."""

@@ -14,11 +14,11 @@ from wsi_stain.evaluate.evaluate import Result, error
 THUMBNAIL_PX = 384
 """Longer side of a picture in the report."""
 BEST, MEDIAN, WORST = 3, 3, 4
-"""Fields that are shown."""
+"""Number of fields shown."""
 SHOWN_ROWS = 3
-"""Most contenders whose pictures stand side by side."""
+"""Most contenders shown side by side."""
 SHOWN_SHARE = 0.02
-"""Fields are ranked for pictures among those with this share of positive pixels, real or generated: no blank ones."""
+"""Only fields with this share of positive pixels, real or generated, are ranked for pictures, to avoid blank ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +35,17 @@ class Example:
 
 
 def examples(result: Result) -> list[Example]:
-    """Pictures of the best, median and worst fields of the first contender; each is read and stained once more."""
+    """Pictures of the best, median and worst fields of the first contender; each is read and stained again."""
     painters = [c for c in result.contenders if c.kind in ("model", "images")][:SHOWN_ROWS]
     if not painters:
         return []
-    found = []
+    selection = []
     for why, i in choose(result, painters[0].name):
         view = result.fields[i].view()
         images = {"H&E": view.he, **{c.name: c.answer(view) for c in painters}, "real stain": view.real}
         pictures = {caption: _jpeg(image) for caption, image in images.items()}
-        found.append(Example(view.name, why, error(result.figures[painters[0].name][i]), pictures))
-    return found
+        selection.append(Example(view.name, why, error(result.figures[painters[0].name][i]), pictures))
+    return selection
 
 
 def choose(result: Result, row: str) -> list[tuple[str, int]]:

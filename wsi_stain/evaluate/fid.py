@@ -1,8 +1,8 @@
-"""Fréchet and kernel Inception distance, by torchmetrics; only for those who bring Inception's weights.
+"""Fréchet and kernel Inception distance with torchmetrics; requires Inception weights from the user.
 
-Nothing is downloaded, and no pickle of others is opened: the weights come as safetensors, with the names that they have
-in torch-fidelity's `weights-inception-2015-12-05`. Images are resized to 299 px as torchmetrics does by default, by
-bilinear interpolation with antialiasing; figures of code that resizes otherwise differ a little.
+Nothing is downloaded, and no third-party pickle is opened: the weights are a safetensors file with the tensor names of
+torch-fidelity's `weights-inception-2015-12-05`. Images are resized to 299 px as torchmetrics does by default, by
+bilinear interpolation with antialiasing; other resizing gives slightly different values.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from wsi_stain.errors import ConfigError
 
 Features = Callable[[np.ndarray], np.ndarray]
-"""uint8 (h, w, 3) → float32 (d,): what a network sees in an image."""
+"""uint8 (h, w, 3) → float32 (d,): image features of a network."""
 SUBSET, SUBSETS = 1000, 100
 """KID of more images than this is the mean over as many random subsets (Bińkowski et al. 2018)."""
 
@@ -31,28 +31,28 @@ def inception(weights: Path, device: str = "cpu") -> Features:
 
     Args:
         weights: safetensors file with torch-fidelity's names.
-        device: where it runs.
+        device: device to run on.
 
     Raises:
-        ConfigError: torchmetrics or torch-fidelity cannot be imported, or the file does not fit.
+        ConfigError: torchmetrics or torch-fidelity cannot be imported, or the weights do not match.
     """
     tensors = _tensors(weights)
     try:
-        importlib.import_module("torch_fidelity")  # torchmetrics only says later, and less clearly, that it is missing
+        importlib.import_module("torch_fidelity")  # torchmetrics reports its absence later, less clearly
         from torchmetrics.image.fid import NoTrainInceptionV3
-    except (ImportError, RuntimeError) as err:  # a torchvision that does not fit torch raises RuntimeError
+    except (ImportError, RuntimeError) as err:  # an incompatible torchvision raises RuntimeError
         raise ConfigError(
-            f"FID and KID need torchmetrics, torch-fidelity and a torchvision that fits torch ({err}): "
-            "pip install 'wsi-stain[fid]', or leave out --inception"
+            f"FID and KID need torchmetrics, torch-fidelity and a torchvision compatible with torch ({err}): "
+            "run pip install 'wsi-stain[fid]', or omit --inception"
         ) from err
-    # torch-fidelity reads a pickle: it gets one that was written this moment, from tensors.
+    # torch-fidelity reads a pickle, so one is written here from the tensors.
     pickled = io.BytesIO()
     torch.save(tensors, pickled)
     pickled.seek(0)
     try:
         network = NoTrainInceptionV3("inception-v3-compat", ["2048"], pickled).to(device)  # type: ignore[arg-type]
     except RuntimeError as err:
-        raise ConfigError(f"{weights} does not fit torch-fidelity's InceptionV3: {err}") from err
+        raise ConfigError(f"{weights} does not match torch-fidelity's InceptionV3: {err}") from err
 
     @torch.inference_mode()
     def features(image: np.ndarray) -> np.ndarray:
@@ -75,8 +75,8 @@ def _tensors(weights: Path) -> dict[str, torch.Tensor]:
 def distances(generated: np.ndarray, real: np.ndarray) -> tuple[float, float]:
     """FID and KID of two sets of features, float (n, d) and (m, d); NaN below two images.
 
-    FID's bias is large unless there are many more images than features; KID has none. Neither gets a bootstrap
-    interval: an image drawn twice looks like a generator that repeats itself, and pushes both up.
+    FID has a large bias unless there are many more images than features; KID has none. Neither gets a bootstrap
+    interval: resampled duplicates look like a generator that repeats itself, and increase both.
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
@@ -84,7 +84,7 @@ def distances(generated: np.ndarray, real: np.ndarray) -> tuple[float, float]:
     few = min(len(generated), len(real))
     if few < 2:
         return float("nan"), float("nan")
-    features = _AsGiven(generated.shape[1])
+    features = _Precomputed(generated.shape[1])
     frechet = FrechetInceptionDistance(features)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance` will save", UserWarning)
@@ -99,8 +99,8 @@ def distances(generated: np.ndarray, real: np.ndarray) -> tuple[float, float]:
         return float(frechet.compute()), float(kernel.compute()[0])
 
 
-class _AsGiven(torch.nn.Module):
-    """For torchmetrics a network, though the features are there already: real images are seen once for all rows."""
+class _Precomputed(torch.nn.Module):
+    """Passes precomputed features to torchmetrics as a network, so that real images are processed once for all rows."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What is measured of one field: a generated stain against the real one, and against the H&E that it was made from."""
+"""Measurements on one field: the generated stain against the real one, and against its H&E input."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from wsi_stain.measure.deconvolution import HE_GLASS, POSITIVE_OD, Glass, dab, h
 from wsi_stain.measure.metrics import block_means, pair_sums, pearson, psnr, ssim
 
 BLOCKS_UM = (128, 64)
-"""Sides of the blocks in which positive area is compared, µm: serial sections agree there, not in pixels."""
+"""Sides of the blocks in which positive area is compared, µm: serial sections match at this scale, not in pixels."""
 FIELD = "field"
 """The scale at which a whole field is one number."""
 BINS, MOST_OD = 30, 1.5
-"""Histograms of DAB density: equal bins from 0 to this; what is denser counts in the last."""
+"""Histograms of DAB density: equal bins from 0 to this; higher densities count in the last bin."""
 SMOOTH_UM = 2.0
-"""σ in µm of the Gaussian before hematoxylin is compared: nuclei stay, grain and chromatin go."""
+"""σ in µm of the Gaussian before hematoxylin is compared: it keeps nuclei and removes grain and chromatin."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ruler:
-    """With what stain is measured."""
+    """Parameters of the measurement."""
 
     mpp: float = 1.0
     """µm per px of the fields."""
     glass: Glass = (243, 243, 243)
-    """Colour of empty slide in the stain, I0 of its optical density. The H&E has its own, `HE_GLASS`."""
+    """Background colour of the stain, I0 of its optical density. The H&E has its own, `HE_GLASS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """How much DAB an image of one field holds; NaN and empty where only a map of positive pixels is known."""
+    """Amount of DAB in an image of one field; NaN and empty where only a map of positive pixels is known."""
 
     shares: Mapping[str, np.ndarray]
     """Scale (`128 µm`, `64 µm`, `field`) → share of positive pixels of each block, float64 (n,)."""
@@ -62,7 +62,7 @@ class Figures:
     psnr: float = float("nan")
     ssim: float = float("nan")
     hematoxylin_r: float = float("nan")
-    """Pearson's r of hematoxylin, smoothed: generated against the H&E, which are truly aligned."""
+    """Pearson's r of smoothed hematoxylin: generated against the H&E, which are exactly aligned."""
 
 
 class Target:
@@ -70,7 +70,7 @@ class Target:
 
     Args:
         view: the field.
-        ruler: with what to measure.
+        ruler: parameters of the measurement.
     """
 
     def __init__(self, view: View, ruler: Ruler) -> None:
@@ -83,7 +83,7 @@ class Target:
         """Measure an answer.
 
         Args:
-            answer: uint8 (h, w, 3), an image; or float (h, w), how positive each pixel is, 0–1.
+            answer: uint8 (h, w, 3), an image; or float (h, w), the positivity of each pixel, 0–1.
         """
         assert answer.shape[:2] == self._view.real.shape[:2], f"{answer.shape} for a field {self._view.real.shape}"
         if answer.ndim == 2:
@@ -114,6 +114,6 @@ class Target:
 
 
 def histogram(density: np.ndarray) -> np.ndarray:
-    """Densities → int64 (BINS,), how many lie in each bin of 0 to `MOST_OD`."""
+    """Densities → int64 (BINS,), the count in each bin from 0 to `MOST_OD`."""
     bins = np.minimum((density * (BINS / MOST_OD)).astype(np.int64), BINS - 1)
     return np.bincount(bins.ravel(), minlength=BINS)

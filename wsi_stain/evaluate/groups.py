@@ -1,4 +1,4 @@
-"""The unit of the bootstrap: slides, or blocks of neighbouring fields where there is only one slide."""
+"""The unit of the bootstrap: slides, or blocks of neighbouring fields if there is only one slide."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NEIGHBOURS = 2
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a field comes from."""
+    """Origin of a field."""
 
     name: str
     slide: str
@@ -23,13 +23,13 @@ class Place:
 
 
 def group(places: Sequence[Place], side: int) -> tuple[list[str], str]:
-    """One label per field, and in words what the labels stand for.
+    """One label per field, and a description of the labels.
 
-    Fields of several slides are grouped by slide, those of one slide by neighbourhood; where neither slides nor
-    places are known, each field stands for itself (and its interval is too narrow, as neighbours are alike).
+    Fields of several slides are grouped by slide, those of one slide by neighbourhood; if neither slides nor
+    positions are known, each field is its own group (and the interval is too narrow, as neighbours are similar).
 
     Args:
-        places: of the fields.
+        places: origins of the fields.
         side: of a field in px; the least pitch of a block's fields.
     """
     if len({p.slide for p in places}) > 1:

@@ -1,6 +1,6 @@
 """Plots of a result as PNG: scatter and Bland–Altman of the positive share, histograms of DAB density.
 
-Drawn by matplotlib's Agg on figures of their own: no display, no global state, the same bytes at every run.
+Rendered by matplotlib's Agg on separate figures: no display, no global state, the same bytes in every run.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def _bland_altman(axes: Axes, result: Result, which: tuple[str, str], colour: st
             axes.axhline(100 * value, color=INK, lw=0.9, ls=style, zorder=3)
             text = axes.annotate(f"{100 * value:+.1f}", (1, 100 * value), xycoords=("axes fraction", "data"))
             text.set(fontsize=7.5, ha="left", va="center", color=INK, position=(1.02, 100 * value))
-    axes.set(xlabel="mean of both, % DAB+", ylabel="generated − real, points")
+    axes.set(xlabel="mean of both, % DAB+", ylabel="generated − real, percentage points")
 
 
 def histograms(result: Result, rows: list[str]) -> bytes:
-    """DAB densities of all tissue pixels, real and generated: PNG; rows without images are left out."""
+    """DAB densities of all tissue pixels, real and generated: PNG; rows without images are omitted."""
     figure = Figure(figsize=(12, 3.0), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     _style(axes, "", box=None)
@@ -84,7 +84,7 @@ def _percent(counts: np.ndarray) -> np.ndarray:
 
 
 def _dots(n: int) -> dict[str, Any]:
-    """Small and clear where there are many."""
+    """Marker style: smaller and more transparent if there are many."""
     return {"s": 18 if n < 300 else 7, "alpha": 0.75 if n < 300 else 0.35, "linewidths": 0, "zorder": 2}
 
 

@@ -1,4 +1,4 @@
-"""The report of an evaluation: metrics.json, table.md and a report.html that needs no other file.
+"""The report of an evaluation: metrics.json, table.md and a self-contained report.html.
 
 The same evaluation gives the same bytes: no dates, no random names.
 """
@@ -31,32 +31,32 @@ SET_METRICS = {
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was evaluated, for people and programs."""
+    """The evaluated data and settings."""
 
     source: str
     """The pairs, as the user named them."""
     split: str
     stain: str
     unit: str
-    """Of the bootstrap, in words."""
+    """Unit of the bootstrap, in words."""
     ruler: Ruler
     version: str
-    """Of wsi-stain."""
+    """Version of wsi-stain."""
 
 
 def refuse_used(folder: Path) -> None:
-    """Raise OutputError if a report is there already: it is never written over."""
+    """Raise OutputError if the folder already holds a report; reports are never overwritten."""
     if (folder / METRICS_JSON).exists():
         raise OutputError(
-            f"{folder} holds a report already ({METRICS_JSON}): choose another folder, or remove it first"
+            f"{folder} already holds a report ({METRICS_JSON}): choose another folder, or remove it first"
         )
 
 
 def write(folder: Path, result: Result, facts: Facts) -> None:
-    """Write the three files; metrics.json last, so that where it is, all are.
+    """Write the three files; metrics.json last, as the mark of a complete report.
 
     Raises:
-        OutputError: the folder holds a report already.
+        OutputError: the folder already holds a report.
     """
     refuse_used(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def write(folder: Path, result: Result, facts: Facts) -> None:
 
 
 def content(result: Result, facts: Facts) -> dict[str, Any]:
-    """What metrics.json holds: the rows, and what they were measured on."""
+    """Content of metrics.json: the rows, and the data that they were measured on."""
     judged = judged_rows(result)
     return {
         "wsi_stain": facts.version,
@@ -111,7 +111,7 @@ def html(result: Result, facts: Facts, pictures: Sequence[Example]) -> str:
 def _head(facts: Facts) -> str:
     return (
         f"<h1>{escape(facts.stain)} from H&amp;E: evaluation</h1>"
-        f'<p class="warning"><strong>{WARNING}</strong> What is judged here are predictions '
+        f'<p class="warning"><strong>{WARNING}</strong> The evaluated images are predictions '
         "from H&amp;E, not physical stains.</p>"
     )
 
@@ -127,8 +127,8 @@ def _facts(result: Result, facts: Facts) -> str:
     lines += [
         ("pairs", f"{facts.source}, split {facts.split}: {len(result.fields)} fields"),
         ("unit of the bootstrap", f"{facts.unit}; {units} of them"),
-        ("measured at", f"{facts.ruler.mpp:g} µm/px, glass of the stain ({glass})"),
-        ("made by", f"wsi-stain {facts.version}"),
+        ("measured at", f"{facts.ruler.mpp:g} µm/px, stain background ({glass})"),
+        ("created by", f"wsi-stain {facts.version}"),
     ]
     rows = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in lines)
     return f'<table class="facts">{rows}</table>'
@@ -139,14 +139,14 @@ def _tables(result: Result, facts: Facts) -> str:
     stain = [name for name in names if name.startswith(("DAB", "H r"))]
     rest = [name for name in names if name not in stain]
     one = len({field.group for field in result.fields}) < 2
-    intervals = "No intervals: all fields are of one unit." if one else "In grey: 95 % intervals by bootstrap."
+    intervals = "No intervals: all fields belong to one unit." if one else "In grey: 95 % intervals by bootstrap."
     slides = (
         ""
         if facts.unit == "slide"
-        else " The fields come from one slide, so far as is known: nothing is said here about other slides."
+        else " As far as is known, all fields come from one slide; the results do not cover other slides."
     )
     return (
-        f"<h2>Stain</h2><p>How much brown, and where. {intervals}{slides}</p>{_table(result, stain)}"
+        f"<h2>Stain</h2><p>Amount and location of DAB. {intervals}{slides}</p>{_table(result, stain)}"
         "<h2>Pixels</h2><p>For comparison with the literature: on serial sections these barely discriminate, as the "
         f"rows of the blurred and of the shifted real stain show.</p>{_table(result, rest)}"
     )
@@ -196,22 +196,22 @@ def _pictures(pictures: Sequence[Example]) -> str:
             for caption, picture in example.pictures.items()
         )
         rows.append(
-            f"<h3>{example.why}: {escape(example.name)}, error {100 * example.error:.1f} points</h3>"
+            f"<h3>{example.why}: {escape(example.name)}, error {100 * example.error:.1f} percentage points</h3>"
             f'<div class="pictures">{cells}</div>'
         )
     first = escape(list(pictures[0].pictures)[1])
     return (
         f"<h2>Pictures</h2><p>Fields by the error of the DAB-positive share of {first} in blocks of 128 µm; "
-        f"fields under {100 * SHOWN_SHARE:.0f} % positive, real and generated, are passed over if there are enough "
+        f"fields under {100 * SHOWN_SHARE:.0f} % positive, real and generated, are skipped if there are enough "
         f"others. The generated pictures are virtual stains, for research use only.</p>{''.join(rows)}"
     )
 
 
 def _meanings(result: Result) -> str:
     meanings = {m.name: m.meaning for m in METRICS} | SET_METRICS
-    found = next(iter(result.rows.values()))
-    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(meanings[name])}</dd>" for name in found)
-    return f"<h2>What the figures are</h2><dl>{items}</dl>"
+    names = next(iter(result.rows.values()))
+    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(meanings[name])}</dd>" for name in names)
+    return f"<h2>Definitions of the figures</h2><dl>{items}</dl>"
 
 
 def _image(content: bytes, kind: str, what: str) -> str:

@@ -34,7 +34,7 @@ def texts(metric: str, estimate: Estimate) -> Iterator[str]:
 
 
 def plain(result: Result) -> dict[str, Any]:
-    """Rows, agreement and the figures of every field, ready for JSON; what is undefined or infinite is null."""
+    """Rows, agreement and the figures of every field, ready for JSON; undefined and infinite values are null."""
     content = {
         "rows": {name: {m: dataclasses.asdict(e) for m, e in row.items()} for name, row in result.rows.items()},
         "agreement": {
@@ -64,7 +64,7 @@ def _amounts(amounts: Amounts) -> dict[str, float]:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has neither NaN nor infinity."""
+    """Replace NaN and infinity, which JSON lacks, by None."""
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
     if isinstance(value, list):

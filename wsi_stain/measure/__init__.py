@@ -1,1 +1,1 @@
-"""Figures of pictures: stain densities, metrics, registration."""
+"""Measurements on images: stain densities, metrics, registration."""

@@ -1,4 +1,4 @@
-"""How much of a stain is in a pixel: optical density and colour deconvolution.
+"""Stain density per pixel: optical density and colour deconvolution.
 
 Source: Ruifrok & Johnston, "Quantification of histochemical staining by color deconvolution", 2001; the vectors are
 theirs (as in scikit-image's `hed_from_rgb`).
@@ -11,17 +11,17 @@ from scipy.ndimage import gaussian_filter
 from skimage.color import hed_from_rgb
 
 Glass = tuple[int, int, int]
-"""Colour (R, G, B) of empty slide."""
+"""Background colour (R, G, B)."""
 HE_GLASS: Glass = (243, 243, 243)
-"""Glass of an H&E whose own is not known; another one shifts all its densities alike, which correlations do not see."""
+"""Background of an H&E if its own is unknown; an error shifts all densities equally, not correlations."""
 POSITIVE_OD = 0.15
-"""DAB density from which a pixel counts as positive, in units of optical density (base 10)."""
+"""DAB density above which a pixel counts as positive, in units of optical density (base 10)."""
 TISSUE_OD, TISSUE_UM = 0.05, 5.0
-"""An H&E is tissue where its mean optical density exceeds this, smoothed by a Gaussian of this σ."""
+"""An H&E is tissue where its mean optical density, smoothed by a Gaussian of this σ, exceeds this."""
 
 
 def optical_density(image: np.ndarray, glass: Glass) -> np.ndarray:
-    """uint8 (h, w, 3) → float32 (h, w, 3): -log10(I / I0) with I0 the colour of empty glass; never below 0."""
+    """uint8 (h, w, 3) → float32 (h, w, 3): -log10(I / I0) with I0 the background colour; never below 0."""
     transmitted = np.maximum(image, 1).astype(np.float32) / np.asarray(glass, np.float32)
     return np.maximum(-np.log10(transmitted), 0)
 
@@ -43,5 +43,5 @@ def hematoxylin(image: np.ndarray, glass: Glass, *, sigma_px: float) -> np.ndarr
 
 
 def tissue(he: np.ndarray, mpp: float, glass: Glass = HE_GLASS) -> np.ndarray:
-    """uint8 (h, w, 3) H&E → bool (h, w): where there is tissue."""
+    """uint8 (h, w, 3) H&E → bool (h, w): True on tissue."""
     return gaussian_filter(optical_density(he, glass).mean(-1), TISSUE_UM / mpp) > TISSUE_OD

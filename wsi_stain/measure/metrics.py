@@ -1,7 +1,7 @@
 """Figures that compare a generated stain with the real one, and their bootstrap intervals.
 
-Every figure of a whole split is a function of *sums over fields* (of squares, of counts): so a resample of the
-bootstrap only adds a few numbers up, and a split of thousands of fields need not be held in memory.
+Every figure of a whole split is a function of *sums over fields* (of squares, of counts), so a resample of the
+bootstrap only adds a few numbers, and a split of thousands of fields need not be held in memory.
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ def block_means(values: np.ndarray, side: int) -> np.ndarray:
 
 
 def pair_sums(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Two samples of n values → float64 (7,): what `pearson` and `mean_absolute_error` need; those of fields add up."""
+    """Two samples of n values → float64 (7,): sums for `pearson` and `mean_absolute_error`, additive over fields."""
     x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
     return np.array([x.size, x.sum(), y.sum(), x @ x, y @ y, x @ y, np.abs(x - y).sum()])
 
 
 def pearson(sums: np.ndarray) -> np.ndarray:
-    """`pair_sums` (…, 7) → Pearson's r (…); NaN where a sample is constant, or not two values long."""
+    """`pair_sums` (…, 7) → Pearson's r (…); NaN where a sample is constant, or has fewer than two values."""
     n, x, y, xx, yy, xy, _ = np.moveaxis(np.asarray(sums, np.float64), -1, 0)
     spread_x, spread_y = n * xx - x * x, n * yy - y * y
-    # A constant leaves the rounding of these differences, about 1e-15 of the terms; less than 1e-12 is no spread.
+    # A constant leaves rounding errors of about 1e-15 of the terms; less than 1e-12 counts as no spread.
     constant = (spread_x <= 1e-12 * n * xx) | (spread_y <= 1e-12 * n * yy)
     with np.errstate(invalid="ignore", divide="ignore"):
         r = np.clip((n * xy - x * y) / np.sqrt(spread_x * spread_y), -1, 1)
@@ -76,18 +76,18 @@ def pearson(sums: np.ndarray) -> np.ndarray:
 
 
 def mean_absolute_error(sums: np.ndarray) -> np.ndarray:
-    """`pair_sums` (…, 7) → mean of |a - b| (…); NaN of nothing."""
+    """`pair_sums` (…, 7) → mean of |a - b| (…); NaN for an empty sample."""
     return mean(np.stack([sums[..., 6], sums[..., 0]], -1))
 
 
 def mean(sums: np.ndarray) -> np.ndarray:
-    """Sum and count (…, 2) → mean (…); NaN of nothing."""
+    """Sum and count (…, 2) → mean (…); NaN for an empty sample."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return sums[..., 0] / sums[..., 1]
 
 
 def divergence(counts: np.ndarray) -> np.ndarray:
-    """Jensen–Shannon divergence of two histograms in bits: 0 equal, 1 apart; NaN where one is empty.
+    """Jensen–Shannon divergence of two histograms in bits: 0 = equal, 1 = disjoint; NaN where one is empty.
 
     Source: Lin, "Divergence measures based on the Shannon entropy", 1991, eq. 4.1 with equal weights.
 
@@ -125,15 +125,15 @@ def bootstrap(
     """A figure with its percentile interval, resampling whole groups of fields with replacement.
 
     Args:
-        sums: (fields, k), what each field adds.
+        sums: (fields, k), the contribution of each field.
         finish: total sums (…, k) → figures (…).
         groups: one label per field: the slide, or a spatial block; fields of one group are not independent.
         rounds: number of resamples.
-        seed: of the resampling.
-        level: of the interval, in percent.
+        seed: seed of the resampling.
+        level: level of the interval, in percent.
 
     Returns:
-        The figure of all fields; its bounds are NaN where there is only one group, which says nothing of others.
+        The figure of all fields; its bounds are NaN with only one group, which allows no estimate.
     """
     labels, members = np.unique(np.asarray(groups), return_inverse=True)
     by_group = np.zeros((len(labels), sums.shape[1]))
@@ -146,5 +146,5 @@ def bootstrap(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="All-NaN slice", category=RuntimeWarning)  # an undefined figure
         tails = [50 - level / 2, 50 + level / 2]
-        low, high = np.nanpercentile(draws, tails, method="inverted_cdf")  # a draw itself: PSNR may be infinite
+        low, high = np.nanpercentile(draws, tails, method="inverted_cdf")  # no interpolation: PSNR may be infinite
     return Estimate(value, float(low), float(high))

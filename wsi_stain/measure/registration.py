@@ -2,9 +2,9 @@
 
 Serial sections share lobules, ducts and vessels, but no cells. So hematoxylin is compared in a band of sizes between
 nucleus and tile, at a working resolution at which the shorter side is 128 px: nuclei are averaged out, and what fills
-the tile (staining gradients) is taken off. The displacement is the peak of the normalised cross-correlation (Lewis,
+the tile (staining gradients) is removed. The displacement is the peak of the normalised cross-correlation (Lewis,
 "Fast normalized cross-correlation", 1995), which needs no window and does not favour small shifts. Plain phase
-correlation weighs all frequencies alike, the cells' too, and finds serial sections much less often.
+correlation weights all frequencies equally, those of cells too, and aligns serial sections much less often.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ WORK_PX = 128
 FINE, COARSE = 1.5 / WORK_PX, 12 / WORK_PX
 """Standard deviations of the two Gaussians that bound the band, in shorter sides: 6 and 48 µm in a tile of 512 µm."""
 REACH = 1 / 8
-"""Largest displacement that is sought, in shorter sides."""
+"""Largest displacement that is searched, in shorter sides."""
 SMALLEST_PX = 32
-"""Tiles with a shorter side hold too little structure."""
+"""Tiles with a shorter side contain too little structure."""
 BLANK = 0.005
 """Standard deviation of a field, in square roots of optical density, below which nothing is stained: scanner noise and
-JPEG leave 0.001 to 0.002 on empty glass; the palest of 252 real tiles had 0.013."""
+JPEG leave 0.001 to 0.002 on background; the palest of 252 real tiles had 0.013."""
 WHITE = (255, 255, 255)
-"""The glass of a single tile is unknown. A constant offset leaves the band nearly as it is."""
+"""Assumed background, as that of a single tile is unknown. A constant offset hardly changes the band."""
 
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """What two stains of a field have in common."""
+    """The structure that two stains of a field share."""
 
     field: np.ndarray
     """float32 (H, W): band-passed square root of hematoxylin density."""
@@ -50,8 +50,8 @@ class Match:
     """Pearson's r of the two fields at the best displacement, -1 to 1."""
     dy: float
     dx: float
-    """What lies at (y, x) in the first tile lies at (y + dy, x + dx) in the second, px of the tile; NaN where the peak
-    lies at the end of the reach."""
+    """The point (y, x) of the first tile corresponds to (y + dy, x + dx) of the second, px of the tile; NaN where the
+    peak is at the end of the reach."""
     sharpness: float
     """Height of the peak over the mean of the other displacements, in their standard deviations."""
 
@@ -116,7 +116,7 @@ def _correlation(where: np.ndarray, what: np.ndarray) -> np.ndarray:
 
 
 def _vertex(line: np.ndarray, i: int) -> float:
-    """Place of the parabola's top through the peak and its two neighbours; NaN at either end."""
+    """Position of the vertex of the parabola through the peak and its two neighbours; NaN at either end."""
     if not 0 < i < len(line) - 1:
         return math.nan
     before, peak, after = (float(v) for v in line[i - 1 : i + 2])

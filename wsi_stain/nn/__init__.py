@@ -1,4 +1,4 @@
 """The networks: generator, encoders, discriminator, and their form for inference.
 
-Only this folder, train/ and eval/ know torch.
+Outside nn/, train/ and evaluate/, only cli/doctor.py and cluster/local.py import torch.
 """

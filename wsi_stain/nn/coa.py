@@ -1,7 +1,7 @@
 """CoA: cross attention from the generator's features to those of the H&E encoder (CEFF).
 
 `windowed` keeps a pixel's value independent of the tile that it is computed in: windows of 32×32 queries, anchored to
-the slide, each with the 64×64 keys around it. `global` is the paper's: every query sees the whole crop.
+the slide, each with the 64×64 keys around it. `global` is that of the paper: every query sees the whole crop.
 """
 
 from __future__ import annotations

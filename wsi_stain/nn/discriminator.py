@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 
 class Discriminator(nn.Module):
-    """Judges patches: is this stain, given this H&E, real?
+    """Classifies patches: real or generated stain, given the H&E.
 
     Args:
         filters: channels of the first layer (paper: 64).
-        conditional: whether it sees the H&E too.
+        conditional: whether the H&E is an input too.
     """
 
     def __init__(self, filters: int = 64, *, conditional: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""The encoder of one stain: trained by contrast, then frozen; its H&E half feeds CoA (CEFF)."""
+"""The encoder of one stain: trained contrastively, then frozen; its H&E half feeds CoA (CEFF)."""
 
 from __future__ import annotations
 

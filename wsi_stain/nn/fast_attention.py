@@ -1,4 +1,4 @@
-"""CoA of the fast form: query, key and value alone, no mask, no copies but of the windows; channels-last."""
+"""CoA of the fast form: only query, key and value, no mask, copies of windows only; channels-last."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from wsi_stain.nn.coa import MARGIN, WINDOW, CoA, windowed_attention
 from wsi_stain.nn.fast_layers import affine, fixed, rescale
 
 SCORES = 1 << 19
-"""Attention scores made at a time on a CPU, for 32 queries at least: they stay in its second-level cache (1 MiB)."""
+"""Attention scores computed at a time on a CPU, for at least 32 queries: they fit its second-level cache (1 MiB)."""
 
 
 class FastCoA(nn.Module):
-    """`CoA` as query, key and value alone.
+    """`CoA` reduced to query, key and value.
 
     Args:
         source: the trained layer.
@@ -26,7 +26,7 @@ class FastCoA(nn.Module):
         self.windowed = source.attend is windowed_attention
         self.query, self.key = source.query, source.key
         rescale(self.query, torch.full_like(source.query.bias, d**-0.5), torch.zeros_like(source.query.bias))  # type: ignore
-        self.key.bias = None  # the same addend to all of a query's scores
+        self.key.bias = None  # it adds the same value to all scores of a query
         factor, shift = affine(source.norm)
         rescale(source.out, source.alpha * factor, source.alpha * shift)
         # Weights of the softmax sum to one, so `out` may come before it, biases included.
@@ -61,7 +61,7 @@ def in_windows(q: Tensor, k: Tensor, v: Tensor, side: int) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(QKᵀ) V, the scale being in Q; (N, queries, d), (N, keys, d), (N, keys, d) → (N, queries, d)."""
+    """softmax(QKᵀ) V, with the scale in Q; (N, queries, d), (N, keys, d), (N, keys, d) → (N, queries, d)."""
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], scale=1.0).squeeze(1)
     # torch's own attention on CPUs multiplies bfloat16 at the speed of float32; oneDNN's matrix product is twice that.

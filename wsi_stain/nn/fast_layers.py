@@ -1,4 +1,4 @@
-"""The layers of a generator's fast form; `folding` makes them of the trained ones and says why they are equal.
+"""The layers of a generator's fast form; `folding` builds them from the trained ones and explains why they are equal.
 
 All expect channels-last.
 """
@@ -15,9 +15,9 @@ from wsi_stain.nn.msfpm import ConvGRU
 from wsi_stain.nn.wavelet import WTConv
 
 NARROW = 32
-"""Fewer channels than this are shorter than a vector register: there Haar is faster as a convolution."""
+"""Fewer channels than this are shorter than a vector register: Haar is then faster as a convolution."""
 PHASES = 4
-"""Neighbouring output pixels that the last convolution makes as channels: 4 × RGB fill 12 of 16 lanes."""
+"""Neighbouring output pixels that the last convolution computes as channels: 4 × RGB fill 12 of 16 lanes."""
 
 
 def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -36,15 +36,15 @@ def rescale(conv: nn.Conv2d, factor: Tensor, shift: Tensor) -> None:
 
 
 def fixed(values: Tensor) -> nn.Parameter:
-    """A parameter that does not learn."""
+    """A parameter that is not trained."""
     return nn.Parameter(values.detach(), requires_grad=False)
 
 
 class WideConv(nn.Module):
-    """A convolution whose weights are wider than its input and output: float32 under bfloat16.
+    """A convolution whose weights are more precise than its input and output: float32 with bfloat16.
 
-    For the stem, which takes half a percent of the time. Its kernels, rounded to bfloat16, move whole areas of even
-    colour: the worst of 27 real fields was 44 dB from float32 with them, and is 52 without.
+    For the stem, which takes half a percent of the time. Its kernels, rounded to bfloat16, shift whole areas of even
+    colour: against float32, the worst of 27 real fields had 44 dB with rounded kernels, and has 52 dB without.
 
     Args:
         source: the convolution.
@@ -60,7 +60,7 @@ class WideConv(nn.Module):
 
 
 class FastWTConv(nn.Module):
-    """`WTConv` with all its factors in the kernels; bands lie one after the other: LL of all channels, then the next.
+    """`WTConv` with all its factors in the kernels; bands in sequence: LL of all channels, then the next.
 
     Args:
         source: the trained layer.
@@ -103,7 +103,7 @@ class SlicedHaar(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, 4C, H/2, W/2), band after band, in the library's order."""
-        x = x.permute(0, 2, 3, 1).contiguous()  # (N, H, W, C); no copy but of a slice
+        x = x.permute(0, 2, 3, 1).contiguous()  # (N, H, W, C); copies only a slice
         n, h, w, c = x.shape
         even, odd = x.view(n, h // 2, 2, w * c).unbind(2)
         bands = x.new_empty(n, h // 2, w // 2, 4, c)
@@ -152,8 +152,8 @@ class DenseHaar(nn.Module):
 class FastGRU(nn.Module):
     """`ConvGRU` with both gates in one convolution.
 
-    The gates are σ(x) = (1 + tanh(x / 2)) / 2, since torch 2.13 rounds σ otherwise in the last few numbers of each
-    thread's share than in the rest, and its lerp may: with other threads, a resumed run would end in other bytes.
+    The gates are σ(x) = (1 + tanh(x / 2)) / 2, because torch 2.13 rounds σ differently in the last few numbers of each
+    thread's share, and its lerp may too: a run resumed with other threads would produce other bytes.
 
     Args:
         source: the trained layer.
@@ -178,10 +178,10 @@ class EnlargingConv(nn.Module):
     """A step of the decoder, either kind: one 2×2 convolution for the four parities of the output, then interleaved.
 
     Output rows 2i see input rows i - 1 and i, rows 2i + 1 see i and i + 1; columns likewise. A matrix per parity and
-    place (row 0 or 1 of the window) says which of the three kernel rows meet there.
+    place (row 0 or 1 of the window) selects the kernel rows, of three, that meet there.
 
-    oneDNN's own transposed convolutions, and 2×2 ones that it pads itself, round otherwise for other numbers of
-    threads (3.12): a run resumed with fewer would not end in the same bytes. This one does not.
+    oneDNN's own transposed convolutions, and 2×2 ones that it pads itself, round differently for other numbers of
+    threads (3.12): a run resumed with fewer would produce other bytes. This layer rounds the same for any number.
 
     Args:
         kernel: of a 3×3 convolution, (outputs, inputs, 3, 3).
@@ -222,7 +222,7 @@ class EnlargingConv(nn.Module):
 
 
 class PhasedConv(nn.Module):
-    """A convolution to few channels that makes `PHASES` neighbouring pixels of a row at a time, and float32.
+    """A convolution to few channels that makes `PHASES` neighbouring pixels of a row at a time, in float32.
 
     Float32, because bfloat16 steps by half a grey level where the stain is bright.
 

@@ -8,7 +8,7 @@
     conv7 → RGB              four neighbouring pixels at once: vector units work on 16 channels, and RGB has 3
     pixels / 127.5 - 1       into the first convolutions, which then read whole numbers (exact in bfloat16)
 
-All of it is exact arithmetic, folded in float64; only the rounding differs. Everything expects channels-last.
+All steps are exact, computed in float64; only rounding differs. All layers expect channels-last.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from wsi_stain.nn.wavelet import WTConv
 def folded(generator: Generator, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The fast form, with weights of `dtype`; the generator stays as it is.
 
-    It maps (N, 3, H, W) of `dtype`, channels-last, as `pixels.to_levels` makes them, to (N, 3, H, W) in [-1, 1], of
+    It maps (N, 3, H, W) of `dtype`, channels-last, as `pixels.to_levels` returns them, to (N, 3, H, W) in [-1, 1], of
     float32 at least.
     """
     fast = copy.deepcopy(generator).eval().requires_grad_(False).double()
@@ -57,7 +57,7 @@ def folded(generator: Generator, dtype: torch.dtype = torch.float32) -> nn.Modul
 
 
 def _conv(layer: nn.Module) -> nn.Conv2d:
-    assert isinstance(layer, nn.Conv2d), f"a convolution was expected, not {type(layer).__name__}"
+    assert isinstance(layer, nn.Conv2d), f"expected a convolution, not {type(layer).__name__}"
     return layer
 
 
@@ -75,7 +75,7 @@ def _fold_children(module: nn.Module) -> None:
 
 
 def fold_sequence(layers: nn.Sequential) -> nn.Sequential:
-    """The same layers in fewer; those that are kept are changed."""
+    """Fold the layers into fewer; the remaining ones are modified in place."""
     done: list[nn.Module] = []
     for layer in layers:
         match layer:
@@ -104,7 +104,7 @@ def _absorb(layer: nn.Module, norm: nn.BatchNorm2d) -> None:
 
 
 def _read_pixels(conv: nn.Conv2d) -> None:
-    """Make `conv` take pixels minus `CENTRE` for what it took in [-1, 1]; its border is reflected, never zero."""
-    moved = conv.weight.sum((1, 2, 3)) * (CENTRE / HALF - 1)
-    conv.bias = fixed((0.0 if conv.bias is None else conv.bias) + moved)
+    """Make `conv` take pixels minus `CENTRE` instead of values in [-1, 1]; its border is reflected, never zero."""
+    shift = conv.weight.sum((1, 2, 3)) * (CENTRE / HALF - 1)
+    conv.bias = fixed((0.0 if conv.bias is None else conv.bias) + shift)
     conv.weight = fixed(conv.weight / HALF)

@@ -1,4 +1,4 @@
-"""The generator (CEFF, arXiv 2502.20156): an H&E image in, the virtual stain of the same tissue out.
+"""The generator (CEFF, arXiv 2502.20156): it maps an H&E image to the virtual stain of the same tissue.
 
 H&E ── VMFE ──┬── MSFPM ── h3, h2, h1 ───────┐ (added before blocks 2, 3, 4)
   │           └── CoA ── residual blocks ◄───┘── decoder ── stain
@@ -26,9 +26,9 @@ HAAR_MULTIPLE = 8
 
 
 class Generator(nn.Module):
-    """The whole generator, with the H&E encoder's part that CoA needs.
+    """The whole generator, with the part of the H&E encoder that CoA needs.
 
-    Its result depends on the place of the image in the slide only modulo `multiple` px.
+    Its result depends on the position of the image in the slide only modulo `multiple` px.
 
     Args:
         config: width, depth and switches.

@@ -1,4 +1,4 @@
-"""A trained generator as the engine sees it: pixels in, pixels out."""
+"""A trained generator behind the engine's interface: pixels in, pixels out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 REACH = 129
 """Receptive-field radius in px without attention: a hard bound, from the kernels and strides."""
 IN_FLIGHT = 8
-"""Tiles per call that hide the transfers and the launches of a CUDA device; each still runs alone."""
+"""Tiles per call, enough to hide the transfers and the launches of a CUDA device; each still runs alone."""
 
 
 class TorchGenerator:
@@ -31,7 +31,7 @@ class TorchGenerator:
     Args:
         module: the trained network; it is copied.
         device: `cpu`, `cuda` or `cuda:N`.
-        precision: of the arithmetic; what goes in and out is uint8.
+        precision: of the arithmetic; input and output are uint8.
     """
 
     reach = REACH
@@ -48,10 +48,10 @@ class TorchGenerator:
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W, 3) H&E → uint8 (N, H, W, 3) stain.
 
-        A tile's result does not depend on its companions: each runs alone, since libraries choose other kernels,
-        and so other roundings, for other batch sizes.
+        A tile's result does not depend on the others: each runs alone, because libraries choose other kernels,
+        with other rounding, for other batch sizes.
         """
-        own = np.require(tiles, requirements=["C_CONTIGUOUS", "WRITEABLE"])  # torch warns of what it could not write to
+        own = np.require(tiles, requirements=["C_CONTIGUOUS", "WRITEABLE"])  # torch warns about read-only arrays
         return self._run(torch.from_numpy(own)).numpy()
 
     def _on_cpu(self, tiles: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class TorchGenerator:
 
 
 class CudaRunner:
-    """Feeds a CUDA device tile by tile: uploads, arithmetic and downloads on streams of their own, at the same time.
+    """Feeds a CUDA device tile by tile: uploads, arithmetic and downloads run concurrently on separate streams.
 
     Args:
         device: a CUDA device.
@@ -73,7 +73,7 @@ class CudaRunner:
     def __init__(self, device: torch.device, stain: Callable[[Tensor], Tensor]) -> None:
         self._device, self._stain = device, stain
         self._up, self._work, self._down = (torch.cuda.Stream(device) for _ in range(3))
-        torch.cuda.synchronize(device)  # the weights are there before another stream reads them
+        torch.cuda.synchronize(device)  # the weights must be loaded before another stream reads them
 
     def __call__(self, tiles: Tensor) -> Tensor:
         """uint8 (N, H, W, 3) in the host's memory → the same, pinned."""
@@ -82,7 +82,7 @@ class CudaRunner:
         for (tile, there), result in zip(arriving, results.split(1), strict=True):
             self._work.wait_event(there)
             with torch.cuda.stream(self._work):
-                tile.record_stream(self._work)  # its memory is free again when this stream is done with it
+                tile.record_stream(self._work)  # its memory is reusable when this stream has finished with it
                 stained = self._stain(tile)
             self._down.wait_stream(self._work)
             with torch.cuda.stream(self._down):
@@ -103,23 +103,23 @@ def load_generator(config: GeneratorConfig, weights: Path) -> Generator:
     """The network of `config` with the weights of a safetensors file, in float32 and evaluation mode.
 
     Raises:
-        BundleError: the file is not safetensors, or its tensors do not fit the network.
+        BundleError: the file is not safetensors, or its tensors do not match the network.
     """
     module = Generator(config)
     try:
         module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(weights).items()})
     except (SafetensorError, OSError) as err:
-        raise BundleError(f"{weights} is not a safetensors file: {err}; install the bundle again") from err
+        raise BundleError(f"{weights} is not a safetensors file: {err}; reinstall the bundle") from err
     except RuntimeError as err:
         raise BundleError(f"{weights} does not fit the network in bundle.yaml: {err}") from err
     return module.eval()
 
 
 def pick_device(name: str) -> str:
-    """`auto` → the best device there is; anything else is checked.
+    """`auto` → the best available device; other names are checked.
 
     Raises:
-        DeviceError: an unknown name, or a CUDA device that is not there.
+        DeviceError: an unknown name, or a CUDA device that does not exist.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -128,37 +128,39 @@ def pick_device(name: str) -> str:
     except RuntimeError as err:
         raise DeviceError(f"--device {name}: no such device; choose auto, cpu, cuda or cuda:N") from err
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise DeviceError(f"--device {name}: torch sees {found} CUDA devices on this machine; use --device cpu or auto")
+        count = torch.cuda.device_count()
+        raise DeviceError(
+            f"--device {name}: torch finds {count} CUDA devices on this machine; use --device cpu or auto"
+        )
     if device.type not in ("cpu", "cuda"):
         raise DeviceError(f"--device {name}: only cpu and cuda are supported; choose auto, cpu, cuda or cuda:N")
     return name
 
 
 def pick_precision(name: PrecisionChoice, device: str) -> Precision:
-    """`auto` → the fastest arithmetic that the device has units for; anything else is checked.
+    """`auto` → the fastest precision that the device supports; other names are checked.
 
     Raises:
-        DeviceError: float16 on a CPU, or a device that is not there.
+        DeviceError: float16 on a CPU, or a device that does not exist.
     """
     kind = torch.device(device := pick_device(device)).type
     if name == "fp16" and kind == "cpu":
         raise DeviceError(
-            "--precision fp16: CPUs are no faster in float16; choose auto, fp32 or bf16 with --device cpu"
+            "--precision fp16: float16 is not faster on CPUs; choose auto, fp32 or bf16 with --device cpu"
         )
     if name != "auto":
         return name
     if kind == "cpu":
-        # Without such units oneDNN computes bfloat16 by float32, more slowly. Older torch does not tell: float32.
-        found = getattr(torch.cpu, "get_capabilities", dict)()
-        return "bf16" if found.get("avx512_bf16") or found.get("amx_bf16") else "fp32"
+        # Without such units oneDNN computes bfloat16 with float32, more slowly. Older torch does not report them.
+        units = getattr(torch.cpu, "get_capabilities", dict)()
+        return "bf16" if units.get("avx512_bf16") or units.get("amx_bf16") else "fp32"
     # By generation: Ampere has bfloat16, Volta and Turing float16 on tensor cores, Pascal neither.
     generation = torch.cuda.get_device_capability(device)[0]
     return "bf16" if generation >= 8 else "fp16" if generation == 7 else "fp32"
 
 
 def save_half(source: Path, target: Path) -> None:
-    """Copy a weight file with kernels in float16; vectors (norms, biases) stay float32, where half would underflow."""
+    """Copy a weight file with kernels in float16; vectors (norms, biases) stay float32, since float16 underflows."""
     tensors = {k: v.half() if v.is_floating_point() and v.dim() > 1 else v for k, v in load_file(source).items()}
     save_file(tensors, target)
-    target.chmod(0o644)  # safetensors makes files that only their owner can read
+    target.chmod(0o644)  # safetensors writes files that only their owner can read

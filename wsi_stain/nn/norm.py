@@ -1,7 +1,7 @@
-"""Normalisation by the statistics of a tile, and how to take them from a slide instead.
+"""Normalisation by the statistics of a tile, and its replacement by statistics of a slide.
 
-A network with instance norm makes each tile in the light of that tile alone: neighbours differ, and no blending hides
-it (Buglakova et al., ICCV 2025). Statistics measured once, on tiles from all over the slide, make it blind to its tile.
+A network with instance norm normalises each tile by that tile alone: neighbours differ, and blending cannot hide it
+(Buglakova et al., ICCV 2025). Statistics measured once, on tiles from all over the slide, avoid this.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import nn
 from wsi_stain.nn.pixels import to_tensor
 
 TOGETHER = 4
-"""Tiles that are normalised together while measuring, so that they differ from each other as they do in the slide."""
+"""Tiles that are normalised together while measuring, so that a batch varies as the slide does."""
 KINDS = ("running_mean", "running_var")
 
 
 def use_tile_statistics(module: nn.Module) -> None:
-    """Replace every batch norm by an instance norm with weights of the same names, and no statistics of its own."""
+    """Replace every batch norm by an instance norm with weights of the same names and no own statistics."""
     for name, part in module.named_children():
         if isinstance(part, nn.BatchNorm2d):
             setattr(module, name, nn.InstanceNorm2d(part.num_features, affine=True))
@@ -49,22 +49,22 @@ def measure(module: nn.Module, tiles: Sequence[np.ndarray], device: str) -> byte
 
 
 def freeze(module: nn.Module, statistics: Path) -> None:
-    """Replace every instance norm by a batch norm with the statistics of a file that `measure` made."""
-    found = load_file(statistics)
+    """Replace every instance norm by a batch norm with the statistics from a file with the result of `measure`."""
+    values = load_file(statistics)
     for name, norm in _to_batch_norm(module).items():
         for kind in KINDS:
-            getattr(norm, kind).copy_(found[f"{name}.{kind}"])
+            getattr(norm, kind).copy_(values[f"{name}.{kind}"])
     module.eval()
 
 
 def _to_batch_norm(module: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    """Replace every instance norm by a batch norm of the same weights that remembers plain means; those, by name."""
-    made: dict[str, nn.BatchNorm2d] = {}
+    """Replace every instance norm by a batch norm with plain means and the same weights; returns them by name."""
+    norms: dict[str, nn.BatchNorm2d] = {}
     for name, part in list(module.named_modules()):
         if isinstance(part, nn.InstanceNorm2d):
             norm = nn.BatchNorm2d(part.num_features, eps=part.eps, momentum=None)
             norm.weight, norm.bias = part.weight, part.bias
             parent, _, own = name.rpartition(".")
             setattr(module.get_submodule(parent), own, norm)
-            made[name] = norm
-    return made
+            norms[name] = norm
+    return norms

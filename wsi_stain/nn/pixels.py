@@ -1,4 +1,4 @@
-"""Pixels to tensors and back: the one place that knows the networks' range."""
+"""Conversion of pixels to tensors and back: the only place that defines the networks' range."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def to_tensor(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     """uint8 (N, H, W, 3) → float32 (N, 3, H, W) in [-1, 1], contiguous."""
     # Contiguous on purpose: on channels-last input of few channels, oneDNN (in torch 2.13, AVX-512) crashes in the
     # backward pass of a strided 1×1 convolution. Inference, which has no backward pass, chooses channels-last itself.
-    own = np.require(images, requirements=["C_CONTIGUOUS", "WRITEABLE"])  # torch warns of what it could not write to
+    own = np.require(images, requirements=["C_CONTIGUOUS", "WRITEABLE"])  # torch warns about read-only arrays
     tensor = torch.from_numpy(own).to(device).permute(0, 3, 1, 2)
     return tensor.float().contiguous().div_(HALF).sub_(1)
 

@@ -1,6 +1,6 @@
-"""A plain U-Net (Ronneberger et al., MICCAI 2015): H&E in, the logit of being positive in the other stain out.
+"""A plain U-Net (Ronneberger et al., MICCAI 2015): it maps H&E to the logit of being positive in the other stain.
 
-It draws no picture: it is the direct regressor that a virtual stain has to be compared with.
+It produces no image: it is the direct regressor, a reference for virtual stains.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ DEPTH = 4
 """Halvings: the deepest features have a sixteenth of the resolution, about the pitch of cells at 1 µm/px."""
 
 PRIOR_LOGIT = -3.0
-"""What it says before it has learned anything: one pixel in twenty is positive, as positive tissue is rare.
+"""Output before training: one pixel in twenty is positive, as positive tissue is rare.
 
-Begun at a half, it spends a thousand crops on unlearning that (Lin et al., "Focal loss", 2017, section 4.1).
+Starting at one half costs a thousand crops of training to correct (Lin et al., "Focal loss", 2017, section 4.1).
 """
 
 
 class UNet(nn.Module):
-    """Encoder, decoder, and what the decoder looks up at each scale; batch norm, zero padding, bilinear upsampling.
+    """Encoder and decoder with skip connections at each scale; batch norm, zero padding, bilinear upsampling.
 
     Args:
-        config: only the width `channels` has a meaning here; the deepest scale has 16 times as many.
+        config: only the width `channels` is used; the deepest scale has 16 times as many.
     """
 
     multiple = 2**DEPTH
@@ -38,7 +38,7 @@ class UNet(nn.Module):
         widths = [config.channels * 2**level for level in range(DEPTH + 1)]
         self.stem = _convs(3, widths[0])
         self.down = nn.ModuleList(_convs(a, b) for a, b in pairwise(widths))
-        self.bottom = _convs(widths[-1], widths[-1], n=1)  # the cheapest place for weights, and it sees the most
+        self.bottom = _convs(widths[-1], widths[-1], n=1)  # cheapest weights, largest receptive field
         self.up = nn.ModuleList(_convs(a + b, a) for a, b in zip(widths[-2::-1], widths[:0:-1], strict=True))
         self.head = nn.Conv2d(widths[0], 1, 1)
         self.head.bias = nn.Parameter(torch.tensor([PRIOR_LOGIT]))
@@ -46,14 +46,14 @@ class UNet(nn.Module):
     def forward(self, he: Tensor) -> Tensor:
         """(N, 3, H, W) RGB in [-1, 1], H and W multiples of `multiple` → logits (N, 1, H, W)."""
         x = self.stem(he)
-        skipped = []
+        skips = []
         for convs in self.down:
-            skipped.append(x)
+            skips.append(x)
             x = convs(F.max_pool2d(x, 2))
         x = self.bottom(x)
         for convs in self.up:
             larger = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-            x = convs(torch.cat([skipped.pop(), larger], dim=1))
+            x = convs(torch.cat([skips.pop(), larger], dim=1))
         return self.head(x)
 
 

@@ -1,4 +1,4 @@
-"""Wavelet convolution (WTConv) and the Haar transform it stands on.
+"""Wavelet convolution (WTConv) and the Haar transform that it uses.
 
     x ──┬── depthwise k×k, scale ─────────────────────────────┐
         └── Haar ── 4C bands ── depthwise k×k, scale ── Haar⁻¹ ┴─ + ──
@@ -39,7 +39,7 @@ class LibraryHaar(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # Zero padding never shows: even sides need none. The filters are constants, so they stay out of the weights.
+        # Zero padding has no effect: even sides need none. The filters are constants, so they are not weights.
         self.forward_transform = DWTForward(J=1, wave="haar", mode="zero")
         self.inverse_transform = DWTInverse(wave="haar", mode="zero")
         for transform in (self.forward_transform, self.inverse_transform):

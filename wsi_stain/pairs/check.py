@@ -1,7 +1,7 @@
-"""Are these pairs fit for training? What must stop it, and whether the two stains show the same fields.
+"""Checks of pairs before training: problems that must stop it, and whether the two stains show the same fields.
 
-Whether a pair shows one field is judged against the pairs' own shuffled partners. The structural agreement of each H&E
-with its own partner (`eval.registration`) is compared with that of H&E images with the partners of others. A pair
+Whether a pair shows one field is judged by comparison with shuffled pairs. The structural agreement of each H&E
+with its own partner (`measure.registration`) is compared with that of H&E images with the partners of others. A pair
 agrees if at most one in twenty shuffled ones does as well: its p-value, (1 + shuffled pairs at least as good) / (1 +
 shuffled pairs) after Phipson & Smyth, "Permutation p-values should never be zero" (2010), is at most 0.05.
 
@@ -35,32 +35,32 @@ SHUFFLED = 2000
 CHUNK = 256
 """Pairs whose structures are in memory at a time, 32 MiB; partners are shuffled within such a chunk."""
 MOST_SENTENCES = 10
-Shown = Callable[[int, int], None]
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What was found out about one pair."""
+    """Results for one pair."""
 
     pair: Pair
     problem: str = ""
-    """Why it cannot be read; all below is empty then."""
+    """Why it cannot be read; the fields below are then empty."""
     height: int = 0
     width: int = 0
     tile: Tile | None = None
-    """The H&E, as far as leaks are concerned."""
+    """Properties of the H&E for leak detection."""
     match: Match = NO_MATCH
     chance: float = math.nan
     """p-value: how often shuffled pairs agree at least as well; NaN where a tile is blank or too small."""
 
     @property
     def is_judged(self) -> bool:
-        """Whether there is enough structure to say anything."""
+        """Whether there is enough structure for a judgement."""
         return not math.isnan(self.chance)
 
     @property
     def agrees(self) -> bool:
-        """Whether the stains show one field, beyond what chance does."""
+        """Whether the stains show the same field, beyond chance."""
         return self.chance <= CHANCE
 
     @property
@@ -76,38 +76,40 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was found out about a set of pairs."""
+    """Results for a set of pairs."""
 
     figures: tuple[Figures, ...]
     shuffled: np.ndarray
     """float64 (N,), sorted: agreement of the shuffled pairs."""
     flagged: tuple[str, ...]
-    """A sentence for everything that is wrong."""
+    """One sentence per problem."""
 
 
 def problems(pairs: Sequence[Pair], crop: int) -> list[str]:
     """Everything that must stop a training before it starts, one sentence each.
 
     Args:
-        pairs: of all splits, or leaks between them cannot be seen.
+        pairs: pairs of all splits; otherwise leaks between splits cannot be detected.
         crop: side of the crops, px.
 
     Returns:
         Images that cannot be read, are of unequal sizes or smaller than the crop, and leaks between splits; of each
-        kind the first ten. Leaks that can only be guessed from likeness (`pairs_leaks.neighbours`) do not stop it.
+        kind the first ten. Leaks inferred from similarity alone (`leaks.neighbours`) are not included.
     """
     with ThreadPoolExecutor() as pool:
         return _problems(list(pool.map(lambda pair: _read(pair)[0], pairs)), crop)
 
 
-def check(pairs: Sequence[Pair], *, crop: int = 0, seed: int = 0, progress: Shown = lambda done, total: None) -> Check:
+def check(
+    pairs: Sequence[Pair], *, crop: int = 0, seed: int = 0, progress: Progress = lambda done, total: None
+) -> Check:
     """Look at every pair: the `problems`, neighbours in two splits, agreement of the stains, and misalignment.
 
     Args:
         pairs: of all splits.
-        crop: side of the crops that a training will want, px; 0 = any size will do.
+        crop: side of the crops that a training will use, px; 0 = any size.
         seed: of the shuffling.
-        progress: called with pairs done and in all.
+        progress: called with the number of pairs done and the total.
     """
     order = np.random.default_rng(seed).permutation(len(pairs))
     figures: dict[int, Figures] = {}
@@ -121,8 +123,8 @@ def check(pairs: Sequence[Pair], *, crop: int = 0, seed: int = 0, progress: Show
             progress(len(figures), len(pairs))
     null = np.sort([value for value in shuffled if not math.isnan(value)])
     judged = tuple(replace(f, chance=_chance(f.match.agreement, null)) for _, f in sorted(figures.items()))
-    guessed = _first(neighbours([f.tile for f in judged if f.tile]))
-    return Check(judged, null, (*_problems(judged, crop), *guessed, *_disagreements(judged)))
+    suspects = _first(neighbours([f.tile for f in judged if f.tile]))
+    return Check(judged, null, (*_problems(judged, crop), *suspects, *_disagreements(judged)))
 
 
 def agreeing(figures: Iterable[Figures]) -> float:
@@ -183,8 +185,8 @@ def _disagreement(figures: Sequence[Figures], where: str) -> str:
         return ""
     return (
         f"the stains disagree: {agreeing(figures):.0%} of the {judged} pairs{where} agree better than {1 - CHANCE:.0%} "
-        f"of shuffled pairs (at least {LEAST_SHARE:.0%} must; by chance {CHANCE:.0%} do), so most are not the same "
-        "field or lie more than an eighth of a tile apart; register them again, or check which file goes with which"
+        f"of shuffled pairs (required: {LEAST_SHARE:.0%}; by chance: {CHANCE:.0%}), so most do not show the same "
+        "field or are displaced by more than an eighth of a tile; register them again, or check which files are paired"
     )
 
 
@@ -201,4 +203,4 @@ def _problems(figures: Sequence[Figures], crop: int) -> list[str]:
 
 def _first(sentences: Sequence[str]) -> list[str]:
     more = len(sentences) - MOST_SENTENCES
-    return [*sentences[:MOST_SENTENCES], f"and {more} more like the one above"] if more > 0 else list(sentences)
+    return [*sentences[:MOST_SENTENCES], f"and {more} more of the same kind"] if more > 0 else list(sentences)

@@ -1,8 +1,8 @@
-"""What of one slide stands in two splits: the same tile, a known slide, or tiles that were cut side by side.
+"""Leaks between splits: the same tile, a known slide, or adjacent tiles of one slide.
 
-A network tested on the neighbour of a tile that it has learned from looks better than it is. Public sets often do not
-say from which slide a tile is. But a tile goes on where its neighbour ends: the last column of one and the first column
-of the other lie one pixel apart and correlate, and others do not. Tiles that overlap or have a gap are not found so.
+A network tested on a neighbour of a training tile scores better than it should. Public sets often do not state the
+slide of a tile. But a tile continues in its neighbour: the last column of one and the first column of the other are one
+pixel apart and correlate, and others do not. Tiles that overlap or have a gap are not detected this way.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from scipy.spatial import KDTree
 from wsi_stain.pairs.pair import Pair
 
 EDGE_PX = 512
-"""Samples of an edge, at most."""
+"""Most samples of an edge."""
 DETAIL_PX = 8
-"""Standard deviation, in samples, of the blurred edge that is taken off: brightness alone says nothing."""
+"""Standard deviation, in samples, of the blurred edge that is subtracted: brightness alone carries no information."""
 PLAIN = 3.0
-"""Grey levels of detail (root mean square) below which an edge is glass."""
+"""Grey levels of detail (root mean square) below which an edge is background."""
 LEAST_R, LEAST_SD = 0.5, 7
-"""Two edges go on in each other if they correlate so much, and by so many standard deviations of all comparisons.
+"""Two edges match if they correlate this much, and by this many standard deviations of all comparisons.
 Measured on a slide cut into 236 tiles of 512 px: 319 true neighbours have r = 0.66 in the median, and the best of
 111,000 others has 4.6 standard deviations (5.7 among 1.8 million when the tiles have 256 px)."""
 MEDIAN_TO_SD = 1.4826
@@ -39,7 +39,7 @@ ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """An H&E tile, as far as leaks are concerned."""
+    """Properties of an H&E tile for leak detection."""
 
     pair: Pair
     extent: int
@@ -59,14 +59,14 @@ def edges(image: np.ndarray) -> np.ndarray:
     """The detail along the left, right, upper and lower edge of a tile, uint8 (H, W, 3).
 
     Returns:
-        float32 (4, `EDGE_PX`), of mean 0 and length 1 each; all 0 where an edge is plain, and behind short edges.
+        float32 (4, `EDGE_PX`), of mean 0 and length 1 each; all 0 where an edge is plain; short edges end in 0.
     """
     lines = (image[:, 0], image[:, -1], image[0], image[-1])
     return np.stack([_detail(line.mean(axis=1, dtype=np.float32)) for line in lines])
 
 
 def same_images(tiles: Sequence[Tile]) -> list[str]:
-    """A sentence for every H&E that stands in two splits, whatever its names."""
+    """One sentence for each H&E that occurs in two splits, whatever its name."""
     seen: dict[bytes, Pair] = {}
     twins = [(seen.setdefault(t.digest, t.pair), t.pair) for t in tiles]
     return [
@@ -77,9 +77,9 @@ def same_images(tiles: Sequence[Tile]) -> list[str]:
 
 
 def shared_slides(tiles: Sequence[Tile]) -> list[str]:
-    """A sentence for every known slide that stands in two splits without a gap between their tiles.
+    """One sentence for each known slide that is in two splits without a gap between their tiles.
 
-    One slide in two splits is no leak if all its tiles have coordinates and none of one split touches one of another.
+    A slide in two splits is not a leak if all its tiles have coordinates and no tile touches one of another split.
     """
     slides: dict[str, list[Tile]] = {}
     for tile in tiles:
@@ -89,9 +89,9 @@ def shared_slides(tiles: Sequence[Tile]) -> list[str]:
 
 
 def neighbours(tiles: Sequence[Tile]) -> list[str]:
-    """A sentence for every two splits of which one goes on where the other ends, seen from the images alone.
+    """One sentence for each two splits with adjacent tiles, detected from the images alone.
 
-    Slides that `shared_slides` judges are left to it.
+    Slides that `shared_slides` covers are skipped.
     """
     splits = sorted({t.pair.split for t in tiles})
     return [sentence for one, other in combinations(splits, 2) for sentence in _adjacent(tiles, one, other)]
@@ -114,7 +114,7 @@ def _shared(slide: str, tiles: Sequence[Tile]) -> Iterator[str]:
     if len(splits) > 1 and not all(_is_placed(t) for t in tiles):
         yield (
             f"the slide {slide!r} is in the splits {', '.join(splits)} and has tiles without coordinates: keep a slide "
-            "in one split, or add the columns x and y to show that its splits lie apart"
+            "in one split, or add the columns x and y to show that its splits are separated"
         )
         return
     for one, other in combinations(splits, 2):
@@ -122,9 +122,9 @@ def _shared(slide: str, tiles: Sequence[Tile]) -> Iterator[str]:
         if touching := _touching(*_parted(tiles, one, other), extent):
             a, b = touching[0]
             yield (
-                f"the slide {slide!r}: {len(touching)} tiles of the split {one} touch or overlap tiles of {other} if "
-                f"each measures {extent} px of level 0, first {a.he.name} and {b.he.name}: drop the tiles between the "
-                "splits, or state what they measure in the column side"
+                f"the slide {slide!r}: {len(touching)} tiles of the split {one} touch or overlap tiles of {other} at "
+                f"a side of {extent} px of level 0, first {a.he.name} and {b.he.name}: remove the tiles between the "
+                "splits, or state their side in the column side"
             )
 
 
@@ -137,14 +137,14 @@ def _parted(tiles: Sequence[Tile], one: str, other: str) -> tuple[list[Tile], li
 
 
 def _extent(tiles: Sequence[Tile]) -> int:
-    """Side of a slide's tiles in level-0 px: what the table states, or that of the image or grid, whichever is larger.
+    """Side of a slide's tiles in level-0 px: the value in the table, or else the larger of image and grid.
 
-    Without a statement the scale is unknown. Tiles that were scaled down lie further apart than they have pixels. The
-    pitch of the grid shows that: the distance to the nearest tile, if at least four tiles and half of them have it.
+    Without a value in the table the scale is unknown. Tiles that were scaled down are further apart than their pixels.
+    The pitch of the grid shows that: the distance to the nearest tile, if at least four tiles and half of them have it.
     """
-    stated = [t.pair.side for t in tiles if t.pair.side]
-    if len(stated) == len(tiles):
-        return max(stated)
+    sides = [t.pair.side for t in tiles if t.pair.side]
+    if len(sides) == len(tiles):
+        return max(sides)
     places = [(t.pair.x, t.pair.y) for t in tiles]
     nearest = KDTree(places).query(places, k=2, p=np.inf)[0][:, 1]
     ((pitch, n),) = Counter(nearest.tolist()).most_common(1)
@@ -166,13 +166,13 @@ def _adjacent(tiles: Sequence[Tile], one: str, other: str) -> Iterator[str]:
     if found:
         a, b = found[0]
         yield (
-            f"{len({a for a, _ in found})} tiles of the split {one} go on in tiles of {other}, first {a.he.name} in "
-            f"{b.he.name}: neighbours of one slide are in two splits; split by slide, or leave a gap"
+            f"{len({a for a, _ in found})} tiles of the split {one} continue in tiles of {other}, first {a.he.name} in "
+            f"{b.he.name}: adjacent tiles of one slide are in two splits; split by slide, or leave a gap"
         )
 
 
 def _continued(first: Sequence[Tile], second: Sequence[Tile]) -> list[tuple[int, int]]:
-    """Indices of tiles of which one goes on where the other ends."""
+    """Indices of tiles that continue each other."""
     theirs = np.stack([t.edges for t in second])
     alike: list[tuple[int, int, float]] = []
     typical: list[float] = []

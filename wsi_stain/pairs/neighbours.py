@@ -1,4 +1,4 @@
-"""Which tiles show nearly the same tissue: false negatives of a contrast, if taken for strangers."""
+"""Tiles that show nearly the same tissue, which would be false negatives in contrastive training."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from wsi_stain.pairs.pair import Pair
 
 
 class Neighbours:
-    """Finds, in a batch, the negatives to leave out.
+    """Finds the negatives to exclude in a batch.
 
     Args:
-        pairs: all tiles that batches are drawn from; the least distance of two columns or rows of tiles of a slide is
-            taken for the distance of neighbours.
+        pairs: all tiles that batches are drawn from; the smallest distance of two columns or rows of tiles of a slide
+            counts as the distance of neighbours.
         exclude: `none`; `neighbours`: crops of the same tile and of tiles that touch it (tiles without coordinates have
             no known neighbours); `slide`: crops of the same slide.
     """
@@ -27,7 +27,7 @@ class Neighbours:
         }
 
     def mask(self, pairs: Sequence[Pair]) -> np.ndarray:
-        """bool (N, N): where the pairs of row and column are too near to count as strangers; False on the diagonal."""
+        """bool (N, N): where the pairs of row and column are too close to count as unrelated; False on the diagonal."""
         mask = np.array([[self._are_near(a, b) for b in pairs] for a in pairs])
         np.fill_diagonal(mask, False)
         return mask
@@ -47,7 +47,7 @@ class Neighbours:
 
 
 def _pitch(pairs: Sequence[Pair]) -> int:
-    """The least distance, in level-0 px, between two columns or two rows of one slide's tiles; 0 if none is known."""
+    """The smallest distance, in level-0 px, between two columns or rows of one slide's tiles; 0 if none is known."""
     steps = [
         int(step)
         for values in ([p.x for p in pairs if p.x is not None], [p.y for p in pairs if p.y is not None])

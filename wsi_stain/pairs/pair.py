@@ -1,12 +1,12 @@
-"""Paired tiles: one H&E field and the same field in the other stain, found in the layouts that public data sets have.
+"""Paired tiles: one H&E field and the same field in the other stain, in the layouts of public data sets.
 
-A file's stem makes the pair; its ending may differ (jpg, png, tif). Hidden files are passed over.
+Files pair by stem; extensions may differ (jpg, png, tif). Hidden files are skipped.
 
     pairs.csv            he,ihc,slide_id,split and, if known, x,y,side,he_side; paths relative to the table
     HE/train, IHC/train  BCI
     trainA, trainB       MIST
     train                pix2pix: both halves in one image, H&E on the left
-    he, ihc              no splits at all
+    he, ihc              no splits
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LAYOUTS = {
 }
 """Split, folder of H&E and folder of IHC; where both are one folder, each image holds both stains side by side."""
 COLOUR_MODES = {"RGB", "RGBA", "L", "LA", "P", "PA", "CMYK", "YCbCr"}
-"""Pillow's modes with 8 bits per channel, which turn into RGB without loss of range."""
+"""Pillow modes with 8 bits per channel, which convert to RGB without loss of range."""
 HeSide = Literal["", "left", "right"]
 
 
@@ -46,7 +46,7 @@ class Pair:
     ihc: Path
     """The same path as `he` where one image holds both."""
     slide_id: str
-    """The H&E's slide; "" = unknown: only a table says it, it is never guessed from names."""
+    """The H&E's slide; "" = unknown: only a table states it, it is never derived from names."""
     split: str
     """train, val or test; "" in a folder without splits."""
     x: int | None = None
@@ -67,7 +67,7 @@ def find_pairs(source: Path, split: str | None = None) -> list[Pair]:
         split: only the pairs of this split.
 
     Raises:
-        TrainingError: nothing there, a missing column, a file without its partner.
+        TrainingError: no pairs, a missing column, or a file without its partner.
     """
     pairs, unpaired = scan(source)
     if unpaired:
@@ -78,7 +78,7 @@ def find_pairs(source: Path, split: str | None = None) -> list[Pair]:
         raise TrainingError(f"no pairs in {source}: its table has no rows")
     if not chosen:
         known = ", ".join(sorted({p.split for p in pairs} - {""})) or "none"
-        raise TrainingError(f"no pairs of the split {split!r} in {source}: the splits there are {known}")
+        raise TrainingError(f"no pairs of the split {split!r} in {source}: available splits: {known}")
     return chosen
 
 
@@ -86,7 +86,7 @@ def scan(source: Path) -> tuple[list[Pair], list[str]]:
     """All pairs in a folder or CSV, sorted by name, and one sentence for every file whose partner is missing.
 
     Raises:
-        TrainingError: nothing there, or a table that cannot be understood.
+        TrainingError: no pairs, or an invalid table.
     """
     table = source / "pairs.csv" if source.is_dir() else source
     pairs, unpaired = _from_csv(table) if table.is_file() else _from_folders(source)
@@ -100,7 +100,7 @@ def _from_csv(table: Path) -> tuple[list[Pair], list[str]]:
             rows, names = list(reader), set(reader.fieldnames or ())
     except (UnicodeDecodeError, csv.Error) as err:
         raise TrainingError(
-            f"{table} is no table of pairs: {err}; give a CSV in UTF-8 with {', '.join(COLUMNS)}"
+            f"{table} is not a table of pairs: {err}; provide a UTF-8 CSV with {', '.join(COLUMNS)}"
         ) from err
     missing = [name for name in COLUMNS if name not in names]
     if missing:
@@ -126,8 +126,8 @@ def _from_row(row: Mapping[str, Any], table: Path, line: int) -> Pair:
     he_side = (row.get("he_side") or "").strip() or ("left" if he == ihc else "")
     if he_side not in get_args(HeSide) or (he_side == "") != (he != ihc):
         raise TrainingError(
-            f"{table}, line {line}: he_side is {he_side!r}: it must be left or right where he and ihc are one image, "
-            "and empty where they are two"
+            f"{table}, line {line}: he_side is {he_side!r}: it must be left or right if he and ihc are one image, "
+            "and empty if they are two"
         )
     places = [_whole(row.get(name), f"{table}, line {line}: {name}") for name in ("x", "y", "side")]
     return Pair(he, ihc, row["slide_id"].strip(), row["split"].strip(), *places, he_side)  # type: ignore[arg-type]
@@ -146,19 +146,19 @@ def _from_folders(root: Path) -> tuple[list[Pair], list[str]]:
     pairs, unpaired = [], []
     for layout in LAYOUTS.values():
         for split, he, ihc in _once(root, layout):
-            found, lonely = _match(root / he, root / ihc, split)
-            pairs += found
-            unpaired += lonely
+            matches, orphans = _match(root / he, root / ihc, split)
+            pairs += matches
+            unpaired += orphans
         if pairs or unpaired:
             return pairs, unpaired
     raise TrainingError(
-        f"no pairs in {root}: give a CSV (he, ihc, slide_id, split) or a folder in the layout of "
-        "BCI (HE/train, IHC/train), MIST (trainA, trainB) or pix2pix (train, H&E on the left), or just he and ihc"
+        f"no pairs in {root}: provide a CSV (he, ihc, slide_id, split) or a folder in the layout of "
+        "BCI (HE/train, IHC/train), MIST (trainA, trainB) or pix2pix (train, H&E on the left), or folders he and ihc"
     )
 
 
 def _once(root: Path, layout: tuple[tuple[str, str, str], ...]) -> Iterator[tuple[str, str, str]]:
-    """The layout's folders; where the file system ignores case, `he` and `HE` are one folder and come once."""
+    """The layout's folders; if the file system ignores case, `he` and `HE` are one folder and appear once."""
     seen: list[Path] = []
     for split, he, ihc in layout:
         folder = root / he
@@ -173,20 +173,20 @@ def _match(he: Path, ihc: Path, split: str) -> tuple[list[Pair], list[str]]:
         return [Pair(path, path, "", split, he_side="left") for path in _images(he).values()], []
     ours, theirs = _images(he), _images(ihc)
     pairs = [Pair(ours[stem], theirs[stem], "", split) for stem in ours if stem in theirs]
-    lonely = [(path, ihc) for stem, path in ours.items() if stem not in theirs]
-    lonely += [(path, he) for stem, path in theirs.items() if stem not in ours]
-    return pairs, [f"{path} has no partner: expected {folder / path.name}" for path, folder in lonely]
+    orphans = [(path, ihc) for stem, path in ours.items() if stem not in theirs]
+    orphans += [(path, he) for stem, path in theirs.items() if stem not in ours]
+    return pairs, [f"{path} has no partner: expected {folder / path.name}" for path, folder in orphans]
 
 
 def _images(folder: Path) -> dict[str, Path]:
-    """Stem → image of a folder, sorted; none where there is no such folder."""
+    """Stem → image of a folder, sorted; empty if the folder does not exist."""
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("*")):
         if path.suffix.lower() not in IMAGE_ENDINGS or path.name.startswith("."):
             continue
         other = found.setdefault(path.stem, path)
         if other != path:
-            raise TrainingError(f"{other} and {path.name} have one stem: keep one of them, as stems make the pairs")
+            raise TrainingError(f"{other} and {path.name} have the same stem: keep only one, as files pair by stem")
     return found
 
 
@@ -201,14 +201,14 @@ def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """What `load_pair` gives, for those who want each pair once: nothing stays in memory."""
+    """Like `load_pair`, for callers that read each pair once: nothing is cached."""
     if pair.he_side:
         left, right = _halves(pair.he)
         return (left, right) if pair.he_side == "left" else (right, left)
     he, ihc = _decode(pair.he), _decode(pair.ihc)
     if he.shape != ihc.shape:
         sizes = [f"{w} × {h}" for h, w, _ in (he.shape, ihc.shape)]
-        raise TrainingError(f"{pair.he} is {sizes[0]} px but {pair.ihc} is {sizes[1]} px: pairs must have one size")
+        raise TrainingError(f"{pair.he} is {sizes[0]} px but {pair.ihc} is {sizes[1]} px: pairs must have equal sizes")
     return he, ihc
 
 
@@ -224,8 +224,8 @@ def _decode(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             if image.mode not in COLOUR_MODES:
-                raise TrainingError(f"{path} has pixels of the kind {image.mode!r}: save it with 8 bits per channel")
+                raise TrainingError(f"{path} has pixel mode {image.mode!r}: save it with 8 bits per channel")
             return np.asarray(image.convert("RGB"))
     # Pillow's decoders raise the last three on broken files, not OSError.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:
-        raise TrainingError(f"cannot decode {path}: {err}; remove the pair or mend the file") from err
+        raise TrainingError(f"cannot decode {path}: {err}; remove the pair or repair the file") from err

@@ -1,4 +1,4 @@
-"""What `wsi-stain pairs check` says: a text, a summary for programs, a table of the pairs, and a picture."""
+"""Output of `wsi-stain pairs check`: a text, a JSON summary, a table of the pairs, and a plot."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from wsi_stain.pairs.check import CHANCE, LEAST_PAIRS, LEAST_SHARE, Check, Figur
 
 PICTURE, SUMMARY, TABLE = "misalignment.png", "pairs_check.json", "pairs_check.csv"
 MOST_NAMES = 10
-HEADER = ("split", "pairs", "slides", "size, px", "judged", "agree", "misaligned, px: median", "nine in ten")
+HEADER = ("split", "pairs", "slides", "size, px", "judged", "agree", "misalignment, px: median", "90th percentile")
 Part = Mapping[str, Any]
 
 
 def summary(check: Check) -> dict[str, Any]:
-    """All figures of a set, ready for JSON: a figure that is not known is None.
+    """All figures of a set, ready for JSON: unknown figures are None.
 
     Misalignments are those of the pairs that agree, px of the tile; `drift_px` is the median of their
-    displacements as (dy, dx), of at least five pairs: what a better registration could take off.
+    displacements as (dy, dx), of at least five pairs: what a better registration could remove.
     """
     found = check.figures
     splits = sorted({f.pair.split for f in found})
@@ -43,7 +43,7 @@ def summary(check: Check) -> dict[str, Any]:
 
 
 def text(check: Check) -> str:
-    """The report for people; the flagged sentences are its last lines."""
+    """The report as text; the flagged sentences are its last lines."""
     facts = summary(check)
     rows = [HEADER, *(_row(name or "–", part) for name, part in facts["splits"].items())]
     if len(facts["splits"]) != 1:
@@ -54,7 +54,7 @@ def text(check: Check) -> str:
 
 
 def save(check: Check, folder: Path) -> None:
-    """Write picture, summary and table into a new folder, which appears when all is there.
+    """Write picture, summary and table into a new folder, which appears when it is complete.
 
     Raises:
         OutputError: the folder exists.
@@ -73,9 +73,9 @@ def save(check: Check, folder: Path) -> None:
 
 
 def refuse(folder: Path) -> None:
-    """Raise OutputError if the folder exists: call it before time is spent on what cannot be saved."""
+    """Raise OutputError if the folder exists: call it before the check, not after it."""
     if folder.exists():
-        raise OutputError(f"{folder} exists: choose another name, or remove it first")
+        raise OutputError(f"{folder} already exists: choose another name, or remove it first")
 
 
 def as_json(check: Check) -> str:
@@ -130,24 +130,24 @@ def _remarks(check: Check, facts: Mapping[str, Any]) -> list[str]:
     lines = [_stains(whole, len(check.shuffled), facts["separation_auc"])]
     if names:
         more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-        lines.append(f"look at: {', '.join(names[:MOST_NAMES])}{more}: most shuffled pairs agree better")
+        lines.append(f"inspect: {', '.join(names[:MOST_NAMES])}{more}: most shuffled pairs agree better")
     if facts["drift_px"]:
         down, right = facts["drift_px"]
         lines.append(f"drift: the stain's median displacement is {down:+.1f} px down and {right:+.1f} px to the right")
     if whole["slide_unknown"] and len(facts["splits"]) > 1:
         lines.append(
-            f"slides: of {whole['slide_unknown']} pairs the slide is unknown, so only tiles that were cut side by side "
-            "show that it stands in two splits; a CSV with the column slide_id tells"
+            f"slides: the slide of {whole['slide_unknown']} pairs is unknown, so only adjacent tiles can reveal a "
+            "slide in two splits; provide a CSV with the column slide_id"
         )
     return lines
 
 
 def _stains(whole: Part, shuffled: int, auc: float | None) -> str:
     if whole["judged"] < LEAST_PAIRS:
-        return f"stains: {whole['judged']} pairs with enough structure are too few to judge; it takes {LEAST_PAIRS}"
+        return f"stains: {whole['judged']} pairs with enough structure are too few to judge; {LEAST_PAIRS} are needed"
     return (
         f"stains: {whole['agree']} of {whole['judged']} pairs agree in structure better than {1 - CHANCE:.0%} of "
-        f"{shuffled} shuffled pairs; {LEAST_SHARE:.0%} must, by chance {CHANCE:.0%} do; true against shuffled: "
+        f"{shuffled} shuffled pairs; required {LEAST_SHARE:.0%}, by chance {CHANCE:.0%}; true against shuffled: "
         f"AUC {auc:.2f}"
     )
 
@@ -172,7 +172,7 @@ def _line(f: Figures) -> dict[str, Any]:
 
 
 def _draw(check: Check, file: Path) -> None:
-    """Misalignment of the pairs that agree, and agreement of true beside shuffled pairs."""
+    """Misalignment of the pairs that agree, and agreement of true and shuffled pairs."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=150)

@@ -1,4 +1,4 @@
-"""A procedural H&E slide for the demo, tests and benchmarks: histology that no patient is in."""
+"""A procedural H&E slide for the demo, tests and benchmarks: it contains no patient data."""
 
 from wsi_stain.phantom.slide import MPP_RANGE, level_sizes, render, tissue, write_slide
 

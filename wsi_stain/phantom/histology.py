@@ -1,10 +1,10 @@
-"""The picture of the phantom: one patch of a procedural H&E section, drawn from its coordinates alone.
+"""Rendering of the phantom: one patch of a procedural H&E section, computed from its coordinates alone.
 
-A section is painted in fixed squares of pixels, each by itself:
+A section is painted in fixed squares of pixels, each independently:
 
     fields (a coarse lattice)  →  materials (one label per pixel)  →  haematoxylin, eosin (optical density)  →  RGB
 
-Whatever reaches over a patch's border is drawn, the same, in each patch that it touches. Lengths are in µm.
+Structures that cross a patch's border are drawn identically in each patch that they touch. Lengths are in µm.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from wsi_stain.phantom.noise import Points, hashed, noise, points, uniform, wall
 from wsi_stain.phantom.section import PATCH, REACH, Patch, Section, flow, grain, outline, regions, textures
 
 GLASS = (243, 243, 242)
-"""Colour of the empty slide, R G B, before the camera's noise."""
+"""Background colour, R G B, before camera noise."""
 HAEMATOXYLIN, EOSIN = (0.490, 0.769, 0.410), (0.046, 0.842, 0.537)
 """Optical density of each stain in R, G, B: Ruifrok and Johnston 2001, the pair 'H&E 2' of ImageJ's plugin."""
 OD_STEP = 1 / 120
-"""Optical density of one grey level of a stain map; 255 of them are more than any stain takes."""
+"""Optical density of one grey level of a stain map; 255 of them exceed the density of any stain."""
 BLOOD_TINT = (1.0, 0.93, 0.80)
-"""What red cells let through of R, G, B besides their eosin: haemoglobin is orange."""
+"""Transmission of red cells in R, G, B in addition to their eosin: haemoglobin is orange."""
 CELLS_MPP = 2.0
-"""Beyond this many µm per px cells are no longer drawn one by one: materials take the mean colour of their nuclei."""
+"""Above this many µm per px cells are not drawn individually: materials get the mean colour of their nuclei."""
 
 
 class Material(IntEnum):
@@ -74,7 +74,7 @@ _LOOK = {
 
 
 def tissue_patch(section: Section, y0: int, x0: int) -> np.ndarray:
-    """Where the section lies in the patch whose first pixel is (y0, x0): bool (PATCH, PATCH)."""
+    """Mask of the section in the patch whose first pixel is (y0, x0): bool (PATCH, PATCH)."""
     patch = Patch(section, y0, x0)
     if not outline(patch):
         return np.zeros((PATCH, PATCH), bool)
@@ -97,7 +97,7 @@ def paint_patch(section: Section, y0: int, x0: int) -> np.ndarray:
 
 
 def _paint_regions(patch: Patch) -> None:
-    """Fill the label map with everything that is a region and not an object."""
+    """Fill the label map with all regions, but not with objects."""
     labels = patch.labels = np.full((patch.side, patch.side), Material.STROMA, np.uint8)
 
     def present(name: str) -> bool:
@@ -124,7 +124,7 @@ def _paint_regions(patch: Patch) -> None:
 
 
 def _cells(patch: Patch, pitch: float, name: str, wobble: float) -> np.ndarray:
-    """Distance in µm to the walls of Voronoi cells, at every drawn pixel; computed at every fourth or second."""
+    """Distance in µm to the walls of Voronoi cells, at every drawn pixel; computed at every fourth or second pixel."""
     mpp, m, step = patch.section.mpp, patch.section.margin, 4 if patch.section.mpp <= 1 else 2
     y, x = ((start - m + (np.arange(patch.side // step) + 0.5) * step) * mpp for start in (patch.y0, patch.x0))
     distance = wall_distance(y, x, pitch, patch.section.salt(name))
@@ -135,11 +135,11 @@ def _cells(patch: Patch, pitch: float, name: str, wobble: float) -> np.ndarray:
 def _paint_glands(patch: Patch) -> None:
     """Glands: columnar epithelium with basal nuclei around a lumen."""
     centres, radius = _apart(patch, 140.0, "glands", 100.0)
-    wanted = patch.sample("gland", centres.y, centres.x) > centres.draw(0, -0.9, 0.9)
+    candidates = patch.sample("gland", centres.y, centres.x) > centres.draw(0, -0.9, 0.9)
     inside = np.minimum(
         patch.sample("depth", centres.y, centres.x) - radius, -patch.sample("fat", centres.y, centres.x) * 200
     )
-    keep = wanted & (inside > 5) & (radius > 20) & (patch.sample("lymph", centres.y, centres.x) < 0)
+    keep = candidates & (inside > 5) & (radius > 20) & (patch.sample("lymph", centres.y, centres.x) < 0)
     centres, radius = centres.where(keep), radius[keep]
     for i in range(len(radius)):
         one = centres.where(np.arange(len(radius)) == i)
@@ -182,7 +182,7 @@ def _paint_vessels(patch: Patch) -> None:
 
 
 def _apart(patch: Patch, pitch: float, name: str, largest: float) -> tuple[Points, np.ndarray]:
-    """Centres around the patch, and for each a radius in µm that keeps it clear of the others."""
+    """Centres around the patch, and for each a radius in µm that keeps it apart from the others."""
     low, high = patch.corners(REACH + 2 * pitch)
     centres = points(low, high, pitch, patch.section.salt(name))
     gaps = KDTree(np.stack([centres.y, centres.x], 1)).query(np.stack([centres.y, centres.x], 1), k=2)[0][:, 1]
@@ -240,12 +240,12 @@ _NUCLEI = {
 
 
 def _place_nuclei(patch: Patch) -> None:
-    """Add the nuclei of every material that is there."""
+    """Add the nuclei of every material present."""
     if patch.section.mpp > CELLS_MPP:
         return
-    found = set(np.flatnonzero(np.bincount(patch.labels.ravel(), minlength=len(Material))))
+    present = set(np.flatnonzero(np.bincount(patch.labels.ravel(), minlength=len(Material))))
     for material, (pitch, share, shorter, longer, darkness) in _NUCLEI.items():
-        if material not in found:
+        if material not in present:
             continue
         at, label = patch.material(points(*patch.corners(), pitch, patch.section.salt(material.name)))
         at = at.where((label == material) & (at.draw(0) < share))
@@ -277,7 +277,7 @@ def _nuclear_map(patch: Patch) -> np.ndarray:
     darkness = np.rint(rows[:, 5] * 230).astype(int).tolist()
     line = max(1, round(0.45 / patch.section.mpp))
     vesicular = patch.section.mpp <= 1.01
-    # In batches: outlines of all nuclei at once are hundreds of megabytes at coarse scales.
+    # In batches: outlines of all nuclei at once take hundreds of megabytes at coarse scales.
     batches = (_ellipses(patch, *rows[i : i + 4096].T[:5]) for i in range(0, len(rows), 4096))
     for shape, dark in zip(itertools.chain.from_iterable(batches), darkness, strict=True):
         cv2.fillConvexPoly(drawn, shape, dark, cv2.LINE_8, 4)
@@ -296,7 +296,7 @@ def _mean_darkness(material: Material) -> float:
 
 
 def _develop(patch: Patch) -> np.ndarray:
-    """Stain the materials and look through them: uint8 (PATCH, PATCH, 3)."""
+    """Convert materials to stain densities and colours: uint8 (PATCH, PATCH, 3)."""
     section = patch.section
     fibre, edge, grained = patch.fibre, patch.edge, grain(section, patch.y0, patch.x0, patch.side)
     look = np.array([_LOOK[m] for m in Material], np.float32)
@@ -332,7 +332,7 @@ def _colours() -> np.ndarray:
 
 
 def _camera(section: Section, rgb: np.ndarray, y0: int, x0: int) -> np.ndarray:
-    """The same picture with the camera's faint noise."""
+    """Add the camera's faint noise."""
     y, x = (
         hashed(np.array([y0]), np.array([x0]), section.salt("camera"))[0] >> np.uint64(b) & np.uint64(255)
         for b in (8, 16)

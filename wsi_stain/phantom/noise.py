@@ -1,7 +1,7 @@
-"""Randomness without order: noise, points and cells that are pure functions of coordinates.
+"""Order-independent randomness: noise, points and cells that are pure functions of coordinates.
 
-Nothing here remembers where it has been. A value at (y, x) comes from hashing the integers around it, so a slide may
-be computed in any order, in any pieces, and by many workers, and is the same slide.
+No function keeps state. A value at (y, x) is a hash of the integers around it, so a slide can be computed in any order,
+in any parts and by many workers, with the same result.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ def noise(y: np.ndarray, x: np.ndarray, wavelength: float, salt: int) -> np.ndar
 
     Args:
         y, x: coordinates along each axis, float64 (h,) and (w,), in the unit of `wavelength`.
-        wavelength: distance of the random values that a cubic B-spline joins.
-        salt: chooses the noise.
+        wavelength: distance of the random values that a cubic B-spline interpolates.
+        salt: selects the noise.
 
     Returns:
         float64 (h, w)
     """
     rows, cols = (_lattice(t / wavelength) for t in (y, x))
     values = 2 * uniform(rows[:, None], cols[None, :], salt) - 1
-    # Four taps along each axis, not a matrix product: BLAS would make the digits depend on the processor.
+    # Four taps along each axis, not a matrix product: the digits of BLAS depend on the processor.
     values = np.sum([w[:, None] * values[i] for i, w in _taps(y / wavelength, rows[0])], axis=0)
     values = np.sum([w * values[:, i] for i, w in _taps(x / wavelength, cols[0])], axis=0)
     return values / _SPLINE_NOISE_STD
 
 
 class Points(NamedTuple):
-    """A jittered grid of points: one per cell, `row` and `col` name the cell, `y` and `x` say where."""
+    """A jittered grid of points: one per cell; `row` and `col` identify the cell, `y` and `x` its position."""
 
     row: np.ndarray
     col: np.ndarray
@@ -55,7 +55,7 @@ class Points(NamedTuple):
     salt: int
 
     def draw(self, which: int, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-        """The points' own random numbers, number `which` of each, uniform in [low, high)."""
+        """Random number `which` of each point, uniform in [low, high)."""
         return low + (high - low) * uniform(self.row, self.col, self.salt * 64 + which)
 
     def where(self, keep: np.ndarray) -> Points:
@@ -76,7 +76,7 @@ def points(
 
 
 def wall_distance(y: np.ndarray, x: np.ndarray, pitch: float, salt: int, *, jitter: float = 0.85) -> np.ndarray:
-    """About the distance to the nearest wall between the Voronoi cells of `points`, float32 (h, w); 0 on a wall.
+    """Approximate distance to the nearest wall between the Voronoi cells of `points`, float32 (h, w); 0 on a wall.
 
     Worley's F2 - F1, halved; the axes y and x are in the unit of `pitch`.
     """
@@ -102,7 +102,7 @@ def _mix(z: np.ndarray) -> np.ndarray:
 
 
 def _lattice(t: np.ndarray) -> np.ndarray:
-    """The integers under the cubic B-splines around the coordinates `t`, which must rise."""
+    """The integers under the cubic B-splines around the coordinates `t`, which must increase."""
     return np.arange(int(np.floor(t[0])) - 1, int(np.floor(t[-1])) + 3)
 
 

@@ -1,6 +1,6 @@
-"""The lie of a phantom's section: its outline, its flow and its regions, as fields on a coarse lattice.
+"""The layout of a phantom's section: its outline, its flow and its regions, as fields on a coarse lattice.
 
-A patch of the slide computes them for itself, from coordinates in µm alone; `histology` draws on them.
+Each patch of the slide computes them independently, from coordinates in µm alone; `histology` draws on them.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from wsi_stain.phantom.noise import Points, noise, wall_distance
 PATCH = 1024
 """Side of a patch in px."""
 REACH = 150.0
-"""No structure is larger than this around its centre."""
+"""Largest extent of a structure around its centre, in µm."""
 _STEP = 16
 """Pixels between two points of the lattice on which fields are computed."""
 _PERIOD = 1024
-"""Side of the repeating textures in px; fields bend and shade them, so that the eye finds no repeat."""
+"""Side of the repeating textures in px; fields bend and shade them, so that the repetition is not visible."""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Which section: its size in px, its µm per px, its seed."""
+    """Parameters of a section: size in px, µm per px, seed."""
 
     size: Size
     mpp: float
@@ -40,7 +40,7 @@ class Section:
 
     @property
     def scale(self) -> float:
-        """Wavelength of the tissue's large regions in µm: small sections too show every kind."""
+        """Wavelength of the tissue's large regions in µm: small sections also show every kind."""
         return min(max(min(self.size) * self.mpp / 3.5, 220.0), 2200.0)
 
     def salt(self, name: str) -> int:
@@ -50,7 +50,7 @@ class Section:
 
 @dataclass(slots=True)
 class Patch:
-    """A patch in the making: its lattice fields, and full-resolution maps with `margin` px around."""
+    """A patch under construction: its lattice fields, and full-resolution maps with `margin` px around."""
 
     section: Section
     y0: int
@@ -110,7 +110,7 @@ class Patch:
 
 
 def outline(patch: Patch) -> bool:
-    """The field `depth`: about the distance in µm to the section's border, positive inside. False: all is glass."""
+    """Compute `depth`: approximate distance in µm to the section's border, positive inside. False: only background."""
     section = patch.section
     y, x = patch.axis(patch.y0), patch.axis(patch.x0)
     half_h, half_w = (n * section.mpp / 2 for n in section.size)
@@ -130,7 +130,7 @@ def outline(patch: Patch) -> bool:
 
 
 def flow(patch: Patch) -> None:
-    """The fields `u` and `v`: where the fibre texture is looked up, bent so that bundles flow and wave.
+    """Compute `u` and `v`: lookup coordinates of the fibre texture, bent so that bundles flow and wave.
 
     Also `edge`: the distance in µm to the section's border, frayed by the fibres, positive inside.
     """
@@ -145,7 +145,7 @@ def flow(patch: Patch) -> None:
 
 
 def regions(patch: Patch) -> None:
-    """Fields that say what grows where; positive where it does."""
+    """Compute the fields of the tissue regions; positive inside a region."""
     section, fields = patch.section, patch.fields
     y, x, scale = patch.axis(patch.y0), patch.axis(patch.x0), patch.section.scale
 
@@ -169,7 +169,7 @@ def regions(patch: Patch) -> None:
 
 def _fibres(patch: Patch) -> np.ndarray:
     """The fibre texture along the flow at every drawn pixel: float32, -1 to 1."""
-    # Whole periods are taken off before the coordinates lose digits.
+    # Whole periods are subtracted before the coordinates lose digits.
     mpp = patch.section.mpp
     u, v = (patch.fields[name] / mpp for name in ("u", "v"))
     patch.fields["u px"], patch.fields["v px"] = (c - _PERIOD * np.floor(c.min() / _PERIOD) for c in (u, v))

@@ -1,7 +1,7 @@
 """Procedural H&E slides of any size, for the demo, the tests and the benchmarks.
 
-Every pixel is a function of its coordinates and of (size, mpp, seed) alone, so a region may be rendered without the
-rest, and a slide of ten gigapixels is written in the memory of one row of tiles. It is no tissue of anybody.
+Every pixel is a function of its coordinates and of (size, mpp, seed) alone, so a region can be rendered without the
+rest, and a slide of ten gigapixels is written in the memory of one row of tiles. It contains no patient data.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from wsi_stain.phantom import histology
 from wsi_stain.phantom.section import PATCH, Section
 
 MPP_RANGE = (0.1, 8.0)
-"""µm per px that the structures are made for."""
+"""µm per px that the structures support."""
 LEVEL_STEP = 4
 """Downsample from one level to the next, as Aperio's scanners write them."""
 BIG_PX = 2**31
-"""Slides of more pixels become BigTIFF: at the two bytes that a JPEG pixel can take at most they could pass 4 GB."""
+"""Slides with more pixels become BigTIFF: at up to two bytes per JPEG pixel they could exceed 4 GB."""
 
 
 def render(box: Box, *, size: Size, mpp: float = 0.5, seed: int = 0) -> np.ndarray:
-    """Any part of a phantom slide; the same pixels whatever the box.
+    """Render any part of a phantom slide; pixels do not depend on the box.
 
     Args:
-        box: the part, in level-0 px; outside the slide the glass goes on.
+        box: the part, in level-0 px; outside the slide there is background.
         size: of the whole slide; the section of tissue fills most of it.
         mpp: µm per px; structures keep their physical size.
-        seed: another seed is another section.
+        seed: selects the section.
 
     Returns:
         uint8 (h, w, 3), sRGB
@@ -48,7 +48,7 @@ def render(box: Box, *, size: Size, mpp: float = 0.5, seed: int = 0) -> np.ndarr
 
 
 def tissue(box: Box, *, size: Size, mpp: float = 0.5, seed: int = 0) -> np.ndarray:
-    """The truth about `render`: bool (h, w), true within the section's outline (fat and lumens included)."""
+    """Ground truth of `render`: bool (h, w), true within the section's outline (fat and lumens included)."""
     return _compose(box, histology.tissue_patch, Section(size, float(mpp), seed), np.empty(box.size, bool))
 
 
@@ -62,9 +62,9 @@ def write_slide(
     overwrite: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> None:
-    """Write a phantom as a tiled pyramidal TIFF that readers take for an Aperio SVS; equal arguments, equal bytes.
+    """Write a phantom as a tiled pyramidal TIFF that readers take for an Aperio SVS; equal arguments give equal bytes.
 
-    Memory bound: one row of patches, encoded, whatever the size (and lower levels wait encoded in a temporary file).
+    Memory bound: one row of patches, encoded, for any size (reduced levels are buffered in a temporary file).
 
     Args:
         path: the file to write; it appears when it is complete.
@@ -76,12 +76,12 @@ def write_slide(
         progress: called with the share done, 0–1.
 
     Raises:
-        OutputError: the file exists, the scale is absurd, or its folder cannot be written.
+        OutputError: the file exists, the scale is out of range, or its folder is not writable.
     """
     if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists already and is not overwritten: choose another name or ask for overwriting")
+        raise OutputError(f"{path} already exists: choose another name or allow overwriting")
     if not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
-        raise OutputError(f"a phantom of {mpp} µm/px cannot be drawn: choose {MPP_RANGE[0]} to {MPP_RANGE[1]}")
+        raise OutputError(f"a phantom cannot be drawn at {mpp} µm/px: choose {MPP_RANGE[0]} to {MPP_RANGE[1]}")
     part = path.with_name(path.name + ".part")
     section, encoding = Section(size, float(mpp), seed), Encoding("jpeg", quality, "420")
     try:
@@ -96,7 +96,7 @@ def write_slide(
 
 @functools.lru_cache(maxsize=16)
 def _paint(section: Section, y0: int, x0: int) -> np.ndarray:
-    """A patch for `render`, kept: neighbouring boxes share it."""
+    """A cached patch for `render`: neighbouring boxes share it."""
     patch = histology.paint_patch(section, y0, x0)
     patch.flags.writeable = False
     return patch
@@ -121,7 +121,7 @@ def level_sizes(size: Size) -> list[Size]:
 
 
 def description(section: Section, level: int) -> str:
-    """The ImageDescription of a level, in the words of Aperio's library, which OpenSlide looks for."""
+    """The ImageDescription of a level, in the format of Aperio's library, which OpenSlide expects."""
     sizes = level_sizes(section.size)
     base = f"{section.size.w}x{section.size.h} [0,0 {section.size.w}x{section.size.h}] ({TILE_PX}x{TILE_PX})"
     scaled = f" -> {sizes[level].w}x{sizes[level].h}" if level else ""
@@ -138,7 +138,7 @@ def description(section: Section, level: int) -> str:
 
 @dataclass(slots=True)
 class _Level:
-    """A reduced level in the making: a band of pixels one tile high, and where its encoded tiles lie in the spool."""
+    """A reduced level under construction: a band of pixels one tile high, and the spans of its tiles in the spool."""
 
     size: Size
     band: np.ndarray
@@ -171,7 +171,7 @@ def _write_pages(
 def _level0(
     section: Section, encoding: Encoding, levels: list[_Level], spool: IO[bytes], progress: Callable[[float], None]
 ) -> Iterator[bytes]:
-    """The tiles of level 0, row by row; on the way fill the bands of the reduced levels and spool their tiles."""
+    """The tiles of level 0, row by row; also fill the bands of the reduced levels and spool their tiles."""
     size = section.size
     per_patch = PATCH // TILE_PX
     for y0 in range(0, size.h, PATCH):
@@ -190,7 +190,7 @@ def _level0(
 
 
 def _reduce(patch: np.ndarray, y0: int, x0: int, levels: list[_Level]) -> None:
-    """Put a patch, reduced, into the band of each level where its place is a whole pixel."""
+    """Put a patch, reduced, into the band of each level where its position is a whole pixel."""
     for index, level in enumerate(levels, start=1):
         factor = LEVEL_STEP**index
         patch = _quarter(patch)

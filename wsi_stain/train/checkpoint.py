@@ -1,4 +1,4 @@
-"""A training's whole state in one safetensors file, replaced atomically: safe to kill at any moment."""
+"""The complete state of a training in one safetensors file, replaced atomically, so a kill at any moment is safe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wsi_stain.model.bundle import WEIGHTS
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write tensors and JSON-able facts; the old file stays whole until the new one is on the disk."""
+    """Write tensors and JSON-serialisable facts; the old file remains intact until the new one is on disk."""
     part = path.with_name(path.name + ".part")
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, {"facts": json.dumps(facts)})
     with part.open("rb") as file:
@@ -27,7 +27,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `save` wrote.
+    """Read the tensors and facts that `save` wrote.
 
     Raises:
         TrainingError: the file is not a checkpoint.
@@ -37,30 +37,33 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             facts = json.loads((file.metadata() or {})["facts"])
             return {key: file.get_tensor(key) for key in file.keys()}, facts  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, KeyError, ValueError) as err:
-        raise TrainingError(f"{path} is not a checkpoint of wsi-stain train ({err}); remove it to start anew") from err
+        raise TrainingError(f"{path} is not a checkpoint of wsi-stain train ({err}); remove it to start again") from err
 
 
 def load_start(generator: nn.Module, path: Path) -> None:
-    """Give a new generator the weights and statistics of a trained one.
+    """Load the weights and statistics of a trained generator into a new one.
 
     Args:
         generator: the network to fill.
         path: a bundle, a run folder, or the generator.safetensors in either.
 
     Raises:
-        TrainingError: no such file, or the weights of another network.
+        TrainingError: the file does not exist, or holds the weights of another network.
     """
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
-        raise TrainingError(f"no weights to start from at {file}: name a bundle, a run folder or a {WEIGHTS}")
+        raise TrainingError(f"no weights to start from at {file}: pass a bundle, a run folder or a {WEIGHTS} file")
     try:
         generator.load_state_dict(load_file(file))
     except (SafetensorError, OSError) as err:
-        raise TrainingError(f"{file} is not a file of weights ({err})") from err
-    except RuntimeError as err:  # torch lists every key and shape; the first line that names one is enough
-        what = str(err).splitlines()[1].strip(" \t.") if "\n" in str(err) else str(err)
         raise TrainingError(
-            f"{file} holds another network than the one to train ({what}): use the generator settings it was made with"
+            f"{file} is not a weights file ({err}): pass a bundle, a run folder or a {WEIGHTS} file"
+        ) from err
+    except RuntimeError as err:  # torch lists every key and shape; the first line that names one is enough
+        mismatch = str(err).splitlines()[1].strip(" \t.") if "\n" in str(err) else str(err)
+        raise TrainingError(
+            f"{file} holds a different network than the one to train ({mismatch}): "
+            "use the generator settings of the training that wrote it"
         ) from err
 
 

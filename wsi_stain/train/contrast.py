@@ -28,8 +28,8 @@ class ContrastiveRecipe:
     Args:
         config: the whole training.
         total: images of the whole stage.
-        crops: the stream that the batches come from; it knows which tiles lie beside each other.
-        ranks: this process among its fellows.
+        crops: the stream that the batches come from; its pairs determine which tiles are neighbours.
+        ranks: rank of this process and exchange with the others.
     """
 
     def __init__(self, config: TrainConfig, total: int, crops: Crops, ranks: Ranks) -> None:
@@ -48,8 +48,8 @@ class ContrastiveRecipe:
     def step(self, he: Tensor, ihc: Tensor, images: int) -> dict[str, float]:
         """Train on one batch; `top1` is the share of H&E crops whose own stain is the most similar of the batch.
 
-        In chunks, each chunk passes twice: without a graph until the loss of the whole batch is known, then with one,
-        so memory is that of a chunk and gradients are those of the batch (gradient caching: Gao et al., 2021).
+        With chunks, each chunk passes through the network twice: without a graph to get the loss of the whole batch,
+        then with one. Memory is that of a chunk, gradients are those of the batch (gradient caching: Gao et al., 2021).
         """
         stage = self.config.pretrain
         set_rate(self.optimizer, stage.schedule.lr, images / self.total, stage.schedule.decay_from)
@@ -64,16 +64,16 @@ class ContrastiveRecipe:
         gradients = zip(*(leaf.grad.split(size) for leaf in leaves), strict=True)  # type: ignore[union-attr]
         for chunk, kept, gradient in zip(chunks, embedded, gradients, strict=True):
             torch.autograd.backward(kept if len(chunks) == 1 else self._embed(*chunk), gradient)
-        # Every process has the whole loss's gradient, but through its own rows alone: the parts add up.
+        # Each process holds the gradient of the whole loss through its own rows only, so the parts add up.
         self.ranks.share_gradients(self.encoders.parameters(), mean=False)
         self.optimizer.step()
         return figures
 
     def freeze(self, batches: Iterable[Both]) -> None:
-        """Encoders are frozen when they are finished, by `results`."""
+        """Do nothing: `results` measures the statistics of the finished encoders."""
 
     def results(self, images: int, batches: Iterable[Both]) -> dict[str, nn.Module]:
-        """A copy of the encoders for inference, their statistics measured on `batches`."""
+        """A copy of the encoders for inference, with statistics measured on `batches`."""
         result = copy.deepcopy(self.encoders)
         kept = list(batches)
         calibrate(result.he, (he for he, _ in kept))
@@ -96,7 +96,7 @@ class ContrastiveRecipe:
         return embedded[0].float(), embedded[1].float()
 
     def _contrast(self, leaves: Sequence[Tensor], images: int) -> dict[str, float]:
-        """The loss of the whole batch, its gradient left in the leaves."""
+        """Compute the loss of the whole batch; its gradient is stored in the leaves."""
         stage = self.config.pretrain
         he, ihc = (self.ranks.gather(leaf) for leaf in leaves)
         mask = self._neighbours.mask([self.crops.pair(images + i) for i in range(len(he))])

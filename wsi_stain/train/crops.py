@@ -1,6 +1,6 @@
-"""The same crop from both stains, without end: which one image number k is depends on the seed and on k alone.
+"""An endless stream of paired crops from both stains; image number k depends only on the seed and on k.
 
-So a resumed training, and every one of several processes, sees what an unbroken, single one sees.
+A resumed training and each of several processes therefore get the same crops as a single uninterrupted one.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Crops:
     """An endless, shuffled stream of paired crops.
 
     Args:
-        pairs: what to draw from; each epoch sees every pair once.
+        pairs: the pairs to draw from; each epoch uses every pair once.
         side: side of the crops, px.
-        seed: chooses order, place, flips, turns and stain jitter.
-        turns: turn by right angles too, not only flip.
-        stain_jitter: see `jitter_stain`; of the H&E only.
+        seed: determines order, position, flips, rotations and stain jitter.
+        turns: rotate by multiples of 90° in addition to flips.
+        stain_jitter: see `jitter_stain`; applied to the H&E only.
 
     Example:
         >>> he, ihc = Crops(tuple(pairs), side=256, seed=0).batch(first=0, n=8)  # doctest: +SKIP
@@ -42,25 +42,27 @@ class Crops:
     stain_jitter: float = 0.0
 
     def batch(self, first: int, n: int) -> Images:
-        """Images number `first` to `first + n`: two uint8 (N, side, side, 3)."""
+        """Images `first` to `first + n - 1`: two uint8 arrays (N, side, side, 3)."""
         crops = [self[i] for i in range(first, first + n)]
         return np.stack([he for he, _ in crops]), np.stack([ihc for _, ihc in crops])
 
     def pair(self, number: int) -> Pair:
         """The pair that image `number` is cut from."""
-        epoch, place = divmod(number, len(self.pairs))
+        epoch, position = divmod(number, len(self.pairs))
         order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.pairs))
-        return self.pairs[order[place]]
+        return self.pairs[order[position]]
 
     def __getitem__(self, number: int) -> Images:
-        """Image `number` of the stream: the same window, flip and turn of both stains."""
+        """Image `number` of the stream: the same window, flip and rotation for both stains."""
         rng = np.random.default_rng([self.seed, 1, number])
         pair = self.pair(number)
-        # Workers are for sets that fit in no memory: a cache in each of them would only fill it.
+        # Workers serve sets that do not fit in memory; a cache in each worker would exhaust it.
         he, ihc = read_pair(pair) if get_worker_info() else load_pair(pair)
         h, w = he.shape[:2]
         if min(h, w) < self.side:
-            raise TrainingError(f"{pair.he} is {h}x{w} px: smaller than the crop of {self.side} px")
+            raise TrainingError(
+                f"{pair.he} is {h}x{w} px: smaller than the crop of {self.side} px; choose a smaller crop"
+            )
         y, x = rng.integers(h - self.side + 1), rng.integers(w - self.side + 1)
         turns, flip = int(rng.integers(4)) if self.turns else 0, bool(rng.integers(2))
         he, ihc = (_orient(a[y : y + self.side, x : x + self.side], turns, flip) for a in (he, ihc))
@@ -73,15 +75,15 @@ def _orient(image: np.ndarray, turns: int, flip: bool) -> np.ndarray:
 
 
 def jitter_stain(he: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """The same tissue, stained a little differently.
+    """Vary the stain intensities of an H&E image slightly.
 
     Each of hematoxylin, eosin and the residual is scaled by 1 ± `strength` and shifted by ± a tenth of it, in optical
     density (Tellez et al., "Whole-slide mitosis detection in H&E breast histology", 2018, section III-B).
 
     Args:
         he: uint8 (h, w, 3).
-        strength: largest relative change; 0 gives the image back.
-        rng: draws one change for the whole image.
+        strength: largest relative change; 0 leaves the image unchanged.
+        rng: source of one random change for the whole image.
 
     Returns:
         uint8 (h, w, 3).
@@ -93,13 +95,13 @@ def jitter_stain(he: np.ndarray, strength: float, rng: np.random.Generator) -> n
 
 
 def stream(crops: Crops, batches: Iterator[range], workers: int) -> Iterator[Images]:
-    """The crops of every range of numbers, decoded ahead by `workers` processes (0: by the caller).
+    """Decode the crops of each range of numbers ahead of use in `workers` processes (0: in the caller).
 
     Yields:
         H&E and stain, uint8 (N, side, side, 3) each.
     """
     loader: DataLoader[Images] = DataLoader(
-        crops,  # type: ignore[arg-type] - a map from numbers to crops is all that a loader asks for
+        crops,  # type: ignore[arg-type] - a loader needs only a map from numbers to crops
         batch_sampler=batches,  # type: ignore[arg-type] - endless: it has no length
         num_workers=workers,
         collate_fn=_collate,
@@ -110,13 +112,13 @@ def stream(crops: Crops, batches: Iterator[range], workers: int) -> Iterator[Ima
 
 
 def _collate(crops: list[Images]) -> tuple[Tensor, Tensor]:
-    # Tensors, since loaders pass these from process to process in shared memory.
+    # Tensors, because loaders pass them between processes in shared memory.
     he, ihc = (torch.from_numpy(np.stack(images)) for images in zip(*crops, strict=True))
     return he, ihc
 
 
 def numbers(first: int, total: int, batch: int, *, rank: int = 0, world: int = 1) -> Iterator[range]:
-    """Image numbers of every step from `first` on; of several processes each gets its own share of every batch."""
+    """Image numbers of each step, starting at `first`; each of several processes gets its own share of every batch."""
     share = batch // world
     for start in range(first, total, batch):
         yield range(start + rank * share, start + (rank + 1) * share)

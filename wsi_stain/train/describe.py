@@ -1,4 +1,4 @@
-"""What a training will need, before it starts: parameters, epochs, memory."""
+"""Requirements of a training, computed before it starts: parameters and memory."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Needs:
 
     Args:
         trained: parameters by network.
-        frozen: parameters that only pass forward.
-        memory_bytes: weights, gradients, optimizer and what one step keeps for its backward pass; libraries' own
-            buffers come on top.
+        frozen: parameters that are not trained, by network.
+        memory_bytes: weights, gradients, optimizer and the tensors that one step keeps for its backward pass; buffers
+            of the libraries are not included.
     """
 
     trained: dict[str, int]
@@ -50,19 +50,19 @@ def staining_needs(config: TrainConfig) -> Needs:
             use_strided_haar(trained["generator"])
             if loss.gan:
                 trained["discriminator"] = Discriminator(loss.discriminator_filters, conditional=loss.conditional)
-                # The generator's step sees one batch of fakes; the discriminator's own a real and a fake one.
+                # The generator's step uses one fake batch; the discriminator's own step a real and a fake one.
                 inputs["discriminator"] = (torch.empty(2 * batch, 3, side, side),) * 2
         has_frozen = config.generator.kind == "ceff" and config.encoders.source != "joint"
         frozen: dict[str, nn.Module] = {"encoders": Encoders(config.generator.channels)} if has_frozen else {}
         encoder = getattr(trained.get("generator"), "encoder", None)
         if has_frozen and encoder is not None and config.encoders.source != "tuned":
-            encoder.requires_grad_(False)  # a copy of what is counted among the encoders
+            encoder.requires_grad_(False)  # a copy, already counted with the encoders
         kept = sum(_kept_numbers(part, inputs[name]) for name, part in trained.items())
     return _needs(trained, frozen, kept, copies=5)
 
 
 def contrast_needs(config: TrainConfig) -> Needs:
-    """Stage 1: both encoders; with chunks, only one chunk's pass is kept at a time."""
+    """Stage 1: both encoders; with chunks, memory holds the pass of one chunk at a time."""
     stage = config.pretrain
     crops = min(stage.chunk or stage.schedule.batch, stage.schedule.batch)
     with torch.device("meta"):
@@ -89,7 +89,7 @@ def _kept_numbers(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
 def _saved(module: nn.Module) -> abc.Generator[dict[int, int]]:
     sizes: dict[int, int] = {}
     weights = {id(p) for p in module.parameters()}
-    alive = []  # ids are only unique among the living
+    alive = []  # ids are unique only among live objects
 
     def note(tensor: Tensor) -> Tensor:
         base = tensor if tensor._base is None else tensor._base

@@ -1,4 +1,4 @@
-"""How well trained encoders tell pairs from strangers on held-out tiles: ROC-AUC, accuracy, threshold, and the plot."""
+"""How well encoders distinguish pairs from unrelated crops on held-out tiles: ROC-AUC, accuracy, threshold, plot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from wsi_stain.pairs.pair import Pair, load_pair
 from wsi_stain.train.encoders import Encoders
 
 MOST_CROPS = 1500
-"""Of larger sets an even sample is judged: every crop is compared with every other."""
+"""Larger sets are subsampled evenly, because every crop is compared with every other."""
 ROUNDS = 200
 JSON = "discrimination.json"
 PLOT = "similarity.png"
@@ -29,14 +29,14 @@ PLOT = "similarity.png"
 
 @dataclass(frozen=True, slots=True)
 class Discrimination:
-    """Similarity of pairs and of strangers, and what can be told from it.
+    """Similarity of pairs and of strangers (unrelated crops), and the statistics derived from it.
 
     Args:
-        auc: probability that a pair is more similar than strangers are.
-        accuracy: mean of the shares of pairs and of strangers that are told rightly, at the best threshold.
-        threshold: that cosine similarity.
+        auc: probability that a pair is more similar than two strangers.
+        accuracy: mean of the correctly classified shares of pairs and of strangers, at the best threshold.
+        threshold: the best threshold, a cosine similarity.
         pairs: cosine similarities of H&E crops with their own stain.
-        strangers: with the stain of other, not neighbouring, tiles.
+        strangers: cosine similarities with the stain of other tiles that are not neighbours.
     """
 
     auc: Estimate
@@ -53,38 +53,38 @@ def auc(pairs: np.ndarray, strangers: np.ndarray) -> float:
 
 
 def best_threshold(pairs: np.ndarray, strangers: np.ndarray) -> tuple[float, float]:
-    """The threshold with the best balanced accuracy, and that accuracy; at or above it lies what is called a pair."""
+    """The threshold with the best balanced accuracy, and that accuracy; similarities at or above it count as pairs."""
     candidates = np.unique(np.concatenate([pairs, strangers]))
-    found = 1 - np.searchsorted(np.sort(pairs), candidates) / len(pairs)
-    refused = np.searchsorted(np.sort(strangers), candidates) / len(strangers)
-    accuracy = (found + refused) / 2
+    sensitivity = 1 - np.searchsorted(np.sort(pairs), candidates) / len(pairs)
+    specificity = np.searchsorted(np.sort(strangers), candidates) / len(strangers)
+    accuracy = (sensitivity + specificity) / 2
     best = int(accuracy.argmax())
     return float(candidates[best]), float(accuracy[best])
 
 
 def strangers(pairs: Sequence[Pair]) -> np.ndarray:
-    """bool (N, N): which tiles are far enough from each other that their stains are no pair.
+    """bool (N, N): True where two tiles are far enough apart to count as unrelated.
 
     Raises:
-        TrainingError: none are.
+        TrainingError: no two tiles are.
     """
     near = Neighbours(pairs, "neighbours").mask(pairs)
     np.fill_diagonal(near, True)
     if near.all():
         raise TrainingError(
-            f"the {len(pairs)} held-out pairs hold no strangers to compare with: choose another pretrain.heldout"
+            f"the {len(pairs)} held-out pairs contain no unrelated tiles: choose another pretrain.heldout"
         )
     return ~near
 
 
 def discriminate(encoders: Encoders, pairs: Sequence[Pair], side: int, device: torch.device) -> Discrimination:
-    """Judge encoders on all whole crops of `side` px of held-out tiles; deterministic.
+    """Evaluate encoders on all whole crops of `side` px of held-out tiles; deterministic.
 
     Args:
         encoders: in evaluation mode.
         pairs: held-out tiles.
-        side: of the crops, px.
-        device: where to compute.
+        side: side of the crops, px.
+        device: device to compute on.
 
     Raises:
         TrainingError: as `strangers`.
@@ -115,7 +115,7 @@ def _over_tiles(statistic: Callable[[np.ndarray], float], tiles: np.ndarray) -> 
     members = [np.flatnonzero(tiles == tile) for tile in np.unique(tiles)]
     rng = np.random.default_rng(0)
     rounds = (rng.integers(len(members), size=len(members)) for _ in range(ROUNDS))
-    # A round that drew one tile only holds no strangers.
+    # A round that draws a single tile has no strangers.
     draws = [statistic(np.concatenate([members[i] for i in drawn])) for drawn in rounds if len(set(drawn)) > 1]
     return Estimate(statistic(np.arange(len(tiles))), *map(float, np.percentile(draws, [2.5, 97.5])))
 
@@ -134,7 +134,7 @@ def _plot(result: Discrimination, path: Path) -> None:
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
     bins = np.linspace(min(result.pairs.min(), result.strangers.min()), 1, 60)
-    for values, name, colour in ((result.strangers, "strangers", "0.6"), (result.pairs, "pairs", "tab:brown")):
+    for values, name, colour in ((result.strangers, "unrelated crops", "0.6"), (result.pairs, "pairs", "tab:brown")):
         axes.hist(values, bins, density=True, alpha=0.7, label=f"{name} ({len(values):,})", color=colour)
     axes.axvline(result.threshold, color="black", lw=1, label=f"threshold {result.threshold:.2f}")
     axes.set(

@@ -1,4 +1,4 @@
-"""The two encoders as a pair: kept in one file, and frozen for good once stage 2 begins."""
+"""The two encoders as a pair: stored in one file and frozen in stage 2."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from wsi_stain.train.losses import patches
 
 FILE = "encoders.safetensors"
 FOLDER = "encoders"
-"""Where pretraining works, in the run folder."""
+"""Folder of the pretraining within the run folder."""
 
 
 class Encoders(nn.Module):
-    """Two networks of one shape and separate weights.
+    """Two networks of the same architecture with separate weights.
 
     Args:
         channels: width c; embeddings have 16c numbers.
@@ -34,12 +34,12 @@ class Encoders(nn.Module):
 
     @torch.no_grad()
     def similarity(self, generated: Tensor, real: Tensor, grid: int) -> Tensor:
-        """Cosine similarity of stains as the IHC encoder sees them, patch by patch; no gradient flows.
+        """Cosine similarity of the IHC encoder's embeddings of two stains, per patch; no gradient flows.
 
         Args:
             generated: (N, 3, H, W) in [-1, 1].
             real: the same shape and range.
-            grid: patches along a side.
+            grid: patches per side.
 
         Returns:
             (N, grid, grid) in [-1, 1].
@@ -54,10 +54,10 @@ def file_of(config: TrainConfig) -> Path:
 
 
 def frozen_encoders(config: TrainConfig) -> Encoders | None:
-    """The encoders of stage 2, in evaluation mode and without gradients; `None` where they learn with the generator.
+    """The encoders of stage 2, in evaluation mode and without gradients; `None` if they are trained with the generator.
 
     Raises:
-        TrainingError: no such file, or encoders of another width.
+        TrainingError: the file does not exist, or its encoders have another width.
     """
     if config.encoders.source == "joint":
         return None
@@ -71,20 +71,20 @@ def load_encoders(path: Path, channels: int) -> Encoders:
     """The encoders of `wsi-stain pretrain`.
 
     Raises:
-        TrainingError: no such file, or encoders of another width.
+        TrainingError: the file does not exist, or its encoders have another width.
     """
     if not path.is_file():
         raise TrainingError(
             f"no pretrained encoders at {path}: run wsi-stain pretrain with the same configuration first, "
-            "or name a file with encoders.file"
+            "or set encoders.file to their file"
         )
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as err:
-        raise TrainingError(f"{path} is not a file of encoders ({err}); run wsi-stain pretrain again") from err
+        raise TrainingError(f"{path} is not an encoders file ({err}); re-run wsi-stain pretrain") from err
     weights = tensors.get("he.trunk.body.1.weight")
     if weights is None:
-        raise TrainingError(f"{path} holds no encoders; name the encoders.safetensors of wsi-stain pretrain")
+        raise TrainingError(f"{path} contains no encoders; set encoders.file to the {FILE} of wsi-stain pretrain")
     if len(weights) != channels:
         raise TrainingError(
             f"the encoders in {path} have width {len(weights)}, the generator has {channels}: "

@@ -1,4 +1,4 @@
-"""What a training says of itself: plain lines in log.jsonl, the same scalars for TensorBoard, sample pictures."""
+"""Logs of a training: lines in log.jsonl, the same scalars for TensorBoard, and sample pictures."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from PIL import Image
 
 LOG = "log.jsonl"
 WINDOW = 20
-"""Steps that one line averages over."""
+"""Steps averaged in one log line."""
 
 
 class RunLog:
     """Writes log.jsonl, tensorboard/ and samples/ of a run; a context manager.
 
     Args:
-        folder: of the run.
-        images: where this process begins; lines of steps that will come again are dropped.
-        is_on: only one of several processes writes.
+        folder: the run folder.
+        images: images seen when this process starts; log lines of later steps are dropped, as they will be repeated.
+        is_on: whether this process writes; only one of several does.
     """
 
     def __init__(self, folder: Path, images: int, *, is_on: bool = True) -> None:
@@ -45,7 +45,7 @@ class RunLog:
     def add(
         self, images: int, rate: float, waiting: float, losses: dict[str, float], *, is_last_of_window: bool
     ) -> None:
-        """Note the losses of a step; every so many steps, and before every checkpoint, a line of means is written."""
+        """Record the losses of a step; write a line of means every `WINDOW` steps and before each checkpoint."""
         self._window.append(losses)
         if self._board is None or not (is_last_of_window or len(self._window) == WINDOW):
             return
@@ -59,7 +59,7 @@ class RunLog:
                 self._board.add_scalar(name, value, images)
 
     def picture(self, images: int, picture: np.ndarray) -> None:
-        """Keep a sample, uint8 (h, w, 3)."""
+        """Save a sample picture, uint8 (h, w, 3)."""
         folder = self._folder / "samples"
         folder.mkdir(exist_ok=True)
         Image.fromarray(picture).save(folder / f"{images:09d}.png")
@@ -68,7 +68,7 @@ class RunLog:
 
 
 def _cut(log: Path, images: int) -> None:
-    """Drop lines of steps after the checkpoint, which will come again; a line cut short by a kill is one of them."""
+    """Drop log lines of steps after the checkpoint, which will be repeated, and a last line truncated by a kill."""
     if not log.exists():
         return
     kept = []

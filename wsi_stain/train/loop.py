@@ -1,4 +1,4 @@
-"""The training loop: batches in, checkpoints, log and samples out; the same command resumes."""
+"""The training loop: reads batches; writes checkpoints, log and samples; the same command resumes a run."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from wsi_stain.train.parallel import Ranks
 CHECKPOINT = "checkpoint.safetensors"
 CONFIG = "config.yaml"
 CALIBRATION_BATCHES = 32
-"""Batches that normalisation statistics are measured on before they are frozen or used …"""
+"""Most batches for measuring normalisation statistics before they are frozen or used."""
 CALIBRATION_IMAGES = 256
-"""… and the most crops in them."""
+"""Most crops for the same measurement."""
 EXPLODED = 1e4
-"""No loss of a healthy training comes near it: L1 of tanh images, weighted by 100, stays below 200."""
+"""A larger loss stops the training; L1 of tanh images, weighted by 100, stays below 200."""
 
 Both = tuple[Tensor, Tensor]
 
 
 class Recipe(Protocol):
-    """What a loop trains: networks, optimizers, losses."""
+    """The object of the training loop: networks, optimizers, losses."""
 
     def step(self, he: Tensor, ihc: Tensor, images: int) -> dict[str, float]:
-        """Train on one batch, float (N, 3, H, W) in [-1, 1] each, after `images` were seen; returns losses by name."""
+        """Train on one batch, float (N, 3, H, W) in [-1, 1] each, after `images` images; returns losses by name."""
         ...
 
     def freeze(self, batches: Iterable[Both]) -> None:
-        """Fix normalisation statistics at those of `batches`; called once, at `Stage.freeze_at`."""
+        """Fix normalisation statistics at those of `batches`; called once, at `Stage.freeze_from`."""
         ...
 
     def results(self, images: int, batches: Iterable[Both]) -> dict[str, nn.Module]:
-        """File name → network for inference, in evaluation mode; `batches` to measure statistics on."""
+        """File name → network for inference, in evaluation mode; `batches` serve to measure statistics."""
         ...
 
     def state(self) -> dict[str, Tensor]:
@@ -60,13 +60,13 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """How one stage runs, whatever its recipe.
+    """Settings of one stage, independent of its recipe.
 
     Args:
         folder: for checkpoint, log and results.
-        settings: the whole configuration, kept beside the results.
-        fixed: those settings that a resumed run must share.
-        total: images in all.
+        settings: the whole configuration, stored next to the results.
+        fixed: the settings that must not change when a run is resumed.
+        total: images of the whole stage.
         batch: images per step, over all processes.
         save_images: images between two checkpoints.
         freeze_from: share of the images after which statistics are frozen.
@@ -91,7 +91,7 @@ class Step:
     total: int
     images_per_s: float
     waiting: float
-    """Share of the time so far that the device waited for crops."""
+    """Share of the elapsed time that the device waited for crops."""
     losses: dict[str, float]
 
 
@@ -107,27 +107,27 @@ def run(
     """Train to the end of the stage; resume from the checkpoint in its folder, if one exists.
 
     Args:
-        stage: how long, and where.
-        recipe: what is trained.
-        crops: where images come from.
-        ranks: this process among its fellows.
+        stage: settings of the stage.
+        recipe: the networks to train and their training step.
+        crops: source of the images.
+        ranks: rank of this process and exchange with the others.
         progress: called after every step, in the first process.
-        draw: makes a sample picture, uint8 (h, w, 3), of the results at every checkpoint.
+        draw: draws a sample picture, uint8 (h, w, 3), of the results at every checkpoint.
 
     Raises:
-        ConfigError: the folder holds a run of other settings.
-        OutputError: another process trains in the folder.
-        TrainingError: a loss that is no number, or beyond all bounds.
+        ConfigError: the folder holds a run with other settings.
+        OutputError: another process is training in the folder.
+        TrainingError: a loss is not finite or exceeds `EXPLODED`.
     """
     if ranks.is_first:
         stage.folder.mkdir(parents=True, exist_ok=True)
     with locked(stage.folder / "lock") if ranks.is_first else nullcontext():
         images = _open(stage, recipe, ranks)
         if images < stage.total:
-            _go_on(stage, recipe, crops, ranks, images, progress=progress, draw=draw)
+            _train(stage, recipe, crops, ranks, images, progress=progress, draw=draw)
 
 
-def _go_on(
+def _train(
     stage: Stage,
     recipe: Recipe,
     crops: Crops,
@@ -137,7 +137,7 @@ def _go_on(
     progress: Callable[[Step], None],
     draw: Callable[[Mapping[str, nn.Module]], Any] | None,
 ) -> None:
-    """Train from image number `images` on."""
+    """Train, starting at image number `images`."""
     batches = numbers(images, stage.total, stage.batch, rank=ranks.rank, world=ranks.world)
     clock = _Clock(images)
     with RunLog(stage.folder, images, is_on=ranks.is_first) as log:
@@ -147,7 +147,7 @@ def _go_on(
             losses = recipe.step(to_tensor(he, ranks.device), to_tensor(ihc, ranks.device), images)
             images += stage.batch
             losses = ranks.average(losses)
-            _stop_if_lost(losses, images, stage.folder)
+            _stop_if_diverged(losses, images, stage.folder)
             rate, waiting = clock.rate(images), clock.waiting
             if ranks.is_first:
                 progress(Step(images, stage.total, rate, waiting, losses))
@@ -187,10 +187,10 @@ class _Clock:
 
 
 def _open(stage: Stage, recipe: Recipe, ranks: Ranks) -> int:
-    """Prepare the folder, or take up what is in it; returns the images seen so far."""
+    """Prepare the folder, or load its checkpoint; returns the number of images seen so far."""
     path = stage.folder / CHECKPOINT
     if not path.exists():
-        ranks.wait()  # nobody may look for a checkpoint when the first one already writes
+        ranks.wait()  # every process must look for a checkpoint before the first one writes
         if ranks.is_first:
             (stage.folder / CONFIG).write_text(yaml.safe_dump(stage.settings, sort_keys=False), encoding="utf-8")
         ranks.wait()
@@ -199,23 +199,25 @@ def _open(stage: Stage, recipe: Recipe, ranks: Ranks) -> int:
     keys = sorted(set(stage.fixed) | set(facts["settings"]))
     changed = [k for k in keys if stage.fixed.get(k) != facts["settings"].get(k)]
     if changed:
-        raise ConfigError(f"{stage.folder} holds a run with another {', '.join(changed)}: choose another run folder")
+        raise ConfigError(
+            f"{stage.folder} holds a run with different settings ({', '.join(changed)}): choose another run folder"
+        )
     recipe.load_state(tensors)
     ranks.wait()
     return facts["images"]
 
 
-def _stop_if_lost(losses: dict[str, float], images: int, folder: Path) -> None:
+def _stop_if_diverged(losses: dict[str, float], images: int, folder: Path) -> None:
     for name, value in losses.items():
         if not math.isfinite(value) or abs(value) > EXPLODED:
-            raise _lost(f"the loss {name!r} became {value:g}", images, folder)
+            raise _diverged(f"the loss {name!r} became {value:g}", images, folder)
 
 
-def _lost(what: str, images: int, folder: Path) -> TrainingError:
-    good = folder / CHECKPOINT
-    kept = f"the last good state is {good}" if good.exists() else "there was no checkpoint yet"
+def _diverged(cause: str, images: int, folder: Path) -> TrainingError:
+    file = folder / CHECKPOINT
+    state = f"the last valid checkpoint is {file}" if file.exists() else "no checkpoint exists yet"
     return TrainingError(
-        f"{what} after {images} images; {kept}: lower the learning rate (schedule.lr) and start in a new run folder"
+        f"{cause} after {images} images; {state}: lower the learning rate (schedule.lr) and start in a new run folder"
     )
 
 
@@ -227,11 +229,11 @@ def _calibration(stage: Stage, crops: Crops, ranks: Ranks) -> Iterator[Both]:
 
 
 def _save(stage: Stage, recipe: Recipe, results: Mapping[str, nn.Module], images: int, ranks: Ranks) -> None:
-    """Write results, then the checkpoint: what is in the folder is never older than the checkpoint says."""
+    """Write results, then the checkpoint, so that results are never older than the checkpoint."""
     state = recipe.state()
-    broken = [key for key, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
-    if broken:
-        raise _lost(f"{broken[0]} is no longer finite", images, stage.folder)
+    bad = [key for key, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    if bad:
+        raise _diverged(f"{bad[0]} is no longer finite", images, stage.folder)
     if ranks.is_first:
         for file, module in results.items():
             checkpoint.save(stage.folder / file, module.state_dict(), {"images": images})

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def info_nce(he: Tensor, ihc: Tensor, temperature: float, *, symmetric: bool, excluded: Tensor | None = None) -> Tensor:
-    """Cross entropy of finding each H&E's own stain among all of the batch, by cosine similarity.
+    """Cross entropy of identifying each H&E's own stain among all of the batch, by cosine similarity.
 
     Source: van den Oord et al., 2018, equation 4, as CEFF uses it; symmetric as in CLIP (Radford et al., 2021).
 
@@ -16,8 +16,8 @@ def info_nce(he: Tensor, ihc: Tensor, temperature: float, *, symmetric: bool, ex
         he: embeddings (N, D).
         ihc: embeddings (N, D); row i belongs to row i of `he`.
         temperature: τ.
-        symmetric: also find each stain's own H&E, and take the mean of both.
-        excluded: bool (N, N), False on the diagonal: negatives that do not count.
+        symmetric: also identify each stain's own H&E, and average both losses.
+        excluded: bool (N, N), False on the diagonal: True for negatives to ignore.
     """
     logits = F.normalize(he, dim=1) @ F.normalize(ihc, dim=1).T / temperature
     if excluded is not None:
@@ -35,20 +35,20 @@ def patches(images: Tensor, grid: int) -> Tensor:
 
 
 def adaptive_weights(similarity: Tensor, alpha: float, beta: float) -> Tensor:
-    """w = α + β·cos (CEFF): patches that look like their counterpart to the encoder count more."""
+    """w = α + β·cos (CEFF): patches whose embedding is similar to that of their counterpart weigh more."""
     return alpha + beta * similarity
 
 
 def weighted_l1(generated: Tensor, real: Tensor, weights: Tensor, levels: int) -> Tensor:
     """Mean over patches and scales of weight · |generated - real|, each scale half as large as the one before.
 
-    One level is CEFF's adaptive L1. Serial sections correspond in structures, not in cells; the coarse scales say what
-    the fine one cannot (PyramidPix2Pix, Liu et al., CVPR workshops 2022).
+    One level is CEFF's adaptive L1. Serial sections match in structures, not in cells; coarse scales capture what the
+    fine scale cannot (PyramidPix2Pix, Liu et al., CVPR workshops 2022).
 
     Args:
         generated: (N, C, H, W).
         real: the same shape and range.
-        weights: (N, grid, grid): of the patches of each image; (N, 1, 1) weighs whole images.
+        weights: (N, grid, grid), one per patch of each image; (N, 1, 1) for whole images.
         levels: number of scales.
     """
     total = generated.new_zeros(())

@@ -1,4 +1,4 @@
-"""What all recipes do around a gradient: rates that fall at the end, averaged weights, statistics measured anew."""
+"""Helpers of all recipes: learning-rate decay, averaged weights, recalibrated statistics."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from wsi_stain.config.train import ScheduleConfig
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float, done: float, decay_from: float) -> None:
-    """The learning rate after the share `done` of a training: constant, then linearly down to 0."""
+    """Set the learning rate after the share `done` of a training: constant, then linearly decreasing to 0."""
     rest = 1.0 if done < decay_from else (1 - done) / (1 - decay_from)
     for group in optimizer.param_groups:
         group["lr"] = rate * rest
 
 
 def slowed(rate: float, done: float, schedule: ScheduleConfig) -> float:
-    """The rate to decay from: a smaller one once normalisation statistics are frozen."""
+    """The learning rate before decay: smaller once normalisation statistics are frozen."""
     return rate * schedule.frozen_rate if done >= schedule.freeze_from else rate
 
 
@@ -26,7 +26,7 @@ def slowed(rate: float, done: float, schedule: ScheduleConfig) -> float:
 def update_average(average: nn.Module, module: nn.Module, decay: float, step: int) -> None:
     """Move `average` towards `module`: the exponential moving average of its weights.
 
-    Early on the average would remember the random start, so its memory grows with the run.
+    The decay grows with `step`, so that the random initial weights do not persist in the average.
     """
     decay = min(decay, (1 + step) / (10 + step))
     for kept, new in zip(average.state_dict().values(), module.state_dict().values(), strict=True):
@@ -37,12 +37,12 @@ def update_average(average: nn.Module, module: nn.Module, decay: float, step: in
 
 
 def set_training(module: nn.Module, *, frozen: nn.Module | None = None, frozen_statistics: bool = False) -> None:
-    """Training mode, but for what stays as it is.
+    """Set training mode, except for the frozen parts.
 
     Args:
         module: the network.
         frozen: the part of it that is not trained; it stays in evaluation mode.
-        frozen_statistics: batch norms use, and keep, the statistics that inference will use.
+        frozen_statistics: whether batch norms use their fixed statistics, as in inference.
     """
     module.train()
     if frozen is not None:
@@ -62,7 +62,7 @@ def calibrate(module: nn.Module, batches: Iterable[Tensor], *, frozen: nn.Module
     Args:
         module: the network.
         batches: its inputs.
-        frozen: the part of it whose statistics stay.
+        frozen: the part of it whose statistics do not change.
     """
     kept = set(frozen.modules()) if frozen is not None else set()
     norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d) and part not in kept]

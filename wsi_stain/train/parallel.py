@@ -1,7 +1,7 @@
-"""Several processes that train one network, started by `torchrun`: who this one is, and what they share.
+"""Training of one network in several processes, started by `torchrun`: rank of a process, exchange between processes.
 
-Gradients are averaged by hand after the backward pass, as in NVIDIA's StyleGAN3: a generator and a discriminator that
-take turns fit badly into DistributedDataParallel's hooks.
+Gradients are averaged explicitly after the backward pass, as in NVIDIA's StyleGAN3, because alternating steps of a
+generator and a discriminator do not fit the hooks of DistributedDataParallel.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from wsi_stain.nn.inference import pick_device
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among its fellows.
+    """Rank of this process and exchange with the others.
 
     Args:
-        rank: its number, from 0; only number 0 writes files.
-        world: how many there are.
-        device: what this one computes on.
+        rank: number of this process, from 0; only rank 0 writes files.
+        world: number of processes.
+        device: device of this process.
     """
 
     rank: int
@@ -50,7 +50,7 @@ class Ranks:
             gradient.copy_(part.view_as(gradient))
 
     def average(self, figures: Mapping[str, float]) -> dict[str, float]:
-        """The mean of each figure over the processes: all see the same, and stop together."""
+        """The mean of each figure over the processes, so that all get the same values and stop together."""
         if self.world == 1:
             return dict(figures)
         values = torch.tensor(list(figures.values()), dtype=torch.float64, device=self._exchange_device)
@@ -58,7 +58,7 @@ class Ranks:
         return dict(zip(figures, (values / self.world).tolist(), strict=True))
 
     def gather(self, rows: Tensor) -> Tensor:
-        """(n, D) of every process → (world · n, D) in the order of ranks; gradients flow to the own rows alone."""
+        """(n, D) of every process → (world · n, D) in the order of ranks; gradients flow only to the own rows."""
         if self.world == 1:
             return rows
         parts = [torch.empty_like(rows) for _ in range(self.world)]
@@ -67,26 +67,26 @@ class Ranks:
         return torch.cat(parts)
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Wait until all processes have reached this call."""
         if self.world > 1:
             dist.barrier()
 
     @property
     def _exchange_device(self) -> torch.device:
-        # NCCL exchanges only what lies on its device; float64 is not on every device, but on every CUDA one.
+        # NCCL exchanges only tensors on its device. Not every device supports float64, but every CUDA device does.
         return self.device if self.device.type == "cuda" else torch.device("cpu")
 
 
 @contextmanager
 def ranks(device: str, batch: int) -> Generator[Ranks]:
-    """Join the other processes if `torchrun` started this one; alone otherwise.
+    """Join the other processes if `torchrun` started this one; otherwise run alone.
 
     Args:
-        device: as in `pick_device`; with CUDA, each process of a machine takes its own.
-        batch: crops per step in all; every process gets an equal share.
+        device: as in `pick_device`; with CUDA, each process on a machine uses its own GPU.
+        batch: crops per step over all processes; each process gets an equal share.
 
     Raises:
-        ConfigError: the batch cannot be shared evenly.
+        ConfigError: the batch is not a multiple of the number of processes.
     """
     name = pick_device(device)
     if not dist.is_torchelastic_launched():
@@ -99,7 +99,7 @@ def ranks(device: str, batch: int) -> Generator[Ranks]:
     try:
         world = dist.get_world_size()
         if batch % world:
-            raise ConfigError(f"schedule.batch is {batch}: {world} processes cannot share it evenly")
+            raise ConfigError(f"schedule.batch is {batch}: it must be a multiple of the {world} processes")
         yield Ranks(dist.get_rank(), world, torch.device(name))
     finally:
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""How much of a stain is DAB-positive, as something to learn: the truth, and how far an answer is from it."""
+"""The DAB-positive share of a stain as a training target: ground truth and loss."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from wsi_stain.measure.deconvolution import POSITIVE_OD, Glass, dab
 from wsi_stain.nn.pixels import to_pixels
 
 BLOCKS_PX = (4, 16)
-"""Sides of the blocks whose positive share is learned: serial sections do not correspond pixel by pixel."""
+"""Sides of the blocks whose positive share is learned; serial sections do not match pixel by pixel."""
 
 
 def positive(ihc: Tensor, glass: Glass) -> Tensor:
-    """Where a stain is DAB-positive, by the very map that evaluation uses.
+    """Where a stain is DAB-positive, by the same map that evaluation uses.
 
     Args:
         ihc: (N, 3, H, W) in [-1, 1].
-        glass: colour (R, G, B) of empty slide.
+        glass: background colour (R, G, B).
 
     Returns:
         float32 (N, 1, H, W), 0 or 1, on the device of `ihc`.
@@ -29,13 +29,13 @@ def positive(ihc: Tensor, glass: Glass) -> Tensor:
 
 
 def share_loss(probability: Tensor, target: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """Binary cross entropy between predicted and true positive share of blocks, the mean over sides of `BLOCKS_PX`.
+    """Binary cross entropy between predicted and true positive share of blocks, averaged over `BLOCKS_PX`.
 
-    Cross entropy and not L1: its best answer is the mean of what is likely, L1's the median, which is 0 where brown is
-    rare.
+    Cross entropy instead of L1: its optimal prediction is the expected value, that of L1 is the median, which is 0
+    where positive pixels are rare.
 
     Args:
-        probability: (N, 1, H, W) in [0, 1]; only whole blocks count, and sides beyond H or W not at all.
+        probability: (N, 1, H, W) in [0, 1]; only whole blocks count; sides larger than H or W are skipped.
         target: the same shape, 0 or 1.
 
     Returns:

@@ -32,10 +32,10 @@ class StainingRecipe:
     Args:
         config: the whole training.
         total: images of the whole stage.
-        ranks: this process among its fellows.
+        ranks: rank of this process and exchange with the others.
 
     Raises:
-        TrainingError: the pretrained encoders are not there or have another width, or so has what to start from.
+        TrainingError: the pretrained encoders or the starting weights are missing or have another width.
 
     Example:
         >>> losses = StainingRecipe(config, total, ranks).step(he, ihc, images=0)  # doctest: +SKIP
@@ -95,10 +95,10 @@ class StainingRecipe:
         return figures
 
     def freeze(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Fix the normalisation statistics at those of `batches`, for generator and average alike.
+        """Fix the normalisation statistics at those of `batches`, for both generator and average.
 
-        The running statistics of the last few steps will not do: frozen as they are, they can lie two standard
-        deviations off, and the network paints white.
+        The running statistics of the last few steps are not accurate enough: they can be two standard deviations off,
+        and the network then paints white.
         """
         calibrate(self.generator, (he for he, _ in batches), frozen=self._frozen_part(self.generator))
         for kept, fixed in zip(self.average.buffers(), self.generator.buffers(), strict=True):
@@ -107,7 +107,7 @@ class StainingRecipe:
     def results(self, images: int, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, nn.Module]:
         """A copy of the averaged generator for inference, in evaluation mode.
 
-        Until the statistics are frozen they are measured on `batches`, as averaged weights have seen none themselves.
+        Until the statistics are frozen, they are measured on `batches`: averaged weights have none of their own.
         """
         result = copy.deepcopy(self.average)
         if images / self.total <= self.config.schedule.freeze_from:
@@ -130,11 +130,11 @@ class StainingRecipe:
         return {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}
 
     def _weights(self, generated: Tensor, ihc: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Weights of L1, (N, grid, grid), and what to log of them."""
+        """Weights of L1, (N, grid, grid), and the figures to log."""
         loss = self.config.loss
         if not loss.adaptive:
             return generated.new_full((len(generated), 1, 1), loss.l1), {}
-        assert isinstance(self.encoders, Encoders), "the configuration forbids adaptive weights of joint encoders"
+        assert isinstance(self.encoders, Encoders), "the configuration forbids adaptive weights with joint encoders"
         with self._autocast():
             similarity = self.encoders.similarity(generated, ihc, loss.patches)
         weights = adaptive_weights(similarity, loss.alpha, loss.beta)

@@ -1,6 +1,6 @@
-"""The direct regressor: a U-Net that predicts what is DAB-positive and draws nothing, to compare virtual stains with.
+"""The direct regressor: a U-Net that predicts DAB-positive pixels without drawing an image, as a reference.
 
-A stain whose positive areas are no better than its answer has learned to draw, not to see more.
+A virtual stain must predict positive areas better than the regressor to add information about them.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class RegressorRecipe:
     """The U-Net, its optimizer, and one training step; see `Recipe`.
 
     Args:
-        config: the whole training; of its losses nothing is used.
+        config: the whole training; its loss settings are not used.
         total: images of the whole training.
-        ranks: this process among its fellows.
+        ranks: rank of this process and exchange with the others.
 
     Example:
         >>> losses = RegressorRecipe(config, total, ranks).step(he, ihc, images=0)  # doctest: +SKIP
@@ -45,7 +45,7 @@ class RegressorRecipe:
         self.config = config
         self.total = total
         self.ranks = ranks
-        # A third faster on a CPU; the network has none of the convolutions that crash with it (see nn.pixels).
+        # Channels-last is a third faster on a CPU; no convolution of this network crashes with it (see nn.pixels).
         self.network = UNet(config.generator).to(ranks.device, memory_format=torch.channels_last)  # type: ignore
         self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.optimizer = torch.optim.Adam(self.network.parameters(), config.schedule.lr)
@@ -70,7 +70,7 @@ class RegressorRecipe:
         return {"cross_entropy": loss.item()} | errors
 
     def freeze(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Fix the normalisation statistics at those of `batches`, for network and average alike."""
+        """Fix the normalisation statistics at those of `batches`, for both network and average."""
         calibrate(self.network, (he for he, _ in batches))
         for kept, fixed in zip(self.average.buffers(), self.network.buffers(), strict=True):
             kept.copy_(fixed)
@@ -96,7 +96,7 @@ class RegressorRecipe:
 
 
 def load_regressor(run: Path, device: str = "auto") -> Callable[[np.ndarray], np.ndarray]:
-    """The direct regressor of a training run.
+    """Load the direct regressor of a training run.
 
     Args:
         run: folder of `wsi-stain train` with generator.kind unet.
@@ -106,22 +106,24 @@ def load_regressor(run: Path, device: str = "auto") -> Callable[[np.ndarray], np
         A function: uint8 (h, w, 3) H&E of any size → float32 (h, w), the probability of being positive, in [0, 1].
 
     Raises:
-        TrainingError: the run holds no finished regressor.
-        DeviceError: the device is not there.
+        TrainingError: the run contains no finished regressor.
+        DeviceError: the device does not exist.
     """
     weights = run / WEIGHTS
     if not weights.is_file() or not (run / "config.yaml").is_file():
-        raise TrainingError(f"{run} holds no finished training ({WEIGHTS} and config.yaml): run wsi-stain train first")
+        raise TrainingError(
+            f"{run} holds no finished training (no {WEIGHTS} or config.yaml): run wsi-stain train first"
+        )
     config = load(TrainConfig, run / "config.yaml").generator
     if config.kind != "unet":
         raise TrainingError(
-            f"{run} holds a {config.kind} generator and no direct regressor: give a run with generator.kind unet"
+            f"{run} holds a {config.kind} generator, not a direct regressor: pass a run with generator.kind unet"
         )
     network = UNet(config)
     try:
         network.load_state_dict(load_file(weights))
     except (SafetensorError, OSError, RuntimeError) as err:
-        raise TrainingError(f"{weights} does not hold the U-Net of its config.yaml: {err}; train it again") from err
+        raise TrainingError(f"{weights} does not match the U-Net in config.yaml: {err}; re-run the training") from err
     return _predictor(network, torch.device(pick_device(device)))
 
 

@@ -28,9 +28,9 @@ from wsi_stain.train.recipe import StainingRecipe
 from wsi_stain.train.regressor import RegressorRecipe
 
 CHANGEABLE = {"run", "pairs", "device", "threads", "workers"}
-"""Settings that a resumed run may change: they do not change what is learned."""
+"""Settings that a resumed run may change: they do not affect the result."""
 STAGE_1 = {"input", "output", "encoders", "loss", "schedule", "crop"}
-"""Settings that pretraining does not use, nor `generator` but for its width."""
+"""Settings that pretraining does not use; of `generator` it uses only the width."""
 SAMPLES = 3
 
 
@@ -39,22 +39,22 @@ def quiet(step: Step) -> None:
 
 
 def pretrain(config: TrainConfig, progress: Callable[[Step], None] = quiet) -> Path | None:
-    """Train both encoders by contrast, then judge them on held-out pairs; resume if there is a checkpoint.
+    """Train both encoders contrastively, then evaluate them on held-out pairs; resume if a checkpoint exists.
 
     Returns:
-        The file of the encoders' weights, beside which lie discrimination.json and similarity.png; `None` in all of
-        several processes but the first.
+        The file of the encoders' weights, next to discrimination.json and similarity.png; `None` in all processes but
+        the first.
 
     Raises:
-        TrainingError: no pairs, pairs that cannot be used, a loss that is no number.
-        ConfigError: the folder holds a run of other settings.
+        TrainingError: no pairs, unusable pairs, or a loss that is not finite.
+        ConfigError: the folder holds a run with other settings.
     """
     stage_config = config.pretrain
     folder = config.run / FOLDER
     with _prepared(config, stage_config.schedule.batch) as group:
         pairs = _checked_pairs(config, stage_config.crop, folder)
         heldout = find_pairs(config.pairs, stage_config.heldout)
-        strangers(heldout)  # better refused now than after the training
+        strangers(heldout)  # fail before the training, not after it
         crops = Crops(tuple(pairs), stage_config.crop, config.seed, config.turns, config.stain_jitter)
         total = total_images(stage_config.schedule, len(pairs))
         fixed = _fixed(config, STAGE_1) | {"generator": {"channels": config.generator.channels}}
@@ -72,11 +72,11 @@ def train(config: TrainConfig, progress: Callable[[Step], None] = quiet) -> Path
     """Train a generator until the end of its schedule; resume if the run folder holds a checkpoint.
 
     Returns:
-        The file of the averaged generator's weights; `None` in all of several processes but the first.
+        The file of the averaged generator's weights; `None` in all processes but the first.
 
     Raises:
-        TrainingError: no pairs, pairs that cannot be used, no encoders, a loss that is no number.
-        ConfigError: the folder holds a run of other settings.
+        TrainingError: no pairs, unusable pairs, no encoders, or a loss that is not finite.
+        ConfigError: the folder holds a run with other settings.
     """
     schedule = config.schedule
     with _prepared(config, schedule.batch) as group:
@@ -100,7 +100,7 @@ def train(config: TrainConfig, progress: Callable[[Step], None] = quiet) -> Path
 
 
 def total_images(schedule: ScheduleConfig | PretrainScheduleConfig, pairs: int) -> int:
-    """Images of a whole stage: as many as are asked for, or `epochs` times the training split."""
+    """Images of a whole stage: the configured number, or `epochs` times the training split."""
     return schedule.images if schedule.epochs is None else max(1, round(schedule.epochs * pairs))
 
 
@@ -118,12 +118,16 @@ def _prepared(config: TrainConfig, batch: int) -> Generator[Ranks]:
 
 
 def _checked_pairs(config: TrainConfig, side: int, folder: Path) -> list[Pair]:
-    """The training pairs; before a run begins, all splits are looked through for what would spoil it later."""
+    """The training pairs; before a new run starts, all splits are checked for problems."""
     if not (folder / CHECKPOINT).exists():
-        found = problems(find_pairs(config.pairs), side)
-        if found:
-            more = f" (and {len(found) - 1} more: see wsi-stain pairs check {config.pairs})" if len(found) > 1 else ""
-            raise TrainingError(found[0] + more)
+        messages = problems(find_pairs(config.pairs), side)
+        if messages:
+            more = (
+                f" (and {len(messages) - 1} more: run wsi-stain pairs check {config.pairs})"
+                if len(messages) > 1
+                else ""
+            )
+            raise TrainingError(messages[0] + more)
     return find_pairs(config.pairs, "train")
 
 
@@ -132,7 +136,7 @@ def _fixed(config: TrainConfig, unused: set[str]) -> dict[str, Any]:
 
 
 def _painter(config: TrainConfig, pairs: list[Pair], group: Ranks) -> Callable[[Mapping[str, nn.Module]], np.ndarray]:
-    """Draws H&E, generated and real stain of a few training fields, for the eye only."""
+    """A function that draws H&E, generated and real stain of a few training fields, for visual inspection."""
     chosen = [pairs[i] for i in np.linspace(0, len(pairs) - 1, SAMPLES).astype(int)]
 
     @torch.no_grad()
