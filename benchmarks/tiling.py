@@ -127,7 +127,7 @@ def table(bundle: Bundle, network: Network, options: argparse.Namespace) -> Iter
     whole = network(pixels[middle.slices()])
     inner = Box.at(reserve + side // 4, reserve + side // 4, Size(side // 2, side // 2))
     single = whole[inner.shift(-reserve, -reserve).slices()]
-    yield f"Differences in grey levels over {side // 2}² px; DAB+ in percent points of the area.\n"
+    yield f"Differences in grey levels over {side // 2}² px; DAB+ in percentage points of the area.\n"
     yield (
         "| tile | overlap | px computed per px | two tilings: mean | 99 % | largest | DAB+ "
         "| against one pass: mean | 99 % | largest | DAB+ |"

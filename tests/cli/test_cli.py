@@ -344,7 +344,7 @@ def test_an_interrupted_call_says_how_to_go_on(slide: Path, folder: Path, number
         time.sleep(0.005)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    if process.returncode == 0:
+    if process.returncode == 0 or "\ndone: " in err:  # the signal may also meet an interpreter that is exiting
         pytest.skip("the conversion was faster than the interruption")
     assert process.returncode == 130, err
     assert "re-run the same command" in err

@@ -19,7 +19,7 @@ from distributed import LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsi_stain.conversion import engine, painter, plan, provenance, resources
+from wsi_stain.conversion import engine, plan, provenance, resources
 from wsi_stain.conversion.engine import convert
 from wsi_stain.conversion.job import CANVASES
 from wsi_stain.errors import ConfigError, DeviceError, OutputError, SlideError, UnreadableRegion
@@ -32,19 +32,6 @@ from wsi_stain.tiling.grid import TileGrid
 
 settings.register_profile("wsi_stain", deadline=None)
 settings.load_profile("wsi_stain")
-
-
-@pytest.fixture
-def use(monkeypatch):
-    """Make `Bundle.open` give a bundle of this generator."""
-
-    def put(make, **fields):
-        bundle = FakeBundle(make, **fields)
-        for module in (plan, painter):
-            monkeypatch.setattr(module, "Bundle", type("Found", (), {"open": staticmethod(lambda _: bundle)}))
-        return bundle
-
-    return put
 
 
 def test_auto_is_one_precision_before_anything_is_written(tmp_path, use, monkeypatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders.conversions import FakeBundle, InvertAndBlur, pixels_of, request_of
+from builders.conversions import InvertAndBlur, pixels_of, request_of
 from builders.slides import tissue, write_svs
 
 from wsi_stain.config.convert import ConvertConfig
@@ -26,18 +26,6 @@ from wsi_stain.tiling.grid import TileGrid, painting_order
 
 MOST_REPEATED = 0.03
 """Tiles computed more than once, as a share of all (the design's promise)."""
-
-
-@pytest.fixture
-def use(monkeypatch):
-    """Make `Bundle.open` give a bundle of this generator."""
-
-    def put(make, **fields):
-        bundle = FakeBundle(make, **fields)
-        for module in (plan, painter):
-            monkeypatch.setattr(module, "Bundle", type("Found", (), {"open": staticmethod(lambda _: bundle)}))
-
-    return put
 
 
 # Decoding ------------------------------------------------------------------------------------------------------------

@@ -241,7 +241,7 @@ def write(path: Path, pixels: np.ndarray, **options: object) -> None:
 
 GREY = tissue(256, 256)[..., 0]
 REFUSED = {
-    "text.svs": (lambda p: p.write_text("not a slide at all"), "has an unsupported format; supported formats: Aperio"),
+    "text.svs": (lambda p: p.write_text("not a slide at all"), "has an unsupported format; convert it to one of: Ap"),
     "empty.svs": (lambda p: p.write_bytes(b""), r"is empty \(0 bytes\); copy it again"),
     "magic.tif": (
         lambda p: p.write_bytes(b"II*\0" + bytes(60)),

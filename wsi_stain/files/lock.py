@@ -93,7 +93,7 @@ def remove(path: Path, text: str) -> None:
 
 
 def _create(path: Path, text: str) -> bool:
-    """Create the file together with its content, so that a lock is never seen empty."""
+    """Create the file together with its content; False if another run holds it."""
     temporary = path.with_name(f"tmp-{uuid.uuid4().hex}")
     temporary.write_text(text, encoding="utf-8")
     try:

@@ -46,7 +46,7 @@ def open_backend(path: Path) -> Backend:
         return _open_vendor(path)
     if magic.startswith(IMAGE_MAGIC):
         return ImageBackend(path)
-    raise SlideError(f"{path.name} has an unsupported format; supported formats: {READS}")
+    raise SlideError(f"{path.name} has an unsupported format; convert it to one of: {READS}")
 
 
 def _open_tiff(path: Path, vendor: str | None) -> Backend:

@@ -1,0 +1,19 @@
+"""Fixtures of the tests of conversions."""
+
+import pytest
+from builders.conversions import FakeBundle
+
+from wsi_stain.conversion import painter, plan
+
+
+@pytest.fixture
+def use(monkeypatch):
+    """Make `Bundle.open` give a bundle of this generator."""
+
+    def put(make, **fields):
+        bundle = FakeBundle(make, **fields)
+        for module in (plan, painter):
+            monkeypatch.setattr(module, "Bundle", type("Found", (), {"open": staticmethod(lambda _: bundle)}))
+        return bundle
+
+    return put
