@@ -69,13 +69,13 @@ def measure(script: Path, *arguments: object) -> tuple[float, float, str]:
 
 def per_slide(folder: Path, name: str, counts: tuple[int, int], *more: object) -> tuple[float, float, str]:
     """Seconds that one more slide takes, wall-clock and processor, and what the longer run printed."""
-    found = []
+    rows = []
     for count in counts:
         out = folder / f"{name}-{count}"
         shutil.rmtree(out, ignore_errors=True)
-        found.append(measure(folder / f"{name}.py", folder / "slides", out, count, *more))
+        rows.append(measure(folder / f"{name}.py", folder / "slides", out, count, *more))
     n = counts[1] - counts[0]
-    return (found[1][0] - found[0][0]) / n, (found[1][1] - found[0][1]) / n, found[1][2]
+    return (rows[1][0] - rows[0][0]) / n, (rows[1][1] - rows[0][1]) / n, rows[1][2]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What a conversion takes beside what its generator alone takes for the same tissue tiles.
+"""The time of a conversion, compared with its generator alone on the same tissue tiles.
 
     python benchmarks/engine.py --slide slide.svs --folder /tmp/bench --region 0,0,2220,2967
 
@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from side_by_side import alternate, bars, convert, machine, mib, ratios, run, say, spread, table
+from side_by_side import alternate, bars, convert, machine, mib, ratios, report, run, spread, table
 
 
 def alone(arguments: list[str]) -> None:
@@ -36,7 +36,7 @@ def alone(arguments: list[str]) -> None:
     batch = job.batch or generator.batch
     for first in range(0, len(inputs), batch):
         generator(np.stack(inputs[first : first + batch]))
-    say(seconds=time.perf_counter() - start, tiles=len(inputs))
+    report(seconds=time.perf_counter() - start, tiles=len(inputs))
 
 
 def request_of(arguments: list[str]):
@@ -71,9 +71,9 @@ def main() -> None:
     }
     runs = alternate(candidates, options.rounds)
     whole, generator = runs.values()
-    records = [done.said for done in whole]
-    seconds = [said["seconds"]["all"] - said["seconds"]["load"] for said in records]
-    least = [done.said["seconds"] for done in generator]
+    records = [done.report for done in whole]
+    seconds = [record["seconds"]["all"] - record["seconds"]["load"] for record in records]
+    least = [done.report["seconds"] for done in generator]
     tiles = records[0]["tiles"]
     repeated = tiles["generated_in_this_run"] / tiles["tissue"]
     rows = [

@@ -6,7 +6,7 @@
 Prints a Markdown table: tiles/s, the ratio to the plain module (library Haar, batch norms, float32, eager), and the
 least PSNR against it over the tiles. All contenders take turns in one run, so that what else the machine does meets
 them alike; figures are medians over rounds of the ratio within a round. The floor of a precision is the FLOPs of the
-network (convolutions, and attention without masked keys) over the best rate found for a matrix product and for a
+network (convolutions, and attention without masked keys) over the best rate speeds for a matrix product and for a
 convolution of the trunk. Without --tiles the tiles are procedural histology.
 """
 
@@ -50,15 +50,15 @@ def contenders(bundle: Bundle, plain: Generator, device: str) -> dict[str, Conte
 
         return run
 
-    rows = {
+    speeds = {
         "plain module, library Haar, fp32": eager(plain),
         "… strided Haar": eager(strided),
         "… and bf16 by autocast": eager(strided, bf16=True),
     }
     for precision in ("fp32", "bf16", "fp16") if device != "cpu" else ("fp32", "bf16"):
-        rows[f"fast form, {precision}"] = TorchGenerator(plain, device, precision)
+        speeds[f"fast form, {precision}"] = TorchGenerator(plain, device, precision)
     auto = bundle.precision(device, "auto")
-    return {f"{name} (`auto`)" if name == f"fast form, {auto}" else name: run for name, run in rows.items()}
+    return {f"{name} (`auto`)" if name == f"fast form, {auto}" else name: run for name, run in speeds.items()}
 
 
 def flops(plain: Generator, tile: np.ndarray, device: str) -> int:
@@ -83,18 +83,18 @@ def best_rate(channels: int, dtype: torch.dtype, device: str, clock: Callable[[]
     kernel = torch.randn(channels, channels, 3, 3, device=device, dtype=dtype).contiguous(
         memory_format=torch.channels_last
     )
-    found = []
+    speeds = []
     with torch.inference_mode():
         for run, n in (
             (lambda: a @ a, 2 * 2048**3),
             (lambda: torch.nn.functional.conv2d(image, kernel), 2 * 9 * channels**2 * 128**2),
         ):
-            found.append(n / min(seconds(run, device, clock) for _ in range(10)))
-    return max(found)
+            speeds.append(n / min(seconds(run, device, clock) for _ in range(10)))
+    return max(speeds)
 
 
 def seconds(run: Callable[[], object], device: str, clock: Callable[[], float] = time.perf_counter) -> float:
-    """One call, until the device is done."""
+    """Duration of one call, until the device has finished."""
     start = clock()
     run()
     if device != "cpu":
@@ -102,9 +102,9 @@ def seconds(run: Callable[[], object], device: str, clock: Callable[[], float] =
     return clock() - start
 
 
-def psnr(found: np.ndarray, expected: np.ndarray) -> float:
-    """dB, over all pixels and channels; infinite if they are equal."""
-    error = float(np.square(found.astype(float) - expected).mean())
+def psnr(image: np.ndarray, expected: np.ndarray) -> float:
+    """PSNR in dB over all pixels and channels; infinite if the images are equal."""
+    error = float(np.square(image.astype(float) - expected).mean())
     return 10 * np.log10(255**2 / error) if error else float("inf")
 
 
@@ -116,8 +116,8 @@ def load_tiles(bundle: Bundle, folder: Path | None, n: int) -> np.ndarray:
     """
     side = bundle.tile
     if folder is None:
-        rows = math.ceil(math.sqrt(n))
-        grid = field(bundle, rows * side).reshape(rows, side, rows, side, 3)
+        speeds = math.ceil(math.sqrt(n))
+        grid = field(bundle, speeds * side).reshape(speeds, side, speeds, side, 3)
         return np.ascontiguousarray(grid.swapaxes(1, 2).reshape(-1, side, side, 3)[:n])
     images = (np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.glob("*.*")))
     large = list(islice((image[:side, :side] for image in images if min(image.shape[:2]) >= side), n))
@@ -144,17 +144,17 @@ def main() -> None:
     device, bundle = pick_device(options.device), Bundle.open(options.model)
     plain = load_generator(bundle.config.generator, bundle.weights_path).requires_grad_(False).to(device)
     tiles = load_tiles(bundle, options.tiles, options.count)[:, None]
-    rows = contenders(bundle, plain, device)
-    painted = {name: [run(tile) for tile in tiles] for name, run in rows.items()}  # warms up, too
-    times: dict[str, list[float]] = {name: [] for name in rows}
+    speeds = contenders(bundle, plain, device)
+    painted = {name: [run(tile) for tile in tiles] for name, run in speeds.items()}  # warms up, too
+    times: dict[str, list[float]] = {name: [] for name in speeds}
     for i in range(options.rounds):
-        for name, run in rows.items():
+        for name, run in speeds.items():
             times[name].append(seconds(lambda run=run, i=i: run(tiles[i % len(tiles)]), device, clock))
-    first = next(iter(rows))
+    first = next(iter(speeds))
     how = f"{options.threads} threads, {'processor' if options.cpu_time else 'wall'} time, torch {torch.__version__}"
     print(f"{bundle.name} {bundle.version}, {bundle.tile}² px, {device}, {how}\n")
     print("| | tiles/s | × plain | least PSNR, dB |\n|---|---|---|---|")
-    for name in rows:
+    for name in speeds:
         ratio = statistics.median(a / b for a, b in zip(times[first], times[name], strict=True))
         least = min(psnr(a, b) for a, b in zip(painted[name], painted[first], strict=True))
         print(f"| {name} | {1 / statistics.median(times[name]):.2f} | {ratio:.2f} | {least:.1f} |")

@@ -1,4 +1,4 @@
-"""`identity` on a JPEG slide beside `vips tiffsave` making the same pyramid, and beside reading alone.
+"""`identity` on a JPEG slide, compared with `vips tiffsave` writing the same pyramid and with reading alone.
 
     python benchmarks/io.py --folder /tmp/bench
 
@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from side_by_side import Run, alternate, bars, convert, machine, mib, phantom_slide, ratios, run, say, spread, table
+from side_by_side import Run, alternate, bars, convert, machine, mib, phantom_slide, ratios, report, run, spread, table
 
 QUALITY = 90
 NAMES = ("wsi-stain identity", "vips tiffsave Q 90 (4:4:4)", "vips tiffsave Q 89 (4:2:0)", "reading alone")
@@ -30,7 +30,7 @@ def read_alone(slide: Path, workers: int) -> None:
         view = opened.at(None)
         blocks = TileGrid(view.size, 512, 0).blocks(GridConfig().block)
         pixels = sum(threads.map(lambda block: view.read(block.write).size // 3, blocks))
-    say(pixels=pixels)
+    report(pixels=pixels)
 
 
 def vips(slide: Path, output: Path, quality: int) -> None:
@@ -40,7 +40,7 @@ def vips(slide: Path, output: Path, quality: int) -> None:
     image = pyvips.Image.tiffload(str(slide), access="sequential")
     options = {"tile": True, "tile_width": 512, "tile_height": 512, "compression": "jpeg", "Q": quality}
     image.tiffsave(str(output), pyramid=True, subifd=True, bigtiff=True, **options)
-    say(pixels=image.width * image.height, version=f"{pyvips.version(0)}.{pyvips.version(1)}.{pyvips.version(2)}")
+    report(pixels=image.width * image.height, version=f"{pyvips.version(0)}.{pyvips.version(1)}.{pyvips.version(2)}")
 
 
 def measure(slide: Path, folder: Path, workers: int, rounds: int) -> dict[str, list[Run]]:
@@ -70,19 +70,19 @@ def main() -> None:
     options = parser.parse_args()
     here = machine()
     runs = measure(phantom_slide(options.folder, options.gigapixels), options.folder, options.workers, options.rounds)
-    pixels = runs[NAMES[-1]][0].said["pixels"] / 1e6
+    pixels = runs[NAMES[-1]][0].report["pixels"] / 1e6
     ours = [done.seconds for done in runs[NAMES[0]]]
     rows = []
-    for name, found in runs.items():
-        seconds = [done.seconds for done in found]
+    for name, repeats in runs.items():
+        seconds = [done.seconds for done in repeats]
         speed = f"{pixels / min(seconds):.0f}"
-        cpu, memory = spread([done.cpu_s for done in found]), f"{max(map(mib, found)):.0f}"
+        cpu, memory = spread([done.cpu_s for done in repeats]), f"{max(map(mib, repeats)):.0f}"
         rows.append([name, spread(seconds), speed, cpu, memory, ratios(seconds, ours)])
     head = ["", "s (least / median)", "Mpx/s", "CPU s", "peak MiB", "its time / ours"]
-    print(f"{here}; {pixels:.0f} Mpx, {options.workers} workers, libvips {runs[NAMES[1]][0].said['version']}\n")
+    print(f"{here}; {pixels:.0f} Mpx, {options.workers} workers, libvips {runs[NAMES[1]][0].report['version']}\n")
     print(table(head, rows))
     if options.picture:
-        speeds = {name: [pixels / done.seconds for done in found] for name, found in runs.items()}
+        speeds = {name: [pixels / done.seconds for done in repeats] for name, repeats in runs.items()}
         bars(options.picture, f"{pixels:.0f} Mpx JPEG slide → pyramidal TIFF", speeds, "Mpx/s")
 
 

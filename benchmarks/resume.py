@@ -26,32 +26,32 @@ NUMBERS = {"kill": signal.SIGKILL, "term": signal.SIGTERM}
 
 
 def start(slide: Path, output: Path, arguments: list[str]) -> subprocess.Popen:
-    """A conversion in a process of its own."""
+    """Start a conversion as a process."""
     command = [sys.executable, "-m", "wsi_stain", "convert", str(slide), "-o", str(output), "--json", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True)
 
 
 def finish(process: subprocess.Popen) -> dict:
-    """Wait for its end; its record."""
-    said, _ = process.communicate()
+    """Wait for the end of the process; return its run record."""
+    output, _ = process.communicate()
     if process.returncode:
-        raise SystemExit(f"the conversion failed with {process.returncode}: run it by hand to see why")
-    return json.loads(said)
+        raise SystemExit(f"the conversion failed with {process.returncode}: run it by hand to see the message")
+    return json.loads(output)
 
 
 def stop_after(process: subprocess.Popen, spool: Path, blocks: int, number: signal.Signals) -> None:
-    """Stop it as soon as so many blocks are painted."""
+    """Stop the process as soon as this many blocks are painted."""
     while process.poll() is None and len(list(spool.glob("b_*.zip"))) < blocks:
         time.sleep(WATCH_EVERY_S)
     if process.poll() is not None:
-        raise SystemExit(f"the conversion ended before its {blocks} blocks could be seen: take a larger slide")
+        raise SystemExit(f"the conversion ended before {blocks} blocks were painted: use a larger slide")
     process.send_signal(number)
     process.communicate()
 
 
 def broken(slide: Path, output: Path, arguments: list[str], stops: list[int], number: signal.Signals) -> float:
-    """Seconds of a conversion that is stopped when so many blocks are painted, and repeated."""
+    """Seconds of a conversion that is stopped at these numbers of painted blocks and resumed."""
     spool, begin = output.with_name(output.name + ".spool"), time.perf_counter()
     for blocks in stops:
         stop_after(start(slide, output, arguments), spool, blocks, number)
@@ -60,7 +60,7 @@ def broken(slide: Path, output: Path, arguments: list[str], stops: list[int], nu
 
 
 def remove(output: Path) -> str:
-    """The output's hash; it is deleted, with its record."""
+    """The hash of the output, which is deleted together with its record."""
     digest = hashlib.sha256(output.read_bytes()).hexdigest()
     for path in output.parent.glob(output.name.removesuffix(".ome.tiff") + ".*"):
         path.unlink()
@@ -82,16 +82,16 @@ def main() -> None:
     unbroken, stopped, digests = [], [], set()
     for number in range(options.rounds):
         begin = time.perf_counter()
-        found = finish(start(options.slide, output, arguments))
+        report = finish(start(options.slide, output, arguments))
         unbroken.append(time.perf_counter() - begin)
         digests.add(remove(output))
-        blocks = found["blocks"]["all"]
+        blocks = report["blocks"]["all"]
         stops = [max(1, blocks * (i + 1) // (options.stops + 1)) for i in range(options.stops)]
         stopped.append(broken(options.slide, output, arguments, stops, NUMBERS[options.stop]))
         digests.add(remove(output))
         print(f"round {number + 1}: {unbroken[-1]:.1f} s, {stopped[-1]:.1f} s", file=sys.stderr, flush=True)
     each = [(b - a) / options.stops for a, b in zip(unbroken, stopped, strict=True)]
-    print(f"{here}; {blocks} blocks, {found['tiles']['tissue']} tissue tiles, {options.stops} × {options.stop}\n")
+    print(f"{here}; {blocks} blocks, {report['tiles']['tissue']} tissue tiles, {options.stops} × {options.stop}\n")
     rows = [
         ["unbroken", spread(unbroken), "1", ""],
         ["stopped", spread(stopped), ratios(stopped, unbroken), spread(each)],

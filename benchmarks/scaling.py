@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from side_by_side import convert, machine, mib, phantom_slide, run, say, table
+from side_by_side import convert, machine, mib, phantom_slide, report, run, table
 
 
 def start_up() -> None:
@@ -24,22 +24,22 @@ def start_up() -> None:
     for module in ("wsi_stain.conversion.engine", "wsi_stain.slide.readers.tiff"):
         importlib.import_module(module)
     with ThreadWorkers(2) as workers:
-        say(sum=sum(workers.map(abs, range(10))))
+        report(sum=sum(workers.map(abs, range(10))))
 
 
-def picture(path: Path, found: dict[int, list[tuple[float, float, float]]]) -> None:
-    """Peak memory and time over gigapixels, a line per number of workers."""
+def picture(path: Path, curves: dict[int, list[tuple[float, float, float]]]) -> None:
+    """Plot peak memory and time over gigapixels, one line per number of workers."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     memory, speed = figure.subplots(1, 2)
-    for workers, lines in found.items():
+    for workers, lines in curves.items():
         gigapixels, seconds, over = zip(*lines, strict=True)
         memory.plot(gigapixels, over, "o-", label=f"workers: {workers}")
         speed.plot(gigapixels, seconds, "o-", label=f"workers: {workers}")
-    highest = max(over for lines in found.values() for *_, over in lines)
+    highest = max(over for lines in curves.values() for *_, over in lines)
     memory.set(xscale="log", ylim=(0, 1.15 * highest), xlabel="gigapixels", title="peak over start-up, MiB")
     speed.set(xscale="log", yscale="log", xlabel="gigapixels", title="seconds")
     for axes in (memory, speed):
@@ -58,15 +58,15 @@ def main() -> None:
     options = parser.parse_args()
     here = machine()
     base = mib(run(__file__, "start-up"))
-    rows, found = [], {workers: [] for workers in options.workers}
+    rows, curves = [], {workers: [] for workers in options.workers}
     for gigapixels in options.gigapixels:
         slide = phantom_slide(options.folder, gigapixels)
         for workers in options.workers:
             arguments = ["--model", "identity", "--mask", "none", "--workers", workers]
             done = convert(slide, options.folder / "scaling.ome.tiff", *arguments)
-            pixels = done.said["size_px"][0] * done.said["size_px"][1]
+            pixels = done.report["size_px"][0] * done.report["size_px"][1]
             over = mib(done) - base
-            found[workers].append((pixels / 1e9, done.seconds, over))
+            curves[workers].append((pixels / 1e9, done.seconds, over))
             speed = f"{pixels / done.seconds / 1e6:.0f}"
             rows.append(
                 [f"{pixels / 1e9:.2f}", workers, f"{done.seconds:.1f}", speed, f"{done.cpu_s:.1f}", f"{over:.0f}"]
@@ -75,7 +75,7 @@ def main() -> None:
     print(f"{here}; start-up {base:.0f} MiB\n")
     print(table(["gigapixels", "workers", "s", "Mpx/s", "CPU s", "peak over start-up, MiB"], rows))
     if options.picture:
-        picture(options.picture, found)
+        picture(options.picture, curves)
 
 
 if __name__ == "__main__":

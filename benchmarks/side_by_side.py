@@ -28,12 +28,12 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One process, from its start to its end."""
+    """One process, from start to end."""
 
     seconds: float
     cpu_s: float
     """User and system time."""
-    said: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
     """The JSON on its last line."""
 
 
@@ -54,13 +54,13 @@ def run(*command: str | Path, **environment: str) -> Run:
 
 
 def convert(slide: Path, output: Path, *options: str | int, **environment: str) -> Run:
-    """`wsi-stain convert … --restart`; what it said is its record."""
+    """`wsi-stain convert … --restart`; its report is the run record."""
     command = ["-m", "wsi_stain", "convert", str(slide), "-o", str(output), "--restart", "--json"]
     return run(*command, *map(str, options), **environment)
 
 
 def alternate(candidates: Mapping[str, Callable[[], Run]], rounds: int) -> dict[str, list[Run]]:
-    """The runs of each candidate, who take turns; a round that is not counted goes before, to fill the caches."""
+    """The runs of each candidate, in alternation; an uncounted first round fills the caches."""
     runs: dict[str, list[Run]] = {name: [] for name in candidates}
     for number in range(rounds + 1):
         for name, once in candidates.items():
@@ -72,13 +72,13 @@ def alternate(candidates: Mapping[str, Callable[[], Run]], rounds: int) -> dict[
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> str:
-    """The least and the median of the ratios of neighbours in time, as `1.02 / 1.04`."""
-    found = [a / b for a, b in zip(above, below, strict=True)]
-    return f"{min(found):.2f} / {statistics.median(found):.2f}"
+    """Minimum and median of the ratios of runs adjacent in time, as `1.02 / 1.04`."""
+    values = [a / b for a, b in zip(above, below, strict=True)]
+    return f"{min(values):.2f} / {statistics.median(values):.2f}"
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """The least and the median of some values."""
+    """Minimum and median."""
     return f"{min(values):.{digits}f} / {statistics.median(values):.{digits}f}"
 
 
@@ -89,7 +89,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def machine() -> str:
-    """What it was measured on, in one line."""
+    """The measuring machine, in one line."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
@@ -100,7 +100,7 @@ def machine() -> str:
 
 
 def phantom_slide(folder: Path, gigapixels: float) -> Path:
-    """A JPEG phantom of about so many pixels, 5 : 4; written once and kept."""
+    """A JPEG phantom of about this size, 5 : 4; written once and kept."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"phantom-{gigapixels:g}.svs"
     if not path.exists():
@@ -109,29 +109,29 @@ def phantom_slide(folder: Path, gigapixels: float) -> Path:
     return path
 
 
-def say(**content: Any) -> None:
-    """What a measured process tells: `content`, and its own peak memory."""
+def report(**content: Any) -> None:
+    """Print the report of a measured process: `content` and its peak memory, as JSON."""
     print(json.dumps(content | {"peak_memory_bytes": record.peak_memory_bytes()}))
 
 
 def mib(run: Run) -> float:
-    """A process's own peak, MiB."""
-    return run.said["peak_memory_bytes"] / 2**20
+    """Peak memory of a process in MiB."""
+    return run.report["peak_memory_bytes"] / 2**20
 
 
 def bars(path: Path, title: str, values: Mapping[str, Sequence[float]], unit: str) -> None:
-    """A picture: a bar per candidate up to its median, a dot per run."""
+    """Write a picture: one bar per candidate up to its median, one dot per run."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 0.8 + 0.45 * len(values)), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for row, (name, found) in enumerate(values.items()):
+    for row, (name, runs) in enumerate(values.items()):
         axes.barh(
-            row, statistics.median(found), color="#1f6fb4" if name.startswith("wsi-stain") else "#b9c4cf", height=0.6
+            row, statistics.median(runs), color="#1f6fb4" if name.startswith("wsi-stain") else "#b9c4cf", height=0.6
         )
-        axes.scatter(found, [row] * len(found), s=10, color="#333333", zorder=3)
+        axes.scatter(runs, [row] * len(runs), s=10, color="#333333", zorder=3)
     axes.set(yticks=range(len(values)), yticklabels=list(values), xlabel=unit, xlim=(0, None))
     axes.set_title(title, loc="left", fontsize=10)
     axes.invert_yaxis()

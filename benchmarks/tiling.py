@@ -5,9 +5,9 @@
     python benchmarks/tiling.py --picture docs/seams.png                        # the picture, of the phantom only
 
 Prints Markdown. Tiles are cut and blended as `convert` does it. A row marked * cannot be had with `convert`: its stride
-is no multiple of 128 px, so the windows of the attention, which are cut from the tile, would move against the slide.
+is not a multiple of 128 px, so the windows of the attention, which are cut from the tile, would move against the slide.
 Such a row is measured twice: with windows that move (*), and with windows that stay in place although tiles begin
-anywhere, which the attention here is told (†).
+anywhere, whose position the attention here is given (†).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def field(bundle: Bundle, options: argparse.Namespace, side: int) -> Pixels:
 
 
 class Network:
-    """A bundle's plain network, whose attention can be told where a tile lies."""
+    """A bundle's plain network, whose attention can be given the position of a tile."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.module: Generator = load_generator(bundle.config.generator, bundle.weights_path).requires_grad_(False)
@@ -137,10 +137,10 @@ def table(bundle: Bundle, network: Network, options: argparse.Namespace) -> Iter
         if 2 * overlap > tile:
             continue
         fits = (tile - overlap) % multiple == 0
-        for mark, told in (("", False),) if fits else (("*", False), ("†", True)):
+        for mark, anchored in (("", False),) if fits else (("*", False), ("†", True)):
 
-            def stain(box: Box, told: bool = told) -> Pixels:
-                return network(pixels[box.slices()], (box.y0, box.x0) if told else (0, 0))
+            def stain(box: Box, anchored: bool = anchored) -> Pixels:
+                return network(pixels[box.slices()], (box.y0, box.x0) if anchored else (0, 0))
 
             half = tile // 2 if tile // 2 % (tile - overlap) else (tile - overlap) // 2
             one, other = (tiled(stain, inner, tile, overlap, shift) for shift in (0, half))
@@ -204,7 +204,7 @@ def options_of() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEFAULT)
     parser.add_argument("--slide", type=Path)
-    parser.add_argument("--mpp", type=float, help="of the slide, where it does not say")
+    parser.add_argument("--mpp", type=float, help="of the slide, if the file has no pixel size")
     parser.add_argument("--at", type=lambda s: tuple(map(int, s.split(","))), default=(0, 0), metavar="X,Y")
     parser.add_argument("--side", type=int, default=2048, help="of the single pass, px")
     parser.add_argument("--tiles", type=int, nargs="+", default=[512])
