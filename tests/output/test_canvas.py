@@ -201,7 +201,8 @@ def test_what_killed_writers_left_is_swept_and_a_failed_write_leaves_nothing(tmp
     spec = spec_of(tmp_path, (600, 600), 512)
     spool = TileSpool(spec)
     spool.begin(RUN)
-    (spec.spool / "tmp-123").write_bytes(b"half")
+    for name in ("tmp-123", ".b_0_0.zip.0123abcd.part"):  # of version 0.1, and of this one
+        (spec.spool / name).write_bytes(b"half")
     spool.begin(RUN)
     assert [path.name for path in spec.spool.iterdir()] == ["run.json"]
 

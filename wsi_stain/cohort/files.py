@@ -10,7 +10,6 @@ cohort.lock                         process that runs the cohort
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
@@ -22,7 +21,7 @@ from typing import Any, Literal
 from wsi_stain.cohort.lease import STALE_S, read_lease
 from wsi_stain.cohort.request import CohortRequest, Row
 from wsi_stain.config.loader import dump, load
-from wsi_stain.errors import InUse, NoRoom, OutputError
+from wsi_stain.errors import InUse, OutputError
 from wsi_stain.files import lock, record
 from wsi_stain.output.canvas import beside
 
@@ -154,17 +153,6 @@ def claimed(request: CohortRequest) -> Generator[Folder]:
             if owner is not None and not lock.is_dead(owner):
                 raise InUse(_message(folder, other, owner))
         yield Folder(folder)
-
-
-@contextmanager
-def told_when_full(folder: Path) -> Generator[None]:
-    """Convert the operating system's error for a full disk or quota to NoRoom."""
-    try:
-        yield
-    except OSError as err:
-        if err.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise NoRoom(f"the disk of {folder} is full; free some space and re-run the same command to resume") from err
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from wsi_stain.cohort.files import Folder
 from wsi_stain.cohort.request import Row
 from wsi_stain.cohort.status import overview
 from wsi_stain.errors import OutputError
+from wsi_stain.files.atomic import atomic_write
 
 SCRIPT = "qupath.groovy"
 PROJECT = "qupath"
@@ -85,9 +86,7 @@ def write_script(folder: Path) -> Path:
         version=__version__, script=SCRIPT, project=PROJECT, root=literal(str(folder.resolve())), images=images
     )
     path = folder / SCRIPT
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    atomic_write(path, text)
     return path
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import os
-import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from wsi_stain.cohort.files import Folder, SlideState
 from wsi_stain.cohort.page import CSS, SORTING
 from wsi_stain.cohort.request import Row
 from wsi_stain.files import record
+from wsi_stain.files.atomic import replacing
 
 HTML, CSV = "summary.html", "summary.csv"
 WARNING = "Virtual stains: predictions from H&E, not physical stains. RESEARCH USE ONLY."
@@ -82,13 +82,11 @@ def _slides(files: Folder) -> Iterator[_Slide]:
 
 @contextmanager
 def _appearing(path: Path) -> Generator[IO[str]]:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        yield file
 
 
 def _values(slide: _Slide) -> list[Any]:

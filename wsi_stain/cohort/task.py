@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from wsi_stain.config.convert import Precision
 from wsi_stain.conversion.engine import Progress, convert
 from wsi_stain.errors import InUse, NoRoom, SlideError, WsiStainError
 from wsi_stain.files import lock, record
+from wsi_stain.files.disk import causes, is_full
 
 Ending = Literal["done", "failed", "may pass", "no room", "in use", "stopped"]
 
@@ -188,8 +189,8 @@ def watched(slide: Path) -> Callable[[], None]:
 
 def _failed(task: SlideTask, folder: Folder, err: Exception) -> Outcome:
     """Record a failure, unless it will be retried."""
-    numbers = {cause.errno for cause in _causes(err) if isinstance(cause, OSError)}
-    no_room = isinstance(err, NoRoom) or bool(numbers & {errno.ENOSPC, errno.EDQUOT})
+    numbers = {cause.errno for cause in causes(err) if isinstance(cause, OSError)}
+    no_room = isinstance(err, NoRoom) or is_full(err)
     reason = _message(err)
     if not no_room and numbers & MAY_PASS and task.attempt <= task.request.config.retries:
         return Outcome("may pass", reason)
@@ -205,12 +206,6 @@ def _message(err: Exception) -> str:
     if isinstance(err, OSError) and err.strerror:
         return f"{err.filename or 'the file system'}: {err.strerror}"
     return f"{type(err).__name__}: {err}; this is a bug: please report it with the traceback"
-
-
-def _causes(err: BaseException | None) -> Iterator[BaseException]:
-    while err is not None:
-        yield err
-        err = err.__cause__ or err.__context__
 
 
 def _wait_for_previous(folder: Folder, task: SlideTask, address: str) -> None:

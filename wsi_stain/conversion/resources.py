@@ -48,8 +48,3 @@ def memory_bytes(job: Job, workers: int | None) -> int:
     side = min(job.canvas.block, max(job.region.size))
     each = 2 * 3 * (side + 2 * job.tile) ** 2 + 15 * side**2
     return threads * each + (job.cache_mb << 20) + (128 << 20)
-
-
-def gib(n_bytes: float) -> str:
-    """A number of bytes as text, for example `1.5 GiB`."""
-    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.1f} MiB"

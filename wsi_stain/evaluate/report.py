@@ -18,6 +18,7 @@ from wsi_stain.evaluate.examples import SHOWN_SHARE, Example, examples
 from wsi_stain.evaluate.figures import Ruler
 from wsi_stain.evaluate.tables import plain, table, texts
 from wsi_stain.files import record
+from wsi_stain.files.atomic import atomic_write
 from wsi_stain.measure.metrics import Estimate
 
 METRICS_JSON, TABLE_MD, REPORT_HTML = "metrics.json", "table.md", "report.html"
@@ -60,8 +61,8 @@ def write(folder: Path, result: Result, facts: Facts) -> None:
     """
     refuse_used(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / TABLE_MD).write_text(table(result.rows) + "\n", encoding="utf-8")
-    (folder / REPORT_HTML).write_text(html(result, facts, examples(result)), encoding="utf-8")
+    atomic_write(folder / TABLE_MD, table(result.rows) + "\n")
+    atomic_write(folder / REPORT_HTML, html(result, facts, examples(result)))
     record.write(folder / METRICS_JSON, content(result, facts))
 
 

@@ -10,11 +10,12 @@ import json
 import os
 import platform
 import sys
-import uuid
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from wsi_stain.files.atomic import atomic_write
 
 PACKAGES = (
     "numpy",
@@ -36,14 +37,7 @@ def path_of(output: Path) -> Path:
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write a record atomically."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-        # A path that is not UTF-8 holds surrogates; written as JSON \uXXXX they are read back unchanged.
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:

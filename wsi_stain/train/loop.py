@@ -15,6 +15,8 @@ import yaml
 from torch import Tensor, nn
 
 from wsi_stain.errors import ConfigError, TrainingError
+from wsi_stain.files.atomic import atomic_write
+from wsi_stain.files.disk import told_when_full
 from wsi_stain.files.lock import locked
 from wsi_stain.nn.pixels import to_tensor
 from wsi_stain.train import checkpoint
@@ -117,11 +119,12 @@ def run(
     Raises:
         ConfigError: the folder holds a run with other settings.
         OutputError: another process is training in the folder.
+        NoRoom: the disk is full.
         TrainingError: a loss is not finite or exceeds `EXPLODED`.
     """
     if ranks.is_first:
         stage.folder.mkdir(parents=True, exist_ok=True)
-    with locked(stage.folder / "lock") if ranks.is_first else nullcontext():
+    with told_when_full(stage.folder / CHECKPOINT), locked(stage.folder / "lock") if ranks.is_first else nullcontext():
         images = _open(stage, recipe, ranks)
         if images < stage.total:
             _train(stage, recipe, crops, ranks, images, progress=progress, draw=draw)
@@ -192,7 +195,7 @@ def _open(stage: Stage, recipe: Recipe, ranks: Ranks) -> int:
     if not path.exists():
         ranks.wait()  # every process must look for a checkpoint before the first one writes
         if ranks.is_first:
-            (stage.folder / CONFIG).write_text(yaml.safe_dump(stage.settings, sort_keys=False), encoding="utf-8")
+            atomic_write(stage.folder / CONFIG, yaml.safe_dump(stage.settings, sort_keys=False))
         ranks.wait()
         return 0
     tensors, facts = checkpoint.load(path)
