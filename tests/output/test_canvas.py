@@ -314,19 +314,6 @@ def test_zarr_replaces_an_output_though_a_killed_run_left_an_older_one(tmp_path)
     assert not (spec.output / "older").exists()
 
 
-def test_lock_of_which_the_draft_is_swept_by_its_holder_is_tried_again(tmp_path, monkeypatch):
-    link, swept = os.link, []
-
-    def sweeping(source, target):
-        if not swept:
-            swept.append(source.unlink())
-        link(source, target)
-
-    monkeypatch.setattr(os, "link", sweeping)
-    with locked(tmp_path / "lock"):
-        assert swept
-
-
 def test_lock_keeps_a_second_run_out_and_a_dead_ones_is_broken(tmp_path):
     path = tmp_path / "lock"
     code = (

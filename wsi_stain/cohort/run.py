@@ -170,7 +170,7 @@ class _Coordinator:
         """Write the summary so far; limited to a twentieth of the run time for any number of slides."""
         start = time.monotonic()
         try:
-            write_summary(self._request.folder)
+            write_summary(self._request.folder, self._folder)
         except OSError as err:  # a full disk: the summary can be rebuilt from the files of the slides
             self.say("warning", text=f"the summary could not be written: {err.strerror}; free some space and re-run")
         took = time.monotonic() - start
