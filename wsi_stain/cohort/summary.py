@@ -23,9 +23,10 @@ from wsi_stain.cohort.page import CSS, SORTING
 from wsi_stain.cohort.request import Row
 from wsi_stain.files import record
 from wsi_stain.files.atomic import replacing
+from wsi_stain.files.notice import RESEARCH_USE
 
 HTML, CSV = "summary.html", "summary.csv"
-WARNING = "Virtual stains: predictions from H&E, not physical stains. RESEARCH USE ONLY."
+WARNING = f"Virtual stains: predictions from H&E, not physical stains. {RESEARCH_USE.upper()}."
 COLUMNS = {
     "Slide": True,
     "H&E": False,
@@ -58,13 +59,13 @@ class _Slide:
         return self.account.get("seams") or {}
 
 
-def write_summary(folder: Path) -> Path:
-    """Write both files of a cohort atomically.
+def write_summary(folder: Path, files: Folder | None = None) -> Path:
+    """Write both files of a cohort atomically; pass the same `files` each time, which remember the heartbeats.
 
     Returns:
         Path of the page.
     """
-    files = Folder(folder)
+    files = files or Folder(folder)
     with _appearing(folder / CSV) as table:
         writer = csv.writer(table)
         writer.writerow(CSV_COLUMNS)

@@ -130,6 +130,7 @@ class _Run:
     def complete(self, canvas: Canvas) -> Result:
         """All steps after the plan; the caller holds the lock."""
         canvas.begin(self.plan.fingerprint, self.plan.request.restart)
+        self._versions = record.note_versions(canvas.store.folder / "versions.json")
         if self.plan.request.restart:
             # If this run is killed and repeated without --restart, the old output must not count as finished.
             record.path_of(self.plan.output).unlink(missing_ok=True)
@@ -279,7 +280,8 @@ class _Run:
             "fingerprint": conversion_plan.fingerprint,
             "arguments": _arguments(request),
             "config": dump(request.config),
-            "versions": record.versions(),
+            "versions": self._versions[-1],
+            "earlier_versions": self._versions[:-1],
             "device": self._device,
             "tiles": {
                 "all": conversion_plan.tiles,

@@ -21,10 +21,11 @@ from wsi_stain.config.model import BundleConfig, BundlePromise, BundleWeights
 from wsi_stain.config.train import TrainConfig
 from wsi_stain.errors import BundleError, WsiStainError
 from wsi_stain.files.atomic import atomic_write, replacing
+from wsi_stain.files.notice import RESEARCH_USE
 from wsi_stain.model.bundle import SPEC, WEIGHTS, Bundle, Generator, sha256_of
 from wsi_stain.model.tile_invariance import MARGIN, field, in_words, measure, promise
 
-RESEARCH_ONLY = "RESEARCH USE ONLY"
+RESEARCH_ONLY = RESEARCH_USE.upper()
 TO_COMPLETE = "TO COMPLETE"
 OF_THE_MACHINE = ("device", "threads", "workers")
 """Training settings that do not affect the model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,6 +16,7 @@ import yaml
 from torch import Tensor, nn
 
 from wsi_stain.errors import ConfigError, TrainingError
+from wsi_stain.files import record
 from wsi_stain.files.atomic import atomic_write
 from wsi_stain.files.disk import told_when_full
 from wsi_stain.files.lock import locked
@@ -23,6 +25,8 @@ from wsi_stain.train import checkpoint
 from wsi_stain.train.crops import Crops, Images, numbers, stream
 from wsi_stain.train.log import RunLog
 from wsi_stain.train.parallel import Ranks
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.safetensors"
 CONFIG = "config.yaml"
@@ -205,6 +209,10 @@ def _open(stage: Stage, recipe: Recipe, ranks: Ranks) -> int:
         raise ConfigError(
             f"{stage.folder} holds a run with different settings ({', '.join(changed)}): choose another run folder"
         )
+    if ranks.is_first and (changed := record.changes(facts.get("versions", record.versions()), record.versions())):
+        logger.warning(
+            "%s was begun with other versions (%s); it continues with these", stage.folder, ", ".join(changed)
+        )
     recipe.load_state(tensors)
     ranks.wait()
     return facts["images"]
@@ -240,5 +248,7 @@ def _save(stage: Stage, recipe: Recipe, results: Mapping[str, nn.Module], images
     if ranks.is_first:
         for file, module in results.items():
             checkpoint.save(stage.folder / file, module.state_dict(), {"images": images})
-        checkpoint.save(stage.folder / CHECKPOINT, state, {"images": images, "settings": stage.fixed})
+        checkpoint.save(
+            stage.folder / CHECKPOINT, state, {"images": images, "settings": stage.fixed, "versions": record.versions()}
+        )
     ranks.wait()
