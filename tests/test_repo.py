@@ -35,6 +35,12 @@ def is_command(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return any("command" in ast.unparse(d) for d in function.decorator_list)
 
 
+def is_docstring(node: ast.AST) -> bool:
+    """Whether the first statement of the node is a text: help texts of commands are docstrings."""
+    body = getattr(node, "body", None)
+    return bool(isinstance(body, list) and body and isinstance(body[0], ast.Expr))
+
+
 def test_imports_go_downwards_only() -> None:
     result = subprocess.run(
         [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()", "--no-cache"],
@@ -102,6 +108,16 @@ def test_the_library_neither_prints_nor_reads_the_environment() -> None:
         assert "os.environ" not in path.read_text(), path
         assert "torch.load" not in path.read_text(), path
         assert "import pickle" not in path.read_text(), path
+
+
+def test_the_research_use_notice_stands_in_one_place() -> None:
+    found = []
+    for path in SOURCES:
+        tree = ast.parse(path.read_text())
+        docs = {id(n.body[0].value) for n in ast.walk(tree) if hasattr(n, "body") and is_docstring(n)}
+        texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in docs]
+        found += [path.name for text in texts if isinstance(text, str) and "research use" in text.lower()]
+    assert found == ["notice.py"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

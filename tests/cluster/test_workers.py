@@ -9,7 +9,8 @@ from itertools import count
 import pytest
 from distributed import LocalCluster
 
-from wsi_stain.cluster.workers import MOST_THREADS, DaskWorkers, SerialWorkers, ThreadWorkers, ask, choose
+from wsi_stain.cluster.threads import MOST_THREADS
+from wsi_stain.cluster.workers import DaskWorkers, SerialWorkers, ThreadWorkers, ask, choose
 from wsi_stain.errors import ConfigError, OutputError
 
 # Functions for Dask are the module's own: it pickles others, and they would work on copies of what they share.

@@ -15,6 +15,7 @@ import pytest
 from builders.cohorts import request_of, write_slides
 from PIL import Image
 
+from wsi_stain.cohort import lease as lease_module
 from wsi_stain.cohort.account import jpeg
 from wsi_stain.cohort.check import checked
 from wsi_stain.cohort.files import Folder
@@ -133,7 +134,7 @@ def test_a_page_of_thousands_of_slides_is_not_held_in_memory(out):
     assert peak < path.stat().st_size / 4
 
 
-def test_what_is_left_is_told_from_the_files(out, tmp_path):
+def test_what_is_left_is_told_from_the_files(out, tmp_path, monkeypatch):
     found = overview(out)
     assert found.counts == {"done": 2, "failed": 1}
     assert found.seconds_left is None, "nothing runs"
@@ -143,6 +144,7 @@ def test_what_is_left_is_told_from_the_files(out, tmp_path):
     found = overview(out)
     assert found.counts == {"done": 1, "failed": 1, "running": 1}
     assert found.seconds_left == pytest.approx(75, rel=0.05), "100 s for a slide of this size, a quarter done"
+    monkeypatch.setattr(lease_module, "WATCH_S", 0.2)
     (out / "s0.running.json").write_text(json.dumps(lease | {"host": "elsewhere", "beat": time.time() - 1000}))
     assert next(found for _, found in overview(out).slides).state == "interrupted"
     with pytest.raises(OutputError, match="contains no cohort"):

@@ -1,10 +1,14 @@
 """One slide in a worker: whatever goes wrong is told, recorded, and harms nothing."""
 
 import errno
+import gc
+import itertools
 import json
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from builders.cohorts import names, request_of, write_large, write_slides
@@ -16,6 +20,7 @@ from wsi_stain.cohort.files import Folder
 from wsi_stain.cohort.task import SlideTask, convert_slide
 from wsi_stain.errors import NoRoom, OutputError
 from wsi_stain.files import lock, record
+from wsi_stain.files.atomic import atomic_write
 from wsi_stain.model.bundle import IdentityGenerator
 
 
@@ -195,6 +200,44 @@ def leave_of(task: SlideTask, **facts) -> None:
     (spool / "lock").write_text(json.dumps(owner))
 
 
+@contextmanager
+def beating(task: SlideTask, behind: float = 0.0):
+    """A living holder on another host, whose clock is behind; each heartbeat replaces its lease while it is there."""
+    path, end = task.request.folder / "s0.running.json", threading.Event()
+    lease = json.loads(path.read_text())
+
+    def run() -> None:
+        for n in itertools.count():
+            if end.wait(0.02) or not path.exists():
+                return
+            atomic_write(path, json.dumps(lease | {"beat": time.time() - behind + n / 1000}), sync=False)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("behind", [-60.0, 60.0, 3600.0])
+def test_a_living_worker_keeps_its_slide_whatever_its_clock_says(task, monkeypatch, behind):
+    """An hour is far more than `STALE_S`; its worker waits for it, and converts the slide after it ended."""
+    monkeypatch.setattr(module, "STALE_S", 1.0)
+    leave_of(task, beat=time.time() - behind)
+    path, outcomes = task.request.folder / "s0.running.json", []
+    second = SlideTask(task.request, task.row, 1, scheduler="mine")
+    with beating(task, behind):
+        thread = threading.Thread(target=lambda: outcomes.append(convert_slide(second).ending))
+        thread.start()
+        time.sleep(2.5)
+        assert path.exists()
+        assert outcomes == []
+    thread.join(60)
+    assert outcomes == ["done"], "once the heart of the first one stopped"
+
+
 def test_what_a_lost_worker_of_the_same_cluster_left_is_cleared_once_its_heart_stops(task, monkeypatch):
     monkeypatch.setattr(module, "STALE_S", 0.3)
     leave_of(task, beat=time.time())
@@ -203,25 +246,27 @@ def test_what_a_lost_worker_of_the_same_cluster_left_is_cleared_once_its_heart_s
     assert time.monotonic() - start > 0.25
 
 
-def test_what_another_cluster_left_on_another_host_is_cleared_only_if_the_user_says_so(task):
+def test_what_another_cluster_left_on_another_host_is_cleared_only_if_the_user_says_so(task, monkeypatch):
     from dataclasses import replace
 
     leave_of(task)
     outcome = convert_slide(SlideTask(task.request, task.row, 1, scheduler="another"))
     assert (outcome.ending, "elsewhere" in outcome.reason) == ("in use", True)
+    monkeypatch.setattr(module, "STALE_S", 1.0)
     sure = replace(task.request, take_over=True)
-    leave_of(task, beat=time.time())
-    assert convert_slide(SlideTask(sure, task.row, 1)).ending == "in use", "its heart beats"
     leave_of(task)
+    with beating(task):
+        assert convert_slide(SlideTask(sure, task.row, 1)).ending == "in use", "its heart beats"
+    leave_of(task, beat=time.time())
     assert convert_slide(SlideTask(sure, task.row, 1)).ending == "done"
 
 
 def test_slides_in_work_never_take_more_threads_than_there_are():
-    threads, taken, most, order = module._Threads(), [0], [0], []
+    threads, taken, most, order = module._Threads(4), [0], [0], []
     guard = threading.Lock()
 
     def use(wanted: int) -> None:
-        with threads(wanted, 4) as got:
+        with threads(wanted) as got:
             with guard:
                 taken[0] += got
                 most[0] = max(most[0], taken[0])
@@ -237,3 +282,20 @@ def test_slides_in_work_never_take_more_threads_than_there_are():
         user.join(20)
     assert most[0] == 4
     assert len(order) == len(users)
+
+
+def test_a_worker_that_follows_another_one_in_a_process_has_its_own_threads():
+    """A worker of two threads would wait for ever, if the first one's total of one thread were kept."""
+
+    class Worker:
+        def __init__(self, threads: int) -> None:
+            self.state = SimpleNamespace(nthreads=threads)
+
+    first, second = Worker(1), Worker(2)
+    with module._threads_of(first)(9) as of_first, module._threads_of(second)(9) as of_second:
+        assert (of_first, of_second) == (1, 2)
+    assert module._threads_of(second) is module._threads_of(second)
+    kept = len(module._of_workers)
+    del second
+    gc.collect()
+    assert len(module._of_workers) == kept - 1

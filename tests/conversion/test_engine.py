@@ -7,7 +7,9 @@ import random
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -23,6 +25,7 @@ from wsi_stain.conversion import engine, plan, provenance, resources
 from wsi_stain.conversion.engine import convert
 from wsi_stain.conversion.job import CANVASES
 from wsi_stain.errors import ConfigError, DeviceError, OutputError, SlideError, UnreadableRegion
+from wsi_stain.files import record
 from wsi_stain.geometry import Box, Size
 from wsi_stain.model.bundle import IdentityGenerator
 from wsi_stain.output import ometiff
@@ -535,11 +538,11 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path):
 def test_a_disk_that_fills_is_a_sentence_and_what_was_painted_stays(tmp_path, monkeypatch):
     slide = write_slide(tmp_path / "s.tif", noise(1500, 1300))
     whole = convert(request_of(slide, tmp_path / "y.ome.tiff"))
-    write, left = Path.write_bytes, 5
+    write, left = Path.write_bytes, 4
 
     def filling(self, data):
         nonlocal left
-        left -= self.name.startswith("tmp-")
+        left -= self.name.startswith(".b_")  # the temporary of a block
         if left < 0:
             raise OSError(28, "No space left on device", str(self))
         return write(self, data)
@@ -549,7 +552,7 @@ def test_a_disk_that_fills_is_a_sentence_and_what_was_painted_stays(tmp_path, mo
         convert(request_of(slide, tmp_path / "x.ome.tiff"))
     monkeypatch.undo()
     painted = len(list((tmp_path / "x.ome.tiff.spool").glob("b_*.zip")))
-    assert painted == 4  # and the fingerprint
+    assert painted == 4
     resumed = convert(request_of(slide, tmp_path / "x.ome.tiff"))
     assert resumed.record["blocks"]["painted_in_this_run"] == 9 - painted
     assert np.array_equal(pixels_of(resumed.output), pixels_of(whole.output))
@@ -599,6 +602,59 @@ def test_a_restart_of_the_same_settings_goes_on_without_the_flag(tmp_path, monke
         with pytest.raises(ZeroDivisionError):
             convert(request_of(slide, tmp_path / "x.ome.tiff", restart=True))
     assert not convert(request_of(slide, tmp_path / "x.ome.tiff")).already_done
+
+
+@pytest.mark.parametrize("ending", ["ome.tiff", "ome.zarr"])
+def test_resuming_after_an_upgrade_tells_the_package_and_records_both_versions(tmp_path, monkeypatch, caplog, ending):
+    slide, output, count = write_slide(tmp_path / "s.tif", noise(1000, 500)), tmp_path / f"x.{ending}", []
+    now = record.versions()
+
+    def fail_at_the_second(self, tiles):
+        count.append(1)
+        return tiles if len(count) < 2 else 1 // 0
+
+    monkeypatch.setattr(record, "versions", lambda: now | {"imagecodecs": "2020.1.1"})
+    with monkeypatch.context() as patch:
+        patch.setattr(IdentityGenerator, "__call__", fail_at_the_second)
+        with pytest.raises(ZeroDivisionError):
+            convert(request_of(slide, output))
+    assert caplog.text == ""
+    monkeypatch.setattr(record, "versions", lambda: now)
+    resumed = convert(request_of(slide, output))
+    assert f"imagecodecs 2020.1.1 → {now['imagecodecs']}" in caplog.text
+    assert resumed.record["blocks"] == {"all": 2, "painted_in_this_run": 1}
+    assert resumed.record["versions"] == now
+    assert resumed.record["earlier_versions"] == [now | {"imagecodecs": "2020.1.1"}]
+    assert np.array_equal(pixels_of(output), noise(1000, 500))
+    whole = convert(request_of(slide, output, restart=True))
+    assert whole.record["earlier_versions"] == []
+
+
+@pytest.mark.parametrize(("devices", "meets"), [(("cuda:0", "cuda:1"), True), (("cuda", "cuda:0"), False)])
+def test_only_threads_of_one_device_wait_for_each_other(tmp_path, use, devices, meets):
+    slide = write_slide(tmp_path / "s.tif", noise(300, 300))
+    names, meeting, met = iter(devices), threading.Barrier(2), []
+
+    class Meeting(IdentityGenerator):
+        def __init__(self):
+            self.device = next(names)
+
+        def __call__(self, tiles):
+            with suppress(threading.BrokenBarrierError):
+                meeting.wait(20 if meets else 0.5)
+                met.append(self.device)
+            return tiles
+
+    use(Meeting)
+    outputs = [tmp_path / f"{n}.ome.tiff" for n in range(2)]
+    runs = [threading.Thread(target=convert, args=[request_of(slide, output)]) for output in outputs]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(60)
+    assert set(met) == (set(devices) if meets else set())
+    for output in outputs:
+        assert np.array_equal(pixels_of(output), noise(300, 300))
 
 
 @pytest.mark.parametrize("ending", ["ome.tiff", "ome.zarr"])

@@ -1,14 +1,19 @@
 """Records appear whole, and memory is that of this process alone."""
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from wsi_stain.files import record
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_what_is_written_is_read_and_nothing_else_lies_about(tmp_path: Path) -> None:
@@ -54,9 +59,37 @@ def test_peak_memory_sees_what_was_held_and_freed_and_not_the_parent_s() -> None
     assert 190 << 20 < large - small < 230 << 20
 
 
-def test_versions_name_torch_only_where_it_was_used() -> None:
-    code = "import json; from wsi_stain.files import record; print(json.dumps(record.versions()))"
-    found = json.loads(subprocess.check_output([sys.executable, "-c", code], text=True))
-    assert "torch" not in found
-    assert found["wsi-stain"] == "0.1.0"
-    assert all(found.values())
+def test_versions_name_everything_that_can_change_pixels_and_load_nothing() -> None:
+    code = (
+        "import json, sys; from wsi_stain.files import record; "
+        "print(json.dumps(record.versions())); print('torch' in sys.modules)"
+    )
+    lines = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
+    versions = json.loads(lines[0])
+    assert lines[1] == "False"
+    assert versions["wsi-stain"] == "0.1.0"
+    needed = {"numpy", "scipy", "scikit-image", "pillow", "opencv-python-headless", "imagecodecs", "tifffile", "torch"}
+    assert needed | {"openslide-python", "openslide-bin", "tiffslide", "zarr", "safetensors"} <= set(versions)
+    assert all(versions[name] == metadata.version(name) for name in needed)
+
+
+def test_every_dependency_that_touches_pixels_is_recorded() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {re.split("[<>=]", name)[0].lower() for name in project["dependencies"]}
+    others = {"click", "distributed", "jinja2", "matplotlib", "psutil", "pyyaml", "rich", "setuptools", "tensorboard"}
+    assert names - others <= {name.lower() for name in record.PACKAGES}
+
+
+def test_a_changed_package_is_told_once_and_all_versions_are_kept(tmp_path: Path, monkeypatch, caplog) -> None:
+    path = tmp_path / "versions.json"
+    first = {"python": "3.11.1", "numpy": "2.3.1", "pillow": "12.0.0"}
+    second = {"python": "3.12.0", "numpy": "2.4.6", "scipy": "1.17.1", "pillow": "12.0.0"}
+    monkeypatch.setattr(record, "versions", lambda: first)
+    assert record.note_versions(path) == [first]
+    assert record.note_versions(path) == [first]
+    assert caplog.text == ""
+    monkeypatch.setattr(record, "versions", lambda: second)
+    for _ in range(2):
+        assert record.note_versions(path) == [first, second]
+    told = f"{tmp_path} was begun with other versions (numpy 2.3.1 → 2.4.6, scipy not installed → 1.17.1)"
+    assert [message.partition(";")[0] for message in caplog.messages] == [told]

@@ -145,7 +145,7 @@ def describe_plan(plan: Any, sample: Any) -> str:
     """A plan as text; with a sample, time and memory are estimated from it."""
     from wsi_stain.cli.progress import duration
     from wsi_stain.conversion.estimate import memory_bytes, seconds
-    from wsi_stain.conversion.resources import gib
+    from wsi_stain.files.disk import gib
 
     job = plan.job
     size = job.region.size

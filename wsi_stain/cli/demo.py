@@ -26,6 +26,7 @@ def command(slide: Path | None, folder: Path, device: str) -> None:
     from wsi_stain.cli.progress import shown
     from wsi_stain.conversion.engine import convert
     from wsi_stain.conversion.request import ConvertRequest
+    from wsi_stain.files.notice import RESEARCH_USE
     from wsi_stain.model.bundle import DEFAULT, Bundle
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,7 +37,8 @@ def command(slide: Path | None, folder: Path, device: str) -> None:
         convert(ConvertRequest(slide=source, output=output, model=DEFAULT, device=device), show)
     click.echo(str(output))
     click.echo(
-        f"\nThis is a virtual {bundle.stain} of {source} made with the model {bundle.name}; for research use only.\n"
+        f"\nThis is a virtual {bundle.stain} of {source} made with the model {bundle.name}; "
+        f"for {RESEARCH_USE.lower()}.\n"
         f"Open both in QuPath (drag them onto the window), then View > Multi-view > Set grid size > 1 × 2\n"
         f"and View > Multi-view > Synchronize viewers. Provenance: wsi-stain info {output}",
         err=True,

@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from wsi_stain.cluster.settings import Started
-from wsi_stain.cluster.workers import processors
+from wsi_stain.cluster.threads import processors
 from wsi_stain.config.cluster import ClusterConfig
 
 

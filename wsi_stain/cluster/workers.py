@@ -5,20 +5,17 @@ All share the method `map`. Only coordinates are sent: the function gets an item
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
+from wsi_stain.cluster.threads import thread_count
 from wsi_stain.errors import ConfigError
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-MOST_THREADS = 8
-"""Default limit: reading, blending and encoding take about 150 MiB per thread; fewer than eight saturate a device."""
 
 PATIENCE = "10s"
 """Timeout for an answer of a scheduler."""
@@ -191,15 +188,7 @@ def choose(workers: int | None, scheduler: str | None) -> Workers:
     if scheduler is not None:
         return DaskWorkers(scheduler)
     if workers is None:
-        workers = min(MOST_THREADS, processors())
+        workers = thread_count()
     if workers < 0:
         raise ConfigError(f"--workers is {workers}: it must be 0 (the calling thread) or more")
     return ThreadWorkers(workers) if workers else SerialWorkers()
-
-
-def processors() -> int:
-    """Number of processors that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows
-        return os.cpu_count() or 1

@@ -137,6 +137,9 @@ def _warnings(run: Mapping[str, Any]) -> Iterator[str]:
         yield f"{unreadable} tiles of the slide could not be read and were filled with background"
     if not run.get("tiles", {}).get("tissue", 1):
         yield "no tissue was found; the whole output is background"
+    for earlier in run.get("earlier_versions", ()):
+        changed = ", ".join(record.changes(earlier, run.get("versions", {})))
+        yield f"a part was converted with other versions ({changed})"
     seams = run.get("seams") or {}
     if seams.get("verdict") == "fail":
         yield f"seams: {'; '.join(seams.get('reasons', ()))}"

@@ -10,8 +10,6 @@ cohort.lock                         process that runs the cohort
 
 from __future__ import annotations
 
-import errno
-import time
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,10 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from wsi_stain.cohort.lease import STALE_S, read_lease
+from wsi_stain.cohort.lease import STALE_S, Pulse, looks_late, read_lease
 from wsi_stain.cohort.request import CohortRequest, Row
 from wsi_stain.config.loader import dump, load
-from wsi_stain.errors import InUse, NoRoom, OutputError
+from wsi_stain.errors import InUse, OutputError
 from wsi_stain.files import lock, record
 from wsi_stain.output.canvas import beside
 
@@ -54,6 +52,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._pulse = Pulse()
 
     def output(self, row: Row) -> Path:
         """File of the virtual stain."""
@@ -76,19 +75,23 @@ class Folder:
         return beside(self.output(row), ".spool") / "lock"
 
     def state(self, row: Row) -> SlideState:
-        """Read the state of a slide from its files."""
+        """Read the state of a slide from its files; a silent holder shows at a later look, or after `watch`."""
         lease = read_lease(self.running_file(row))
         if lease and not lock.is_dead(lease):
-            late = time.time() - lease.get("beat", 0.0)
             where = f"process {lease['pid']} on {lease['host']}"
-            if late < STALE_S:
+            if self._pulse.silence_s(lease) < STALE_S:
                 return SlideState("running", where, False, lease.get("share", 0.0), lease.get("seconds", 0.0))
-            return SlideState("interrupted", f"{where} has sent no heartbeat for {late:.0f} s")
+            return SlideState("interrupted", f"{where} sends no heartbeat")
         if self.output(row).exists() and record.path_of(self.output(row)).exists():
             return SlideState("done")
         if failed := record.read(self.failed_file(row)):
             return SlideState("failed", str(failed.get("reason", "")), bool(failed.get("again")))
         return SlideState("interrupted" if lease or self.spool_lock(row).parent.exists() else "waiting")
+
+    def watch(self, rows: Iterable[Row]) -> None:
+        """Look at leases that look late until they have a heartbeat; takes no time if there are none, else ≤ 15 s."""
+        leases = {path: read_lease(path) for row in rows if (path := self.running_file(row)).exists()}
+        self._pulse.watch(path for path, lease in leases.items() if looks_late(lease) and not lock.is_dead(lease))
 
     def fail(self, row: Row, reason: str, *, again: bool = False, attempts: int = 1, trace: str = "") -> None:
         """Record a failure."""
@@ -157,27 +160,14 @@ def claimed(request: CohortRequest) -> Generator[Folder]:
 
 
 @contextmanager
-def told_when_full(folder: Path) -> Generator[None]:
-    """Convert the operating system's error for a full disk or quota to NoRoom."""
-    try:
-        yield
-    except OSError as err:
-        if err.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise NoRoom(f"the disk of {folder} is full; free some space and re-run the same command to resume") from err
-
-
-@contextmanager
 def _locked(path: Path) -> Generator[None]:
     """Hold a lock; InUse carries the message for a cohort."""
-    try:
-        lock.take(path, lock.this_process())
-    except InUse as err:
-        raise InUse(_message(path.parent, path, lock.holder(path) or {})) from err
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock.locked(path))
+        except InUse as err:
+            raise InUse(_message(path.parent, path, lock.holder(path) or {})) from err
         yield
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _message(folder: Path, path: Path, owner: Mapping[str, Any]) -> str:
@@ -196,6 +186,5 @@ def _others(folder: Path, mine: Path, share: str) -> list[Path]:
 def _break_foreign(paths: Iterable[Path]) -> None:
     """Remove locks of other hosts, whose processes cannot be checked from here; locks of this host are checked."""
     for path in paths:
-        owner = lock.holder(path)
-        if owner and owner.get("host") != lock.this_process()["host"]:
+        if lock.is_foreign(lock.holder(path) or {}):
             path.unlink(missing_ok=True)

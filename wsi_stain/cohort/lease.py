@@ -1,7 +1,8 @@
 """Lease of a slide: a lock with a heartbeat that the coordinator can revoke.
 
 A worker holds the lease `<id>.running.json` while it converts. It writes its heartbeat into the existing file and never
-creates a new one: a removed lease stays removed, and its holder detects this and stops.
+creates a new one: a removed lease stays removed, and its holder detects this and stops. Others judge by whether the
+heartbeat changes while they watch (`Pulse`), never by comparing the clocks of two hosts.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +24,9 @@ from wsi_stain.files import lock
 BEAT_S = 5.0
 """Interval between heartbeats."""
 STALE_S = 60.0
-"""Age of the last heartbeat after which a holder counts as lost; network file systems show heartbeats late."""
+"""Time without a new heartbeat after which a holder counts as lost; network file systems show heartbeats late."""
+WATCH_S = 3 * BEAT_S
+"""Time for which a reader watches a lease that looks late, before it reports its holder as lost."""
 LOOK_S = 0.5
 """Shortest interval at which the holder checks whether it still has the lease."""
 ROOM_BYTES = 1024
@@ -49,7 +52,7 @@ class Lease:
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
         self._path, self._token = path, uuid.uuid4().hex
         self._about = {**lock.this_process(), **about, "token": self._token}
-        self._start = self._last_check = time.time()
+        self._start = self._last_check = time.monotonic()
         self._end = threading.Event()
         self._is_mine = True
         self.share = 0.0
@@ -73,8 +76,8 @@ class Lease:
 
     def check(self) -> None:
         """Raise Withdrawn if the lease was revoked."""
-        if time.time() - self._last_check > LOOK_S:
-            self._last_check = time.time()
+        if time.monotonic() - self._last_check > LOOK_S:
+            self._last_check = time.monotonic()
             self._is_mine = self._is_mine and read_lease(self._path).get("token") == self._token
         if not self._is_mine:
             raise Withdrawn
@@ -103,15 +106,46 @@ class Lease:
             os.close(handle)
 
     def _content(self) -> dict[str, Any]:
-        now = time.time()
-        used = psutil.Process().memory_info().rss
         return {
             **self._about,
-            "beat": now,
-            "seconds": round(now - self._start, 1),
+            "beat": time.time(),
+            "seconds": round(time.monotonic() - self._start, 1),
             "share": round(self.share, 4),
-            "memory": used,
+            "memory": psutil.Process().memory_info().rss,
         }
+
+
+class Pulse:
+    """Heartbeats of other processes, timed by the clock of this one.
+
+    pulse = Pulse()
+    while pulse.silence_s(lease := read_lease(path)) < STALE_S:
+        ...  # its holder may be alive
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[float, float]] = {}
+
+    def silence_s(self, lease: Mapping[str, Any]) -> float:
+        """Seconds since the current heartbeat of a lease was first seen here; 0 at the first look."""
+        token, beat, now = str(lease.get("token")), float(lease.get("beat", 0.0)), time.monotonic()
+        if token not in self._seen or self._seen[token][0] != beat:
+            self._seen[token] = beat, now
+        return now - self._seen[token][1]
+
+    def watch(self, paths: Iterable[Path]) -> None:
+        """Wait until each of the leases has a new heartbeat, at most `WATCH_S`; the others count as silent."""
+        end, waiting = time.monotonic() + WATCH_S, {path: read_lease(path) for path in paths}
+        while waiting and time.monotonic() < end:
+            time.sleep(min(LOOK_S, WATCH_S))
+            waiting = {path: old for path, old in waiting.items() if read_lease(path).get("beat") == old.get("beat")}
+        for lease in waiting.values():
+            self._seen[str(lease.get("token"))] = float(lease.get("beat", 0.0)), time.monotonic() - STALE_S
+
+
+def looks_late(lease: Mapping[str, Any]) -> bool:
+    """Whether the heartbeat is far from the clock of this host: its holder is lost, or the clocks differ; watch it."""
+    return abs(time.time() - lease.get("beat", 0.0)) > STALE_S
 
 
 def read_lease(path: Path) -> dict[str, Any]:

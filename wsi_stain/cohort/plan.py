@@ -14,9 +14,10 @@ from wsi_stain.conversion import estimate
 from wsi_stain.conversion.estimate import Sample
 from wsi_stain.conversion.plan import plan as plan_slide
 from wsi_stain.conversion.request import ConvertRequest
-from wsi_stain.conversion.resources import disk_free, gib
+from wsi_stain.conversion.resources import disk_free
 from wsi_stain.errors import NoRoom
 from wsi_stain.files import record
+from wsi_stain.files.disk import gib
 from wsi_stain.geometry import Size
 from wsi_stain.output.canvas import beside
 

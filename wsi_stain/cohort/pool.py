@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wsi_stain.cluster import ClusterConfig, open_cluster
-from wsi_stain.cluster.workers import MOST_THREADS, processors
+from wsi_stain.cluster.threads import thread_count
 from wsi_stain.cohort.request import CohortRequest
 from wsi_stain.config.loader import load
 
@@ -68,4 +68,4 @@ def cluster_of(request: CohortRequest) -> ClusterConfig:
         return ClusterConfig(scheduler=request.scheduler)
     if request.cluster is not None:
         return load(ClusterConfig, request.cluster)
-    return ClusterConfig(cores=min(MOST_THREADS, processors()))
+    return ClusterConfig(cores=thread_count())

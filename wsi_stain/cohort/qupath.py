@@ -15,13 +15,15 @@ from wsi_stain.cohort.files import Folder
 from wsi_stain.cohort.request import Row
 from wsi_stain.cohort.status import overview
 from wsi_stain.errors import OutputError
+from wsi_stain.files.atomic import atomic_write
+from wsi_stain.files.notice import NOTICE, RESEARCH_USE
 
 SCRIPT = "qupath.groovy"
 PROJECT = "qupath"
 """Folder of the project, next to the outputs."""
 
 TEMPLATE = r"""// Creates a QuPath project of a cohort of virtual stains; written by wsi-stain {version}.
-// VIRTUAL STAIN - NOT A PHYSICAL IHC. RESEARCH USE ONLY.
+// {notice}. {use}.
 //
 //   in QuPath     Automate > Script editor, open this file, Run; then File > Project > Open project
 //   command line  QuPath script {script}
@@ -82,12 +84,16 @@ def write_script(folder: Path) -> Path:
         raise OutputError(f"no slide in {folder} is done; run the cohort first (wsi-stain cohort status {folder})")
     images = ",\n".join(f"  [{', '.join(map(literal, image))}]" for row in rows for image in _images(files, row))
     text = TEMPLATE.format(
-        version=__version__, script=SCRIPT, project=PROJECT, root=literal(str(folder.resolve())), images=images
+        version=__version__,
+        notice=NOTICE,
+        use=RESEARCH_USE.upper(),
+        script=SCRIPT,
+        project=PROJECT,
+        root=literal(str(folder.resolve())),
+        images=images,
     )
     path = folder / SCRIPT
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    atomic_write(path, text)
     return path
 
 
@@ -102,7 +108,7 @@ def _images(files: Folder, row: Row) -> Iterator[tuple[str, str, str, str]]:
     account = files.account(row)
     stain, model = account.get("stain", "stain"), account.get("model", row.model)
     yield _path(files, row), f"{row.slide_id} H&E", "BRIGHTFIELD_H_E", ""
-    description = f"VIRTUAL STAIN - NOT A PHYSICAL IHC: {stain} predicted by {model}. RESEARCH USE ONLY."
+    description = f"{NOTICE}: {stain} predicted by {model}. {RESEARCH_USE.upper()}."
     yield row.output, f"{row.slide_id} {stain} (virtual)", "BRIGHTFIELD_H_DAB", description
 
 

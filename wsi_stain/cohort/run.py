@@ -21,7 +21,7 @@ from typing import Any, Literal
 from wsi_stain.cluster import explain
 from wsi_stain.cohort import words
 from wsi_stain.cohort.check import checked
-from wsi_stain.cohort.files import Folder, claimed, told_when_full
+from wsi_stain.cohort.files import Folder, claimed
 from wsi_stain.cohort.lease import read_lease
 from wsi_stain.cohort.pool import Pool, cluster_of, pool
 from wsi_stain.cohort.request import CohortRequest, Row
@@ -29,6 +29,7 @@ from wsi_stain.cohort.summary import write_summary
 from wsi_stain.cohort.task import Outcome, SlideTask, convert_slide
 from wsi_stain.errors import OutputError
 from wsi_stain.files import lock
+from wsi_stain.files.disk import told_when_full
 
 Kind = Literal["begin", "done", "failed", "again", "in use", "warning", "end"]
 
@@ -92,7 +93,7 @@ def run(request: CohortRequest, on_event: Callable[[Event], None] | None = None)
     """
     cluster = cluster_of(request)
     rows = checked(request)
-    with told_when_full(request.folder), claimed(request) as folder:
+    with told_when_full(request.folder / "cohort.json"), claimed(request) as folder:
         folder.begin(request, rows)
         chosen = [row for index, row in enumerate(rows) if request.is_chosen(index)]
         result = Result(len(chosen))
@@ -169,7 +170,7 @@ class _Coordinator:
         """Write the summary so far; limited to a twentieth of the run time for any number of slides."""
         start = time.monotonic()
         try:
-            write_summary(self._request.folder)
+            write_summary(self._request.folder, self._folder)
         except OSError as err:  # a full disk: the summary can be rebuilt from the files of the slides
             self.say("warning", text=f"the summary could not be written: {err.strerror}; free some space and re-run")
         took = time.monotonic() - start

@@ -41,6 +41,7 @@ def overview(folder: Path) -> Overview:
     rows = files.rows()
     if not rows:
         raise OutputError(f"{folder} contains no cohort (cohort.json is missing); pass the -o folder of `cohort run`")
+    files.watch(rows)
     slides = tuple((row, files.state(row)) for row in rows)
     return Overview(slides, _seconds_left(files, slides))
 

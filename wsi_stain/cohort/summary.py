@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import os
-import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,9 +22,11 @@ from wsi_stain.cohort.files import Folder, SlideState
 from wsi_stain.cohort.page import CSS, SORTING
 from wsi_stain.cohort.request import Row
 from wsi_stain.files import record
+from wsi_stain.files.atomic import replacing
+from wsi_stain.files.notice import RESEARCH_USE
 
 HTML, CSV = "summary.html", "summary.csv"
-WARNING = "Virtual stains: predictions from H&E, not physical stains. RESEARCH USE ONLY."
+WARNING = f"Virtual stains: predictions from H&E, not physical stains. {RESEARCH_USE.upper()}."
 COLUMNS = {
     "Slide": True,
     "H&E": False,
@@ -58,13 +59,13 @@ class _Slide:
         return self.account.get("seams") or {}
 
 
-def write_summary(folder: Path) -> Path:
-    """Write both files of a cohort atomically.
+def write_summary(folder: Path, files: Folder | None = None) -> Path:
+    """Write both files of a cohort atomically; pass the same `files` each time, which remember the heartbeats.
 
     Returns:
         Path of the page.
     """
-    files = Folder(folder)
+    files = files or Folder(folder)
     with _appearing(folder / CSV) as table:
         writer = csv.writer(table)
         writer.writerow(CSV_COLUMNS)
@@ -82,13 +83,11 @@ def _slides(files: Folder) -> Iterator[_Slide]:
 
 @contextmanager
 def _appearing(path: Path) -> Generator[IO[str]]:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        yield file
 
 
 def _values(slide: _Slide) -> list[Any]:

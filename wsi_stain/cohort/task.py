@@ -7,22 +7,24 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 from wsi_stain.cluster import is_retiring
 from wsi_stain.cohort.account import account_of
 from wsi_stain.cohort.files import Folder
-from wsi_stain.cohort.lease import LOOK_S, STALE_S, Lease, Withdrawn, read_lease
+from wsi_stain.cohort.lease import LOOK_S, STALE_S, Lease, Pulse, Withdrawn, read_lease
 from wsi_stain.cohort.log import log_as_lines
 from wsi_stain.cohort.request import CohortRequest, Row, to_convert
 from wsi_stain.config.convert import Precision
 from wsi_stain.conversion.engine import Progress, convert
 from wsi_stain.errors import InUse, NoRoom, SlideError, WsiStainError
 from wsi_stain.files import lock, record
+from wsi_stain.files.disk import causes, is_full
 
 Ending = Literal["done", "failed", "may pass", "no room", "in use", "stopped"]
 
@@ -62,21 +64,20 @@ class Outcome:
 
 
 class _Threads:
-    """The threads of this process, shared among the slides in progress; first come, first served."""
+    """The threads of a worker, shared among the slides in progress; first come, first served."""
 
-    def __init__(self) -> None:
-        self._free: int | None = None
+    def __init__(self, total: int) -> None:
+        self._total = self._free = total
         self._change = threading.Condition()
         self._queue: list[object] = []
 
     @contextmanager
-    def __call__(self, count: int, total: int) -> Generator[int]:
-        """Wait for `count` of the `total` threads of the process."""
-        count, me = max(1, min(count, total)), object()
+    def __call__(self, count: int) -> Generator[int]:
+        """Wait for `count` of the threads; for all, if there are fewer."""
+        count, me = max(1, min(count, self._total)), object()
         with self._change:
-            self._free = total if self._free is None else self._free
             self._queue.append(me)
-            self._change.wait_for(lambda: self._queue[0] is me and (self._free or 0) >= count)
+            self._change.wait_for(lambda: self._queue[0] is me and self._free >= count)
             self._queue.pop(0)
             self._free -= count
             self._change.notify_all()
@@ -88,32 +89,31 @@ class _Threads:
                 self._change.notify_all()
 
 
-_threads = _Threads()
+_of_workers: WeakKeyDictionary[Any, _Threads] = WeakKeyDictionary()
+"""The threads of every Dask worker in this process; there may be several, one after the other or at once."""
+_guard = threading.Lock()
 
 
 def convert_slide(task: SlideTask) -> Outcome:
     """Convert one slide in a Dask task; failures are returned and written next to the outputs."""
     if task.request.log_lines:
         log_as_lines()
-    total, address = _worker()
-    if task.spread is not None:
-        from distributed import secede
-
-        secede()  # frees this thread for the blocks
-        return _under_lease(task, 0, address)
-    with _threads(task.blocks, total) as threads:
-        return _under_lease(task, threads if threads > 1 else 0, address)
-
-
-def _worker() -> tuple[int, str]:
-    """Threads and address of this Dask worker; one thread and no address outside a worker."""
-    from distributed import get_worker
+    from distributed import get_worker, secede
 
     try:
         worker = get_worker()
-    except ValueError:
-        return 1, ""
-    return worker.state.nthreads, worker.address
+    except ValueError:  # outside a worker
+        return _under_lease(task, 0, "")
+    if task.spread is not None:
+        secede()  # frees this thread for the blocks
+        return _under_lease(task, 0, worker.address)
+    with _threads_of(worker)(task.blocks) as threads:
+        return _under_lease(task, threads if threads > 1 else 0, worker.address)
+
+
+def _threads_of(worker: Any) -> _Threads:
+    with _guard:
+        return _of_workers.setdefault(worker, _Threads(worker.state.nthreads))
 
 
 def _under_lease(task: SlideTask, threads: int, address: str) -> Outcome:
@@ -188,8 +188,8 @@ def watched(slide: Path) -> Callable[[], None]:
 
 def _failed(task: SlideTask, folder: Folder, err: Exception) -> Outcome:
     """Record a failure, unless it will be retried."""
-    numbers = {cause.errno for cause in _causes(err) if isinstance(cause, OSError)}
-    no_room = isinstance(err, NoRoom) or bool(numbers & {errno.ENOSPC, errno.EDQUOT})
+    numbers = {cause.errno for cause in causes(err) if isinstance(cause, OSError)}
+    no_room = isinstance(err, NoRoom) or is_full(err)
     reason = _message(err)
     if not no_room and numbers & MAY_PASS and task.attempt <= task.request.config.retries:
         return Outcome("may pass", reason)
@@ -207,37 +207,45 @@ def _message(err: Exception) -> str:
     return f"{type(err).__name__}: {err}; this is a bug: please report it with the traceback"
 
 
-def _causes(err: BaseException | None) -> Iterator[BaseException]:
-    while err is not None:
-        yield err
-        err = err.__cause__ or err.__context__
-
-
 def _wait_for_previous(folder: Folder, task: SlideTask, address: str) -> None:
     """Wait for the previous worker of the slide in this cluster, and remove its lease and lock if it is lost.
 
     Dask reassigns the task of a worker that leaves or is lost. A leaving worker stops at its next block. A lost worker
-    on another host cannot be checked from here; it counts as dead if its heartbeat is older than `STALE_S`. If it is
-    still alive, it detects that its lease was removed and stops.
+    on another host cannot be checked from here; it counts as dead if its heartbeat does not change for `STALE_S`. If it
+    is still alive, it detects that its lease was removed and stops.
     """
     path = folder.running_file(task.row)
     lease = read_lease(path)
     if not task.scheduler or lease.get("scheduler") != task.scheduler or lease.get("worker") == address:
         return
-    current = lease
-    while current.get("token") == lease["token"] and not lock.is_dead(current):
-        if time.time() - current["beat"] > STALE_S:
-            _remove(folder, task.row, current)
-            return
-        time.sleep(LOOK_S)
-        current = read_lease(path)
+    _remove_when_silent(folder, task.row, lease)
 
 
 def _take_over(folder: Folder, row: Row) -> None:
-    """Remove lease and lock of a process on another host, given --take-over and a stale heartbeat."""
+    """Remove lease and lock of a process on another host, given --take-over, if it sends no heartbeat."""
     lease = read_lease(folder.running_file(row))
-    if lease and lease["host"] != lock.this_process()["host"] and time.time() - lease.get("beat", 0.0) > STALE_S:
-        _remove(folder, row, lease)
+    if lease and lock.is_foreign(lease):
+        _remove_when_silent(folder, row, lease, gives_up=True)
+
+
+def _remove_when_silent(folder: Folder, row: Row, lease: dict[str, Any], *, gives_up: bool = False) -> None:
+    """Watch a lease until its holder removes it, dies, or is silent for `STALE_S`, and then is removed.
+
+    Args:
+        folder: the cohort.
+        row: the slide.
+        lease: of the slide.
+        gives_up: whether to leave a holder alone as soon as it sends a heartbeat.
+    """
+    path, pulse, current = folder.running_file(row), Pulse(), lease
+    while current.get("token") == lease.get("token") and not lock.is_dead(current):
+        if gives_up and current.get("beat") != lease.get("beat"):
+            return
+        if pulse.silence_s(current) > STALE_S:
+            _remove(folder, row, current)
+            return
+        time.sleep(min(LOOK_S, STALE_S))
+        current = read_lease(path)
 
 
 def _remove(folder: Folder, row: Row, lease: dict[str, Any]) -> None:

@@ -8,12 +8,9 @@ After an interruption at any point, the same call resumes and produces the same 
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import logging
-import os
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Generator, Mapping
@@ -33,14 +30,15 @@ from wsi_stain.conversion.painter import measure_statistics, painter, release, s
 from wsi_stain.conversion.plan import Plan, check_room, plan
 from wsi_stain.conversion.provenance import is_done
 from wsi_stain.conversion.request import ConvertRequest
-from wsi_stain.conversion.resources import gib
 from wsi_stain.conversion.timing import Usage
-from wsi_stain.errors import NoRoom, OutputError
+from wsi_stain.errors import OutputError
 from wsi_stain.files import record
+from wsi_stain.files.atomic import publish
+from wsi_stain.files.disk import told_when_full
 from wsi_stain.files.lock import locked
 from wsi_stain.geometry import Box
 from wsi_stain.output import ometiff
-from wsi_stain.output.canvas import Canvas, beside
+from wsi_stain.output.canvas import Canvas
 from wsi_stain.output.tiff_canvas import TileSpool
 from wsi_stain.output.zarr_canvas import ZarrCanvas
 from wsi_stain.tiling.grid import TileGrid, painting_order
@@ -108,7 +106,8 @@ def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None
     workers = choose(request.workers, request.scheduler)
     conversion_plan = plan(request)
     run, canvas = _Run(conversion_plan, workers, on_progress), conversion_plan.job.open_canvas()
-    with _disk_full(conversion_plan), _folder_of(canvas), locked(canvas.store.folder / "lock"):
+    full = told_when_full(conversion_plan.output, conversion_plan.disk_bytes)
+    with full, _folder_of(canvas), locked(canvas.store.folder / "lock"):
         # Checked again: another run may have finished it between the plan and the lock.
         if is_done(conversion_plan.job.canvas, conversion_plan.fingerprint, restart=request.restart):
             canvas.store.remove()  # left by a run killed after writing its record
@@ -131,6 +130,7 @@ class _Run:
     def complete(self, canvas: Canvas) -> Result:
         """All steps after the plan; the caller holds the lock."""
         canvas.begin(self.plan.fingerprint, self.plan.request.restart)
+        self._versions = record.note_versions(canvas.store.folder / "versions.json")
         if self.plan.request.restart:
             # If this run is killed and repeated without --restart, the old output must not count as finished.
             record.path_of(self.plan.output).unlink(missing_ok=True)
@@ -223,9 +223,7 @@ class _Run:
         if errors:
             message = "; ".join(f"rule {p.rule}: {p.message}" for p in errors)
             raise OutputError(f"{part} was written but fails its check ({message}); please report this")
-        with part.open("rb") as file:
-            os.fsync(file.fileno())  # the blocks are deleted next: a power failure must not lose both
-        part.replace(conversion_plan.output)
+        publish(part, conversion_plan.output)  # on the disk: the blocks are deleted next
 
     def _write_mask(self, canvas: Canvas) -> None:
         """Write the mask to the canvas folder for the workers, and next to the output for users."""
@@ -234,9 +232,7 @@ class _Run:
             save_mask(self.plan.mask, buffer)
             canvas.store.write(self.plan.job.mask.name, buffer.getvalue())
         if self.plan.mask_path is not None:
-            part = beside(self.plan.mask_path, ".part")
-            to_geojson(self.plan.mask, part)
-            part.replace(self.plan.mask_path)
+            to_geojson(self.plan.mask, self.plan.mask_path)
 
     def _check_unreadable(self, unreadable: set[Box]) -> None:
         share = len(unreadable) / max(1, self.plan.tissue_tiles)
@@ -284,7 +280,8 @@ class _Run:
             "fingerprint": conversion_plan.fingerprint,
             "arguments": _arguments(request),
             "config": dump(request.config),
-            "versions": record.versions(),
+            "versions": self._versions[-1],
+            "earlier_versions": self._versions[:-1],
             "device": self._device,
             "tiles": {
                 "all": conversion_plan.tiles,
@@ -329,19 +326,3 @@ def _folder_of(canvas: Canvas) -> Generator[None]:
     finally:
         with suppress(OSError):  # it holds blocks, or is already removed
             folder.rmdir()
-
-
-@contextmanager
-def _disk_full(conversion_plan: Plan) -> Generator[None]:
-    """Replace the system error of a full disk with `NoRoom`."""
-    try:
-        yield
-    except OSError as err:
-        if err.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(conversion_plan.output.parent).free
-        raise NoRoom(
-            f"the disk of {conversion_plan.output} is full: about {gib(conversion_plan.disk_bytes)} were needed when "
-            f"this run started, but only {gib(free)} are free now; free some space and re-run the same command "
-            "to resume"
-        ) from err

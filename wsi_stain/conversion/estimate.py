@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import psutil
 
-from wsi_stain.cluster.workers import MOST_THREADS, processors
+from wsi_stain.cluster.threads import thread_count
 from wsi_stain.conversion.plan import Plan
 from wsi_stain.errors import UnreadableRegion
 from wsi_stain.geometry import Box
@@ -91,7 +91,7 @@ def seconds(plan: Plan, of: Sample | None, threads: int | None = None) -> float:
     if plan.is_done:
         return 0.0
     requested = plan.request.workers if threads is None else threads
-    threads = min(MOST_THREADS, processors()) if requested is None else max(1, requested)
+    threads = thread_count(requested)
     copying = plan.fingerprint["source_bytes"] / HASH_BYTES_PER_S + plan.job.region.area / ASSEMBLE_PX_PER_S
     if of is None:
         return copying

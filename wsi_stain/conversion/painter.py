@@ -1,7 +1,7 @@
 """The work on one block: read, generate, blend, paint.
 
 A worker receives a small `Job` and a `Block`. Slide, generator and canvas are slow to open, so each process opens them
-once per job and shares them among its threads; one lock guards the device.
+once per job and shares them among its threads; one lock guards each device.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ class Painter:
         own = {} if job.statistics is None else {"statistics": job.statistics}
         self._generator = bundle.generator(job.device, precision=job.precision, **own)
         self.device = str(getattr(self._generator, "device", job.device))
+        self._lock = device_lock(self.device)
         TileGrid(
             self._view.size, job.tile, job.overlap, self._generator.multiple
         )  # raises if the grid does not fit the model
@@ -134,7 +135,7 @@ class Painter:
                     tile = self._view.read(place.tile)
             except UnreadableRegion:
                 continue
-            with clock.holding(_device, "generate"):
+            with clock.holding(self._lock, "generate"):
                 other = self._run(tile[None])[0]
             with clock("certify"):
                 painted = pixels[at.shift(-block.write.y0, -block.write.x0).slices()]
@@ -173,7 +174,7 @@ class Painter:
         blocks at the same time, then read and write at the same time while the device waits.
         """
         outputs, count = {}, 0
-        with clock.holding(_device, "generate"):
+        with clock.holding(self._lock, "generate"):
             # Look up while holding the device: tiles that another thread just stained are then not stained twice.
             waiting = []
             for tile in inputs:
@@ -243,8 +244,15 @@ class Painter:
 
 _painters: dict[Job, Painter] = {}
 _opening = threading.Lock()
-_device = threading.Lock()
-"""Held by the thread that generates: two threads on one device are not faster and may exhaust its memory."""
+_device_locks: dict[str, threading.Lock] = {}
+
+
+def device_lock(device: str) -> threading.Lock:
+    """The lock of a device, held by the thread that generates.
+
+    Two threads on one device are not faster and may exhaust its memory; two devices do not wait for each other.
+    """
+    return _device_locks.setdefault("cuda:0" if device == "cuda" else device, threading.Lock())
 
 
 def painter(job: Job) -> Painter:

@@ -17,8 +17,9 @@ from wsi_stain.conversion import provenance, seams
 from wsi_stain.conversion.certificate import Tissue, calibration, places
 from wsi_stain.conversion.job import Job, Kind
 from wsi_stain.conversion.request import ConvertRequest
-from wsi_stain.conversion.resources import disk_bytes, disk_free, gib, memory_bytes
+from wsi_stain.conversion.resources import disk_bytes, disk_free, memory_bytes
 from wsi_stain.errors import NoRoom, OutputError, SlideError
+from wsi_stain.files.disk import gib
 from wsi_stain.geometry import Box, Size
 from wsi_stain.model.bundle import Bundle
 from wsi_stain.output.canvas import CanvasSpec

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from wsi_stain.cluster.workers import MOST_THREADS, processors
+from wsi_stain.cluster.threads import thread_count
 from wsi_stain.conversion.job import Job
 from wsi_stain.errors import OutputError
 
@@ -44,12 +44,6 @@ def disk_free(output: Path) -> int:
 
 def memory_bytes(job: Job, workers: int | None) -> int:
     """Bytes of blocks in work, without the model: per thread input tiles, their sum and the result; plus the cache."""
-    threads = min(MOST_THREADS, processors()) if workers is None else max(1, workers)
     side = min(job.canvas.block, max(job.region.size))
     each = 2 * 3 * (side + 2 * job.tile) ** 2 + 15 * side**2
-    return threads * each + (job.cache_mb << 20) + (128 << 20)
-
-
-def gib(n_bytes: float) -> str:
-    """A number of bytes as text, for example `1.5 GiB`."""
-    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.1f} MiB"
+    return thread_count(workers) * each + (job.cache_mb << 20) + (128 << 20)

@@ -18,10 +18,12 @@ from wsi_stain.evaluate.examples import SHOWN_SHARE, Example, examples
 from wsi_stain.evaluate.figures import Ruler
 from wsi_stain.evaluate.tables import plain, table, texts
 from wsi_stain.files import record
+from wsi_stain.files.atomic import atomic_write
+from wsi_stain.files.notice import RESEARCH_USE
 from wsi_stain.measure.metrics import Estimate
 
 METRICS_JSON, TABLE_MD, REPORT_HTML = "metrics.json", "table.md", "report.html"
-WARNING = "Virtual stain. RESEARCH USE ONLY."
+WARNING = f"Virtual stain. {RESEARCH_USE.upper()}."
 SET_METRICS = {
     "FID": "Fréchet Inception distance of the generated set to the real one (torchmetrics; no interval, since "
     "resampling biases it; much too high where there are fewer images than its 2048 features)",
@@ -60,8 +62,8 @@ def write(folder: Path, result: Result, facts: Facts) -> None:
     """
     refuse_used(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / TABLE_MD).write_text(table(result.rows) + "\n", encoding="utf-8")
-    (folder / REPORT_HTML).write_text(html(result, facts, examples(result)), encoding="utf-8")
+    atomic_write(folder / TABLE_MD, table(result.rows) + "\n")
+    atomic_write(folder / REPORT_HTML, html(result, facts, examples(result)))
     record.write(folder / METRICS_JSON, content(result, facts))
 
 
@@ -203,7 +205,7 @@ def _pictures(pictures: Sequence[Example]) -> str:
     return (
         f"<h2>Pictures</h2><p>Fields by the error of the DAB-positive share of {first} in blocks of 128 µm; "
         f"fields under {100 * SHOWN_SHARE:.0f} % positive, real and generated, are skipped if there are enough "
-        f"others. The generated pictures are virtual stains, for research use only.</p>{''.join(rows)}"
+        f"others. The generated pictures are virtual stains, for {RESEARCH_USE.lower()}.</p>{''.join(rows)}"
     )
 
 

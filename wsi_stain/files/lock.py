@@ -1,12 +1,23 @@
-"""One run per output: a lock file with host, process id and start time."""
+"""One run per output: a lock file that names the process that holds it.
+
+    take      create the file, which fails if it exists → write the owner → read it back
+    take over only the lock of a process of this host that no longer exists; another host's process cannot be checked
+
+Exclusive creation is the one operation that every file system offers. The locks of filelock 4.3 need more, and are not
+used: StrictSoftFileLock needs hard links (exFAT and many network mounts have none) and never takes over the lock of a
+killed process; SoftFileLock and SoftFileLease take it over by exchanging two names, which NFS and exFAT refuse; and
+their files cannot carry the progress of a slide. `tests/files/test_filelock.py` shows each.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import functools
 import json
+import logging
 import os
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Generator, Mapping
@@ -17,10 +28,10 @@ import psutil
 
 from wsi_stain.errors import InUse
 
-NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-"""What `link` reports on file systems that have no hard links (EPERM: link(2))."""
-UNREADABLE_S = 0.05
-"""Pause before an unreadable lock is removed: a lock that is still being written becomes readable in that time."""
+log = logging.getLogger(__name__)
+
+UNREADABLE_S = 2.0
+"""Time for which an unreadable lock must not change before it is removed: its process may still be writing it."""
 
 
 @contextlib.contextmanager
@@ -30,46 +41,67 @@ def locked(path: Path) -> Generator[None]:
     Raises:
         InUse: another run holds it.
     """
-    take(path, this_process())
+    text = take(path, this_process())
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        if _text(path) == text:  # a lock that the user deleted may belong to another run by now
+            path.unlink(missing_ok=True)
 
 
-def take(path: Path, owner: Mapping[str, Any]) -> None:
-    """Create the lock file; `owner` must contain the keys of `this_process()`, and may contain others.
+def take(path: Path, owner: Mapping[str, Any]) -> str:
+    """Create the lock file; returns its content.
+
+    Args:
+        path: of the lock file.
+        owner: must contain the keys of `this_process()`, and may contain others.
 
     Raises:
         InUse: another run holds it.
     """
-    while not _create(path, json.dumps(owner)):
-        text = _text(path)
-        if text and not is_dead(_owner(text)):
-            raise InUse(_message(path, _owner(text)))
-        if not _owner(text):
-            time.sleep(UNREADABLE_S)
-        remove(path, text)
+    content = json.dumps({"token": uuid.uuid4().hex, **owner})
+    while (text := _text(path)) != content:
+        if text is None:
+            _create(path, content)
+        elif not (holder := _owner(text)):
+            if _is_unchanged(path, text):
+                remove(path, text)
+        elif is_dead(holder):
+            log.warning("%s was left by process %s, which was killed; it is taken over", path, holder.get("pid"))
+            remove(path, text)
+        else:
+            raise InUse(_message(path, holder))
+    return content
 
 
 def this_process() -> dict[str, Any]:
-    """The owner of a lock: host, process id and start time (s since the epoch)."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+    """The owner of a lock: where it runs, process id, and start time (see `_started`)."""
+    return {**_place(), "boot": _boot(), "pid": os.getpid(), "started": _started(os.getpid())}
 
 
 def holder(path: Path) -> dict[str, Any] | None:
     """The content of the lock file; None if it is missing, empty if it is unreadable."""
     text = _text(path)
-    return _owner(text) if text else None
+    return None if text is None else _owner(text)
+
+
+def is_foreign(owner: Mapping[str, Any]) -> bool:
+    """Whether the process ran on another host or in another container, so that it cannot be checked from here."""
+    here = _place()
+    return any(owner.get(key, here[key]) != here[key] for key in here)
 
 
 def is_dead(owner: Mapping[str, Any]) -> bool:
     """Whether the process is known to be dead: it ran on this host and no longer exists. Unreadable owners are dead."""
     try:
-        host, pid, started = owner["host"], int(owner["pid"]), float(owner["started"])
+        pid, started = int(owner["pid"]), float(owner["started"])
     except (KeyError, ValueError, TypeError):
         return True  # an unreadable lock does not count
-    return host == socket.gethostname() and not _is_alive(pid, started)
+    if is_foreign(owner):
+        return False
+    if "boot" not in owner:  # of a development version, whose start time depends on the clock
+        return not psutil.pid_exists(pid)
+    return owner["boot"] != _boot() or not _is_alive(pid, started)
 
 
 def remove_dead(path: Path) -> None:
@@ -81,51 +113,46 @@ def remove_dead(path: Path) -> None:
 
 def remove(path: Path, text: str) -> None:
     """Remove the lock with content `text`, but not a lock that another run has created since."""
-    aside = path.with_name(f"tmp-{uuid.uuid4().hex}")
+    aside = path.with_name(f"{path.name}.removed-{uuid.uuid4().hex[:8]}")
     try:
         path.rename(aside)
     except FileNotFoundError:
         return
-    if _text(aside) != text:
-        with contextlib.suppress(FileExistsError, FileNotFoundError):
-            _link(aside, path)
+    if (moved := _text(aside)) is not None and moved != text:
+        _create(path, moved)
     aside.unlink(missing_ok=True)
 
 
-def _create(path: Path, text: str) -> bool:
-    """Create the file together with its content; False if another run holds it."""
-    temporary = path.with_name(f"tmp-{uuid.uuid4().hex}")
-    temporary.write_text(text, encoding="utf-8")
+def _create(path: Path, text: str) -> None:
+    """Create the file with its content; does nothing if it exists."""
     try:
-        _link(temporary, path)
-    except (FileExistsError, FileNotFoundError):  # held by another run, or deleted by its sweep
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
+        file = path.open("x", encoding="utf-8")
+    except FileExistsError:
+        return
+    try:
+        with file:
+            file.write(text)
+    except OSError:  # a full disk
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _is_unchanged(path: Path, text: str) -> bool:
+    """Whether an unreadable lock stays as it is; a lock that is being written changes."""
+    end = time.monotonic() + UNREADABLE_S
+    while time.monotonic() < end:
+        if _text(path) != text:
+            return False
+        time.sleep(0.02)
     return True
 
 
-def _link(source: Path, path: Path) -> None:
-    """Give the file `source` the name `path` as well; FileExistsError if the name is taken.
-
-    File systems without hard links (exFAT, many network mounts) get a copy: it is created exclusively, and may be seen
-    empty until it is written, which is why `take` waits before it removes a lock that it cannot read.
-    """
-    try:
-        os.link(source, path)
-    except OSError as err:
-        if err.errno not in NO_HARD_LINKS:
-            raise
-        with path.open("x", encoding="utf-8") as file:
-            file.write(source.read_text(encoding="utf-8", errors="replace"))
-
-
-def _text(path: Path) -> str:
-    """The file's text, with invalid UTF-8 replaced; empty if the file is missing."""
+def _text(path: Path) -> str | None:
+    """The file's text, with invalid UTF-8 replaced; None if the file is missing."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        return ""
+        return None
 
 
 def _owner(text: str) -> dict[str, Any]:
@@ -143,10 +170,46 @@ def _message(path: Path, owner: Mapping[str, Any]) -> str:
     )
 
 
+@functools.cache
+def _place() -> dict[str, str]:
+    """Host and process namespace: containers may share a host name, and number their processes on their own."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux
+        namespace = ""
+    return {"host": socket.gethostname(), "namespace": namespace}
+
+
+@functools.cache
+def _boot() -> str:
+    """Identity of this start of the machine; empty where the system has none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
 def _is_alive(pid: int, started: float) -> bool:
     """Whether the process exists; process ids are reused, so the start time must match too."""
     try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - started) < 1
+        current = _started(pid)
     except psutil.NoSuchProcess:
-        return False
+        return psutil.pid_exists(pid)  # on some clusters, /proc hides the processes of other users
+    return current is not None and abs(current - started) < 0.05
+
+
+def _started(pid: int) -> float | None:
+    """Start time of a process; None for a zombie.
+
+    On Linux s since the machine started, so that it does not change when the clock is set. Elsewhere s since the epoch,
+    which the system stored when the process started.
+    """
+    if sys.platform != "linux":
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    try:
+        # The name in parentheses may contain spaces; behind it are the fields 3 (state) to 52 (proc_pid_stat(5)).
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError) as err:
+        raise psutil.NoSuchProcess(pid) from err
+    return None if fields[0] == b"Z" else int(fields[22 - 3]) / os.sysconf("SC_CLK_TCK")

@@ -7,26 +7,28 @@ user typed.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
-import sys
-import uuid
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from wsi_stain.files.atomic import atomic_write
+
+log = logging.getLogger(__name__)
+
 PACKAGES = (
-    "numpy",
-    "tifffile",
-    "imagecodecs",
-    "opencv-python-headless",
-    "openslide-python",
-    "tiffslide",
-    "zarr",
-    "distributed",
+    *("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs", "pillow"),  # reading, colour profile
+    *("wsidicom", "pydicom", "pylibCZIrw", "slideio"),  # optional readers
+    *("numpy", "scipy", "scikit-image", "opencv-python-headless"),  # resampling, tissue, halving
+    *("torch", "safetensors", "pytorch-wavelets", "PyWavelets"),  # the network
+    *("zarr", "numcodecs"),  # writing
 )
-"""Packages whose version can change pixels, bytes or speed."""
+"""Packages whose version can change a pixel or a byte of an output."""
+NOT_PIXELS = frozenset({"python", "platform", "distributed"})
+"""Entries of `versions()` that cannot change pixels: for reports of problems."""
 
 
 def path_of(output: Path) -> Path:
@@ -36,14 +38,7 @@ def path_of(output: Path) -> Path:
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write a record atomically."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-        # A path that is not UTF-8 holds surrogates; written as JSON \uXXXX they are read back unchanged.
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -56,12 +51,39 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of all packages that can affect the output; torch only if it was imported."""
-    result = {"wsi-stain": _version("wsi-stain"), "python": platform.python_version(), "platform": platform.platform()}
-    result |= {name: _version(name) for name in PACKAGES}
-    if "torch" in sys.modules:
-        result["torch"] = str(sys.modules["torch"].__version__)
-    return result
+    """Versions of everything that can affect the output; packages that are not installed are left out."""
+    system = {"python": platform.python_version(), "platform": platform.platform()}
+    packages = {name: _version(name) for name in ("wsi-stain", *PACKAGES, "distributed")}
+    return system | {name: version for name, version in packages.items() if version is not None}
+
+
+def note_versions(path: Path) -> list[dict[str, str]]:
+    """The versions of all runs that worked on one output so far, the current run last.
+
+    Args:
+        path: file in which the runs note their versions.
+
+    If a package was changed since the last run, this is logged: pixels of both versions are mixed.
+    """
+    history: list[dict[str, str]] = read(path).get("runs", [])
+    current = versions()
+    if history and (changed := changes(history[-1], current)):
+        log.warning(
+            "%s was begun with other versions (%s); its finished parts are kept, and the record lists both; --restart "
+            "begins again with the current versions",
+            path.parent,
+            ", ".join(changed),
+        )
+    if not history or changes(history[-1], current):
+        history = [*history, current]
+        write(path, {"runs": history})
+    return history
+
+
+def changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """What can change pixels and differs between two results of `versions()`, for example `numpy 2.3.1 → 2.4.6`."""
+    names = [name for name in {**before, **after} if name not in NOT_PIXELS and before.get(name) != after.get(name)]
+    return [f"{name} {before.get(name, 'not installed')} → {after.get(name, 'not installed')}" for name in names]
 
 
 def peak_memory_bytes() -> int:
@@ -80,8 +102,8 @@ def peak_memory_bytes() -> int:
     return int(getattr(psutil.Process().memory_info(), "peak_wset", 0))
 
 
-def _version(package: str) -> str:
+def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "not installed"
+        return None

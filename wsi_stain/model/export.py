@@ -20,10 +20,12 @@ from wsi_stain.config.loader import dump, load
 from wsi_stain.config.model import BundleConfig, BundlePromise, BundleWeights
 from wsi_stain.config.train import TrainConfig
 from wsi_stain.errors import BundleError, WsiStainError
+from wsi_stain.files.atomic import atomic_write, replacing
+from wsi_stain.files.notice import RESEARCH_USE
 from wsi_stain.model.bundle import SPEC, WEIGHTS, Bundle, Generator, sha256_of
 from wsi_stain.model.tile_invariance import MARGIN, field, in_words, measure, promise
 
-RESEARCH_ONLY = "RESEARCH USE ONLY"
+RESEARCH_ONLY = RESEARCH_USE.upper()
 TO_COMPLETE = "TO COMPLETE"
 OF_THE_MACHINE = ("device", "threads", "workers")
 """Training settings that do not affect the model."""
@@ -50,8 +52,7 @@ def pack(run: Path, folder: Path, *, version: str = "1.0.0", licence: str = "Apa
         if (folder / name).exists():
             raise BundleError(f"{folder} already contains a bundle ({name}); choose another folder, or remove it first")
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{WEIGHTS}.part"
-    try:
+    with replacing(folder / WEIGHTS, sole=True) as part:
         facts = _copy_weights(run / WEIGHTS, part)
         spec = BundleConfig(
             name=folder.resolve().name,
@@ -63,15 +64,12 @@ def pack(run: Path, folder: Path, *, version: str = "1.0.0", licence: str = "Apa
             licence=licence,
         )
         measured = _measure(Bundle(spec, folder))
-        part.replace(folder / WEIGHTS)
-    finally:
-        part.unlink(missing_ok=True)
     spec = dataclasses.replace(
         spec, weights=BundleWeights(WEIGHTS, sha256_of(folder / WEIGHTS)), invariance=promise(measured)
     )
     if not (folder / spec.card).exists():
-        (folder / spec.card).write_text(_card(spec, config, measured, facts), encoding="utf-8")
-    (folder / SPEC).write_text(yaml.safe_dump(dump(spec), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        atomic_write(folder / spec.card, _card(spec, config, measured, facts))
+    atomic_write(folder / SPEC, yaml.safe_dump(dump(spec), sort_keys=False, allow_unicode=True))
     return Bundle.open(folder)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from wsi_stain.config.convert import Precision, PrecisionChoice
@@ -162,5 +162,4 @@ def pick_precision(name: PrecisionChoice, device: str) -> Precision:
 def save_half(source: Path, target: Path) -> None:
     """Copy a weight file with kernels in float16; vectors (norms, biases) stay float32, since float16 underflows."""
     tensors = {k: v.half() if v.is_floating_point() and v.dim() > 1 else v for k, v in load_file(source).items()}
-    save_file(tensors, target)
-    target.chmod(0o644)  # safetensors writes files that only their owner can read
+    target.write_bytes(save(tensors))  # `save_file` makes files that only their owner can read

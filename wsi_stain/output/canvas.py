@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ import numpy as np
 
 from wsi_stain.config.convert import OutputConfig
 from wsi_stain.errors import OutputError
+from wsi_stain.files.atomic import atomic_write, is_temporary
 from wsi_stain.geometry import Box, Size
 from wsi_stain.output.encoding import TILE_PX
 from wsi_stain.output.pyramid import Pyramid
@@ -119,23 +119,18 @@ class BlockStore:
                 path.unlink()
 
     def sweep(self) -> None:
-        """Delete temporary files of killed writers; only for the holder of the lock."""
-        for path in self.folder.glob("tmp-*"):
-            path.unlink(missing_ok=True)
+        """Delete temporary files of killed writers (`tmp-*` of version 0.1); only for the holder of the lock."""
+        for path in self.folder.iterdir():
+            if is_temporary(path) or path.name.startswith("tmp-"):
+                path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Delete the folder: the output is complete."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file of the folder atomically."""
-        temporary = self.folder / f"tmp-{uuid.uuid4().hex}"
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(self.folder / name)
-        except OSError:
-            temporary.unlink(missing_ok=True)  # frees space on a full disk
-            raise
+    def write(self, name: str, data: bytes, *, sync: bool = True) -> None:
+        """Write a file of the folder atomically; files with a checksum need no `sync`."""
+        atomic_write(self.folder / name, data, sync=sync)
 
     def put(self, index: tuple[int, int], members: Iterable[tuple[str, bytes]], notes: Mapping[str, Any]) -> None:
         """Write a block's file: its members, and its notes (JSON)."""
@@ -144,7 +139,7 @@ class BlockStore:
             file.writestr(_member("notes.json"), json.dumps(notes, sort_keys=True))
             for name, data in members:
                 file.writestr(_member(name), data)
-        self.write(_name(index), buffer.getvalue())
+        self.write(_name(index), buffer.getvalue(), sync=False)
 
     def open(self, index: tuple[int, int]) -> zipfile.ZipFile:
         """A painted block's file."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from wsi_stain.files.atomic import replacing
 from wsi_stain.geometry import Box
 from wsi_stain.output.canvas import REMAINS, BlockStore, CanvasSpec, claim, gather, pack_remains
 from wsi_stain.output.encoding import TILE_PX, Encoding, pad_tile
@@ -66,16 +67,13 @@ class TileSpool:
         """Encode the coarse levels."""
         if not self.pyramid.is_deep:
             return
-        levels = range(self.pyramid.depth + 1, len(self.sizes))
         with ExitStack() as stack:
-            files = {
-                level: stack.enter_context(zipfile.ZipFile(self.store.folder / f"tmp-level_{level}.zip", "w"))
-                for level in levels
-            }
+            files: dict[int, zipfile.ZipFile] = {}
+            for level in range(self.pyramid.depth + 1, len(self.sizes)):
+                temporary = stack.enter_context(replacing(self.store.folder / f"level_{level}.zip", sole=True))
+                files[level] = stack.enter_context(zipfile.ZipFile(temporary, "w"))
             for level, row, column, pixels in self.pyramid.coarse(self.store.strips()):
                 files[level].writestr(zipfile.ZipInfo(f"{row}/{column}"), self.encoding.encode(pad_tile(pixels)))
-        for level in levels:
-            (self.store.folder / f"tmp-level_{level}.zip").replace(self.store.folder / f"level_{level}.zip")
 
     def tiles(self, level: int) -> Iterator[bytes]:
         """Encoded 512×512 tiles of a level, row by row."""

@@ -34,7 +34,7 @@ class Shelf:
     def put(self, tile: Box, pixels: np.ndarray) -> None:
         """Keep a tile, uint8 (h, w, 3)."""
         data = pack_remains(pixels)
-        self._store.write(_name(tile), zlib.crc32(data).to_bytes(4, "little") + data)
+        self._store.write(_name(tile), zlib.crc32(data).to_bytes(4, "little") + data, sync=False)
 
     def take(self, tile: Box, like: np.ndarray) -> np.ndarray | None:
         """The tile's pixels in the shape of `like`, if stored."""

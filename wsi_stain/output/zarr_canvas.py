@@ -17,6 +17,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 
+from wsi_stain.files.atomic import atomic_write
 from wsi_stain.geometry import Box
 from wsi_stain.output.canvas import REMAINS, BlockStore, CanvasSpec, beside, claim, gather, pack_remains
 from wsi_stain.output.encoding import TILE_PX, pad_tile
@@ -87,9 +88,7 @@ class ZarrCanvas:
         path = self._root / "zarr.json"
         group = json.loads(path.read_text(encoding="utf-8"))
         group["attributes"]["wsi_stain"] |= facts
-        part = beside(path, ".part")
-        part.write_text(json.dumps(group, indent=2), encoding="utf-8")
-        part.replace(path)
+        atomic_write(path, json.dumps(group, indent=2))
 
     def finish(self) -> None:
         """Write the coarse levels and give the group its final name."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from wsi_stain.cluster.threads import thread_count
 from wsi_stain.errors import TrainingError
 from wsi_stain.measure.registration import NO_MATCH, Match, Structure, match, structure
 from wsi_stain.pairs.leaks import Tile, neighbours, same_images, shared_slides
@@ -96,7 +97,7 @@ def problems(pairs: Sequence[Pair], crop: int) -> list[str]:
         Images that cannot be read, are of unequal sizes or smaller than the crop, and leaks between splits; of each
         kind the first ten. Leaks inferred from similarity alone (`leaks.neighbours`) are not included.
     """
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(thread_count()) as pool:
         return _problems(list(pool.map(lambda pair: _read(pair)[0], pairs)), crop)
 
 
@@ -114,7 +115,7 @@ def check(
     order = np.random.default_rng(seed).permutation(len(pairs))
     figures: dict[int, Figures] = {}
     shuffled: list[float] = []
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(thread_count()) as pool:
         for chunk in np.array_split(order, max(1, math.ceil(len(pairs) / CHUNK))):
             matched = list(pool.map(lambda i: _matched(pairs[i]), chunk))
             figures |= {int(i): found for i, (found, _) in zip(chunk, matched, strict=True)}

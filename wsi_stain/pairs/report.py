@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from wsi_stain.errors import OutputError
+from wsi_stain.files.atomic import new_folder
 from wsi_stain.measure.registration import REACH
 from wsi_stain.pairs.check import CHANCE, LEAST_PAIRS, LEAST_SHARE, Check, Figures, agreeing, separation
 
@@ -60,16 +61,14 @@ def save(check: Check, folder: Path) -> None:
         OutputError: the folder exists.
     """
     refuse(folder)
-    part = folder.with_name(folder.name + ".part")
-    part.mkdir(parents=True, exist_ok=True)
-    (part / SUMMARY).write_text(as_json(check) + "\n", encoding="utf-8")
-    with (part / TABLE).open("w", encoding="utf-8", newline="") as file:
-        table = [_line(f) for f in check.figures]
-        writer = csv.DictWriter(file, list(table[0]) if table else [])
-        writer.writeheader()
-        writer.writerows(table)
-    _draw(check, part / PICTURE)
-    part.rename(folder)
+    with new_folder(folder) as part:
+        (part / SUMMARY).write_text(as_json(check) + "\n", encoding="utf-8")
+        with (part / TABLE).open("w", encoding="utf-8", newline="") as file:
+            table = [_line(f) for f in check.figures]
+            writer = csv.DictWriter(file, list(table[0]) if table else [])
+            writer.writeheader()
+            writer.writerows(table)
+        _draw(check, part / PICTURE)
 
 
 def refuse(folder: Path) -> None:

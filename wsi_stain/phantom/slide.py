@@ -7,7 +7,6 @@ rest, and a slide of ten gigapixels is written in the memory of one row of tiles
 from __future__ import annotations
 
 import functools
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -19,6 +18,8 @@ import numpy as np
 import tifffile
 
 from wsi_stain.errors import OutputError
+from wsi_stain.files.atomic import replacing
+from wsi_stain.files.disk import told_when_full
 from wsi_stain.geometry import Box, Size
 from wsi_stain.output.encoding import TILE_PX, Encoding, pad_tile
 from wsi_stain.phantom import histology
@@ -82,16 +83,16 @@ def write_slide(
         raise OutputError(f"{path} already exists: choose another name or allow overwriting")
     if not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
         raise OutputError(f"a phantom cannot be drawn at {mpp} µm/px: choose {MPP_RANGE[0]} to {MPP_RANGE[1]}")
-    part = path.with_name(path.name + ".part")
     section, encoding = Section(size, float(mpp), seed), Encoding("jpeg", quality, "420")
     try:
-        with tempfile.TemporaryFile(dir=path.parent) as spool:
+        with (
+            told_when_full(path),
+            replacing(path, sole=True) as part,
+            tempfile.TemporaryFile(dir=path.parent) as spool,
+        ):
             _write_pages(part, section, encoding, spool, progress or (lambda share: None))
-        os.replace(part, path)
     except OSError as err:
-        raise OutputError(f"cannot write {path}: {err.strerror or err}; check the folder and its free space") from err
-    finally:
-        part.unlink(missing_ok=True)
+        raise OutputError(f"cannot write {path}: {err.strerror or err}; check that its folder is writable") from err
 
 
 @functools.lru_cache(maxsize=16)

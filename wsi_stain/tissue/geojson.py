@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from wsi_stain.errors import MaskError
+from wsi_stain.files.atomic import atomic_write
 from wsi_stain.geometry import Size
 
 TOLERANCE_PX = 1e-3
@@ -59,7 +60,7 @@ def write(path: Path, array: np.ndarray, cell: Fraction, size: Size | None) -> N
         CELL_KEY: f"{cell.numerator}/{cell.denominator}",
         "features": [feature] if polygons else [],
     }
-    path.write_text(json.dumps(collection), encoding="utf-8")
+    atomic_write(path, json.dumps(collection))
 
 
 def outlines(array: np.ndarray) -> list[list[np.ndarray]]:

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wsi_stain.errors import TrainingError
+from wsi_stain.files.atomic import atomic_write
 from wsi_stain.model.bundle import WEIGHTS
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write tensors and JSON-serialisable facts; the old file remains intact until the new one is on disk."""
-    part = path.with_name(path.name + ".part")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, {"facts": json.dumps(facts)})
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    content = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    # Not `save_file`: it writes through a temporary of its own, which a kill leaves under a random name, and makes
+    # files that only their owner can read.
+    atomic_write(path, safetensors.torch.save(content, {"facts": json.dumps(facts)}), sole=True)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

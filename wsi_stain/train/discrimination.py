@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from scipy.stats import rankdata
 
 from wsi_stain.errors import TrainingError
+from wsi_stain.files.atomic import atomic_write
 from wsi_stain.measure.metrics import Estimate
 from wsi_stain.nn.pixels import to_tensor
 from wsi_stain.pairs.neighbours import Neighbours
@@ -124,7 +125,7 @@ def save(result: Discrimination, folder: Path, split: str) -> None:
     """Write discrimination.json and similarity.png."""
     figures = {name: dataclasses.asdict(getattr(result, name)) for name in ("auc", "accuracy")}
     facts = {"threshold": result.threshold, "pairs": len(result.pairs), "split": split}
-    (folder / JSON).write_text(json.dumps(figures | facts, indent=1) + "\n", encoding="utf-8")
+    atomic_write(folder / JSON, json.dumps(figures | facts, indent=1) + "\n")
     _plot(result, folder / PLOT)
 
 

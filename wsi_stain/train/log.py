@@ -9,6 +9,8 @@ from types import TracebackType
 import numpy as np
 from PIL import Image
 
+from wsi_stain.files.atomic import atomic_write
+
 LOG = "log.jsonl"
 WINDOW = 20
 """Steps averaged in one log line."""
@@ -76,4 +78,4 @@ def _cut(log: Path, images: int) -> None:
         if not line.endswith("\n") or json.loads(line)["images"] > images:
             break
         kept.append(line)
-    log.write_text("".join(kept), encoding="utf-8")
+    atomic_write(log, "".join(kept))

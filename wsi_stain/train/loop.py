@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,12 +16,17 @@ import yaml
 from torch import Tensor, nn
 
 from wsi_stain.errors import ConfigError, TrainingError
+from wsi_stain.files import record
+from wsi_stain.files.atomic import atomic_write
+from wsi_stain.files.disk import told_when_full
 from wsi_stain.files.lock import locked
 from wsi_stain.nn.pixels import to_tensor
 from wsi_stain.train import checkpoint
 from wsi_stain.train.crops import Crops, Images, numbers, stream
 from wsi_stain.train.log import RunLog
 from wsi_stain.train.parallel import Ranks
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.safetensors"
 CONFIG = "config.yaml"
@@ -117,11 +123,12 @@ def run(
     Raises:
         ConfigError: the folder holds a run with other settings.
         OutputError: another process is training in the folder.
+        NoRoom: the disk is full.
         TrainingError: a loss is not finite or exceeds `EXPLODED`.
     """
     if ranks.is_first:
         stage.folder.mkdir(parents=True, exist_ok=True)
-    with locked(stage.folder / "lock") if ranks.is_first else nullcontext():
+    with told_when_full(stage.folder / CHECKPOINT), locked(stage.folder / "lock") if ranks.is_first else nullcontext():
         images = _open(stage, recipe, ranks)
         if images < stage.total:
             _train(stage, recipe, crops, ranks, images, progress=progress, draw=draw)
@@ -192,7 +199,7 @@ def _open(stage: Stage, recipe: Recipe, ranks: Ranks) -> int:
     if not path.exists():
         ranks.wait()  # every process must look for a checkpoint before the first one writes
         if ranks.is_first:
-            (stage.folder / CONFIG).write_text(yaml.safe_dump(stage.settings, sort_keys=False), encoding="utf-8")
+            atomic_write(stage.folder / CONFIG, yaml.safe_dump(stage.settings, sort_keys=False))
         ranks.wait()
         return 0
     tensors, facts = checkpoint.load(path)
@@ -201,6 +208,10 @@ def _open(stage: Stage, recipe: Recipe, ranks: Ranks) -> int:
     if changed:
         raise ConfigError(
             f"{stage.folder} holds a run with different settings ({', '.join(changed)}): choose another run folder"
+        )
+    if ranks.is_first and (changed := record.changes(facts.get("versions", record.versions()), record.versions())):
+        logger.warning(
+            "%s was begun with other versions (%s); it continues with these", stage.folder, ", ".join(changed)
         )
     recipe.load_state(tensors)
     ranks.wait()
@@ -237,5 +248,7 @@ def _save(stage: Stage, recipe: Recipe, results: Mapping[str, nn.Module], images
     if ranks.is_first:
         for file, module in results.items():
             checkpoint.save(stage.folder / file, module.state_dict(), {"images": images})
-        checkpoint.save(stage.folder / CHECKPOINT, state, {"images": images, "settings": stage.fixed})
+        checkpoint.save(
+            stage.folder / CHECKPOINT, state, {"images": images, "settings": stage.fixed, "versions": record.versions()}
+        )
     ranks.wait()

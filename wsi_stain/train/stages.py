@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from wsi_stain.cluster.threads import processors
 from wsi_stain.config.loader import dump
 from wsi_stain.config.train import PretrainScheduleConfig, ScheduleConfig, TrainConfig
 from wsi_stain.errors import TrainingError
@@ -111,8 +112,8 @@ def _recipe(config: TrainConfig, total: int, group: Ranks) -> Recipe:
 
 @contextmanager
 def _prepared(config: TrainConfig, batch: int) -> Generator[Ranks]:
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    # torch knows OMP_NUM_THREADS, but not the limits of a container.
+    torch.set_num_threads(config.threads or min(torch.get_num_threads(), processors()))
     with ranks(config.device, batch) as group:
         yield group
 

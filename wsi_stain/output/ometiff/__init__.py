@@ -5,9 +5,10 @@ problems(path)                     the violations of the numbered rules in a fil
 describe(path)                     the contents and provenance of a file
 """
 
+from wsi_stain.files.notice import NOTICE, RESEARCH_USE
 from wsi_stain.output.ometiff.describe import describe
 from wsi_stain.output.ometiff.validate import Problem, problems
 from wsi_stain.output.ometiff.write import TileSource, write
-from wsi_stain.output.ometiff.xml import NOTICE, RESEARCH_USE, OmeMetadata, Roi
+from wsi_stain.output.ometiff.xml import OmeMetadata, Roi
 
 __all__ = ["NOTICE", "RESEARCH_USE", "OmeMetadata", "Problem", "Roi", "TileSource", "describe", "problems", "write"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_stain.errors import SlideError
+from wsi_stain.files.notice import NOTICE
 from wsi_stain.output.ometiff import tiff as t
 from wsi_stain.output.ometiff import xml
 from wsi_stain.output.ometiff.jpeg import read_header
@@ -79,7 +80,7 @@ def _ome_facts(subject: Subject) -> dict[str, Any]:
         "magnification": xml.magnification(root),
         "creator": root.get("Creator"),
         "uuid": root.get("UUID"),
-        "virtual": xml.NOTICE in annotations.values(),
+        "virtual": NOTICE in annotations.values(),
         "stain": annotations.get("stain"),
         "rois": len(root.findall("ROI")),
         "annotations": annotations,

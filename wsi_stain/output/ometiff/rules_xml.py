@@ -7,6 +7,7 @@ import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 
+from wsi_stain.files.notice import NOTICE, RESEARCH_USE
 from wsi_stain.output.ometiff import tiff as t
 from wsi_stain.output.ometiff import xml
 from wsi_stain.output.ometiff.subject import Problem, Subject, error, warning
@@ -136,7 +137,7 @@ def provenance(subject: Subject) -> Iterator[Problem]:
         return
     annotations = subject.ome.iterfind("StructuredAnnotations//Value")
     content = " ".join(text for element in annotations for text in element.itertext())
-    for words in (xml.NOTICE, xml.RESEARCH_USE):
+    for words in (NOTICE, RESEARCH_USE):
         if words not in content:
             yield error(20, f"its annotations lack {words!r}: it can be mistaken for a physical stain; convert again")
     missing = [key for key in xml.REQUIRED if key not in xml.map_annotations(subject.ome)]

@@ -9,11 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from wsi_stain import __version__
+from wsi_stain.files.notice import NOTICE, RESEARCH_USE
 from wsi_stain.geometry import Box, Size
-
-NOTICE = "VIRTUAL STAIN - NOT A PHYSICAL IHC"
-"""Written into every output, so that a virtual stain cannot be mistaken for a physical one."""
-RESEARCH_USE = "Research use only"
 
 SCHEMA = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 PROVENANCE = "wsi-stain/provenance"
