@@ -25,11 +25,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wsi_stain import phantom
+from wsi_stain.config.model import TOKEN_PX, WINDOW_TOKENS
 from wsi_stain.geometry import Box, Size
 from wsi_stain.measure.deconvolution import POSITIVE_OD, dab
 from wsi_stain.model.bundle import DEFAULT, Bundle
-from wsi_stain.nn.coa import MARGIN, WINDOW, windowed_attention
-from wsi_stain.nn.generator import QUARTER, Generator
+from wsi_stain.nn.coa import MARGIN, windowed_attention
+from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.inference import load_generator
 from wsi_stain.nn.pixels import to_pixels, to_tensor
 from wsi_stain.nn.wavelet import use_strided_haar
@@ -65,12 +66,12 @@ class Network:
     def __init__(self, bundle: Bundle) -> None:
         self.module: Generator = load_generator(bundle.config.generator, bundle.weights_path).requires_grad_(False)
         use_strided_haar(self.module)
-        self.is_windowed = self.module.multiple == WINDOW * QUARTER
+        self.is_windowed = self.module.multiple == WINDOW_TOKENS * TOKEN_PX
 
     @torch.inference_mode()
     def __call__(self, pixels: Pixels, origin: tuple[int, int] = (0, 0)) -> Pixels:
         """uint8 (h, w, 3) → the same; the windows lie on multiples of 128 px from `origin` back."""
-        offset = origin[0] // QUARTER % WINDOW, origin[1] // QUARTER % WINDOW
+        offset = origin[0] // TOKEN_PX % WINDOW_TOKENS, origin[1] // TOKEN_PX % WINDOW_TOKENS
         if self.module.coa is not None and self.is_windowed:
             self.module.coa.attend = partial(anchored, offset=offset) if any(offset) else windowed_attention
         return to_pixels(self.module(to_tensor(pixels[None])))[0]
@@ -79,20 +80,20 @@ class Network:
 def anchored(q: Tensor, k: Tensor, v: Tensor, *, offset: tuple[int, int]) -> Tensor:
     """`windowed_attention` of a tile whose first token is token `offset` of a window."""
     (n, d, h, w), (top, left) = q.shape, offset
-    pad = (left, -(left + w) % WINDOW, top, -(top + h) % WINDOW)
+    pad = (left, -(left + w) % WINDOW_TOKENS, top, -(top + h) % WINDOW_TOKENS)
     around = tuple(side + MARGIN for side in pad)
-    rows, columns = (top + h + pad[3]) // WINDOW, (left + w + pad[1]) // WINDOW
+    rows, columns = (top + h + pad[3]) // WINDOW_TOKENS, (left + w + pad[1]) // WINDOW_TOKENS
 
     def windows(x: Tensor, side: int) -> Tensor:
-        cut = x.unfold(2, side, WINDOW).unfold(3, side, WINDOW)
+        cut = x.unfold(2, side, WINDOW_TOKENS).unfold(3, side, WINDOW_TOKENS)
         return cut.permute(0, 2, 3, 4, 5, 1).reshape(-1, side * side, x.shape[1])
 
-    queries, wide = windows(F.pad(q, pad), WINDOW), WINDOW + 2 * MARGIN
+    queries, wide = windows(F.pad(q, pad), WINDOW_TOKENS), WINDOW_TOKENS + 2 * MARGIN
     keys, values = (windows(F.pad(x, around), wide) for x in (k, v))
     mask = windows(F.pad(q.new_ones(1, 1, h, w), around), wide).bool().squeeze(-1)[:, None].repeat(n, 1, 1)
     attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-    grid = attended.view(n, rows, columns, WINDOW, WINDOW, d).permute(0, 5, 1, 3, 2, 4)
-    return grid.reshape(n, d, rows * WINDOW, columns * WINDOW)[..., top : top + h, left : left + w]
+    grid = attended.view(n, rows, columns, WINDOW_TOKENS, WINDOW_TOKENS, d).permute(0, 5, 1, 3, 2, 4)
+    return grid.reshape(n, d, rows * WINDOW_TOKENS, columns * WINDOW_TOKENS)[..., top : top + h, left : left + w]
 
 
 def tiled(stain: Stain, over: Box, tile: int, overlap: int, shift: int) -> Pixels:

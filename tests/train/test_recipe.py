@@ -17,21 +17,23 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from wsi_stain.config.loader import dump
+from wsi_stain.config.loader import dump, load
 from wsi_stain.config.model import GeneratorConfig
+from wsi_stain.config.train import TrainConfig
 from wsi_stain.errors import ConfigError, OutputError, TrainingError
 from wsi_stain.model.bundle import WEIGHTS
+from wsi_stain.model.training_run import CHECKPOINT
 from wsi_stain.nn.encoder import Encoder
 from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.inference import load_generator
 from wsi_stain.train import checkpoint, loop
 from wsi_stain.train.encoders import Encoders
+from wsi_stain.train.log import RunLog
 from wsi_stain.train.losses import adversarial, patches, weighted_l1
 from wsi_stain.train.optimize import calibrate
 from wsi_stain.train.recipe import StainingRecipe
 from wsi_stain.train.stages import train
 
-CHECKPOINT = loop.CHECKPOINT
 ONE = torch.ones(1, 1, 1)
 
 
@@ -415,3 +417,41 @@ def test_encoders_have_one_shape_and_separate_weights() -> None:
     shapes = [{k: v.shape for k, v in part.state_dict().items()} for part in (encoders.he, encoders.ihc)]
     assert shapes[0] == shapes[1]
     assert not torch.equal(encoders.he.head[-1].weight, encoders.ihc.head[-1].weight)  # type: ignore[arg-type]
+
+
+def test_damaged_pieces_of_a_run_are_refused_in_one_sentence(tmp_path: Path, pairs: Path) -> None:
+    settings_of_run = config(pairs, tmp_path / "run", "schedule.images=4")
+    train(settings_of_run)
+    state, result = tmp_path / "run" / CHECKPOINT, tmp_path / "run" / WEIGHTS
+    good = state.read_bytes()
+    tensors, facts = checkpoint.load(state)
+    tensors = {key: tensor.clone() for key, tensor in tensors.items()}  # they are mapped from the file
+    state.write_bytes(good[:-1])
+    with pytest.raises(TrainingError, match=r"is not a checkpoint of wsi-stain train .*; remove it to start again"):
+        train(settings_of_run)
+    state.write_bytes(result.read_bytes())  # a weight file, but no state
+    with pytest.raises(TrainingError, match="is not a checkpoint of wsi-stain train: remove it"):
+        train(settings_of_run)
+    checkpoint.save(state, {key: tensor for key, tensor in tensors.items() if "trunk.0" not in key}, facts)
+    with pytest.raises(TrainingError, match=r"lacks a part of the training \(.*trunk\.0.*\): remove it") as error:
+        train(settings_of_run)
+    assert "\n" not in str(error.value)
+    state.write_bytes(good)
+    log = tmp_path / "run" / "log.jsonl"
+    log.write_text("no JSON\n")
+    longer = settings(pairs, tmp_path / "run") | {"schedule": {"images": 4, "batch": 2, "save_images": 4}}
+    train(load(TrainConfig, longer))  # finished: nothing is logged
+    with pytest.raises(TrainingError, match=r"log\.jsonl has a damaged line \('no JSON'\): remove the file to resume"):
+        RunLog(tmp_path / "run", 4)
+
+
+def test_removed_pieces_of_a_finished_run_are_written_again(tmp_path: Path, pairs: Path) -> None:
+    settings_of_run = config(pairs, tmp_path / "run", "schedule.images=4")
+    file = train(settings_of_run)
+    assert file is not None
+    before = [(path, path.read_bytes()) for path in (file, file.with_name("config.yaml"))]
+    for path, _ in before:
+        path.unlink()
+    train(settings_of_run)
+    for path, content in before:
+        assert path.read_bytes() == content, path.name

@@ -11,8 +11,8 @@ from typing import Literal
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from torch import Tensor, nn
 
-WINDOW = 32
-"""Side of a query window in tokens (128 px)."""
+from wsi_stain.config.model import WINDOW_TOKENS
+
 MARGIN = 16
 """Tokens by which the keys reach beyond the query window, on each side."""
 
@@ -51,20 +51,20 @@ def global_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def windowed_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Each window of 32×32 queries attends to the 64×64 keys around it, as far as they lie inside; all (N, d, H, W)."""
     n, d, h, w = q.shape
-    assert h % WINDOW == w % WINDOW == 0, f"{h}x{w} tokens are not whole windows of {WINDOW}"
-    rows, columns = h // WINDOW, w // WINDOW
+    assert h % WINDOW_TOKENS == w % WINDOW_TOKENS == 0, f"{h}x{w} tokens are not whole windows of {WINDOW_TOKENS}"
+    rows, columns = h // WINDOW_TOKENS, w // WINDOW_TOKENS
     if rows == columns == 1:  # nothing lies around the only window: the same sum without its masked keys
         return global_attention(q, k, v)
-    queries = _windows(q, WINDOW)
-    inside = _windows(F.pad(q.new_ones(1, 1, h, w), [MARGIN] * 4), WINDOW + 2 * MARGIN).bool()
-    keys, values = (_windows(F.pad(x, [MARGIN] * 4), WINDOW + 2 * MARGIN) for x in (k, v))
+    queries = _windows(q, WINDOW_TOKENS)
+    inside = _windows(F.pad(q.new_ones(1, 1, h, w), [MARGIN] * 4), WINDOW_TOKENS + 2 * MARGIN).bool()
+    keys, values = (_windows(F.pad(x, [MARGIN] * 4), WINDOW_TOKENS + 2 * MARGIN) for x in (k, v))
     mask = inside.squeeze(-1)[:, None, None].repeat(n, 1, 1, 1)
     attended = F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None], attn_mask=mask)
-    grid = attended.view(n, rows, columns, WINDOW, WINDOW, d)
+    grid = attended.view(n, rows, columns, WINDOW_TOKENS, WINDOW_TOKENS, d)
     return grid.permute(0, 5, 1, 3, 2, 4).reshape(n, d, h, w)
 
 
 def _windows(x: Tensor, side: int) -> Tensor:
     """(N, d, H, W) → (N · windows, side², d), a window every 32 tokens."""
-    cut = x.unfold(2, side, WINDOW).unfold(3, side, WINDOW)  # (N, d, rows, columns, side, side)
+    cut = x.unfold(2, side, WINDOW_TOKENS).unfold(3, side, WINDOW_TOKENS)  # (N, d, rows, columns, side, side)
     return cut.permute(0, 2, 3, 4, 5, 1).reshape(-1, side * side, x.shape[1]).contiguous()

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from torch import Tensor, nn
 
-from wsi_stain.nn.coa import MARGIN, WINDOW, CoA, windowed_attention
+from wsi_stain.config.model import WINDOW_TOKENS
+from wsi_stain.nn.coa import MARGIN, CoA, windowed_attention
 from wsi_stain.nn.fast_layers import affine, fixed, rescale
 
 SCORES = 1 << 19
@@ -41,7 +42,7 @@ class FastCoA(nn.Module):
             conv(x).permute(0, 2, 3, 1)
             for conv, x in ((self.query, features), (self.key, context), (self.value, context))
         )
-        attended = in_windows(q, k, v, WINDOW if self.windowed else max(q.shape[1:3]))
+        attended = in_windows(q, k, v, WINDOW_TOKENS if self.windowed else max(q.shape[1:3]))
         return features + attended.permute(0, 3, 1, 2)
 
 

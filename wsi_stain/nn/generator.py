@@ -13,16 +13,11 @@ from torch import Tensor, nn
 
 from wsi_stain.config.model import GeneratorConfig
 from wsi_stain.nn.blocks import ResidualBlock
-from wsi_stain.nn.coa import WINDOW, CoA
+from wsi_stain.nn.coa import CoA
 from wsi_stain.nn.encoder import EncoderTrunk
 from wsi_stain.nn.msfpm import MSFPM
 from wsi_stain.nn.norm import use_tile_statistics
 from wsi_stain.nn.vmfe import VMFE
-
-QUARTER = 4
-"""Pixels per token: trunk and attention work at quarter resolution."""
-HAAR_MULTIPLE = 8
-"""Three Haar levels at full resolution decimate by 8: shifts by fewer pixels change the result."""
 
 
 class Generator(nn.Module):
@@ -37,7 +32,7 @@ class Generator(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         c = config.channels
-        self.multiple = WINDOW * QUARTER if config.coa and config.attention == "windowed" else HAAR_MULTIPLE
+        self.multiple = config.multiple
         self.vmfe = VMFE(c, wavelet=config.wavelet)
         self.msfpm = MSFPM(c)
         self.encoder = EncoderTrunk(c) if config.coa else None
