@@ -117,7 +117,7 @@ def test_the_walltime_may_have_days(tmp_path: Path) -> None:
 
 def test_pbs_gets_its_resources_from_cores_and_memory(tmp_path: Path) -> None:
     script = job_script(shipped("pbs", tmp_path, resources=None, memory="8GiB", cores=6))
-    assert "#PBS -l select=1:ncpus=6:mem=8192mb" in script
+    assert "#PBS -l select=1:ncpus=6:mem=8192MB" in script
 
 
 def test_pods_get_what_the_file_says() -> None:
