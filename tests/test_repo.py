@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,67 @@ def test_the_research_use_notice_stands_in_one_place() -> None:
         texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in docs]
         found += [path.name for text in texts if isinstance(text, str) and "research use" in text.lower()]
     assert found == ["notice.py"]
+
+
+PUBLIC = {"_replace", "_asdict", "_fields", "_make"}
+"""Methods of named tuples, whose underscore only keeps them apart from the fields."""
+
+
+def uses(node: ast.AST) -> Iterator[str]:
+    """The names that an expression or import takes from an object or another module."""
+    match node:
+        case ast.Attribute():
+            yield node.attr
+        case ast.ImportFrom():
+            yield from ".".join([node.module or "", *(alias.name for alias in node.names)]).split(".")
+        case ast.Import():
+            yield from ".".join(alias.name for alias in node.names).split(".")
+        case ast.Call(func=ast.Name(id="getattr" | "setattr" | "hasattr"), args=[_, ast.Constant(value=str(name)), *_]):
+            yield name
+
+
+def defines(node: ast.AST) -> Iterator[str]:
+    """The names that a class or an assignment to an attribute of `self` defines."""
+    match node:
+        case ast.Attribute(value=ast.Name(id="self"), ctx=ast.Store()):
+            yield node.attr
+        case ast.ClassDef():
+            for item in node.body:
+                if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                    yield item.name
+                elif isinstance(item, ast.Assign | ast.AnnAssign):
+                    targets = item.targets if isinstance(item, ast.Assign) else [item.target]
+                    yield from map(ast.unparse, targets)
+
+
+def foreign_private_names(text: str) -> set[str]:
+    """Private names that a module uses of objects or modules and does not define itself."""
+    nodes = list(ast.walk(ast.parse(text)))
+    names = {name for node in nodes for name in uses(node)} - {name for node in nodes for name in defines(node)}
+    return {name for name in names - PUBLIC if name.startswith("_") and not name.startswith("__")}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_module_reaches_into_the_private_parts_of_another(path: Path) -> None:
+    # What a library keeps private changes without notice. Classes of one module are friends.
+    assert foreign_private_names(path.read_text()) == set()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cluster._correct_state()",
+        "import torch\ntorch._C.x",
+        "from dask import _compat",
+        "import dask._task_spec",
+        "from dask._task_spec import Task",
+        "getattr(tensor, '_base')",
+        "class A:\n    def f(self): self.cluster._lock = 1",
+        "class Keeper(Adaptive):\n    def f(self): return self._adapting",
+    ],
+)
+def test_the_rule_of_private_parts_sees(text: str) -> None:
+    assert foreign_private_names(text)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

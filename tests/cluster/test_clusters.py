@@ -7,14 +7,17 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from distributed import KilledWorker, LocalCluster
 
 from wsi_stain.cluster import ClusterConfig, KubernetesConfig, explain, is_retiring, kubernetes, local, open_cluster
 from wsi_stain.cluster.deaths import cause_of
+from wsi_stain.cluster.settings import worker_environment
 from wsi_stain.config.loader import dump, load
 from wsi_stain.errors import ConfigError
 
@@ -117,21 +120,31 @@ def test_the_walltime_may_have_days(tmp_path: Path) -> None:
 
 def test_pbs_gets_its_resources_from_cores_and_memory(tmp_path: Path) -> None:
     script = job_script(shipped("pbs", tmp_path, resources=None, memory="8GiB", cores=6))
-    assert "#PBS -l select=1:ncpus=6:mem=8192mb" in script
+    assert "#PBS -l select=1:ncpus=6:mem=8192MB" in script
 
 
-def test_pods_get_what_the_file_says() -> None:
+def test_pods_are_those_of_the_file_under_the_name_of_the_run(tmp_path: Path) -> None:
     config = load(ClusterConfig, FILES / "kubernetes.yaml")
-    made = kubernetes.resource(config, "wsi-stain-1")["spec"]
-    pod = made["worker"]["spec"]
-    (worker,) = pod["containers"]
-    amount = {"cpu": "4", "memory": "16000000000", "nvidia.com/gpu": "1"}
-    assert worker["resources"] == {"requests": amount, "limits": amount}
-    assert worker["image"] == made["scheduler"]["spec"]["containers"][0]["image"] == config.kubernetes.image
-    (mount,), (volume,) = worker["volumeMounts"], pod["volumes"]
-    assert mount == {"name": volume["name"], "mountPath": "/data"}
-    assert volume["persistentVolumeClaim"] == {"claimName": "slides"}
-    assert made["scheduler"]["service"]["selector"]["dask.org/cluster-name"] == "wsi-stain-1"
+    assert config.kubernetes.spec is not None
+    file = ROOT / config.kubernetes.spec
+    config = replace(config, kubernetes=replace(config.kubernetes, spec=file))
+    spec = kubernetes.resource(config, "wsi-stain-1")
+    given = yaml.safe_load(file.read_text())
+    assert spec["metadata"] == given["metadata"] | {"name": "wsi-stain-1"}
+    assert spec["spec"]["worker"] == given["spec"]["worker"]
+    assert spec["spec"]["scheduler"]["service"]["selector"]["dask.org/cluster-name"] == "wsi-stain-1"
+    (worker,), (scheduler,) = (spec["spec"][part]["spec"]["containers"] for part in ("worker", "scheduler"))
+    assert worker["image"] == scheduler["image"]
+    assert {item["name"]: item["value"] for item in worker["env"]} == worker_environment(config.cores)
+    options = dict(pairwise(worker["args"]))
+    assert options["--nthreads"] == str(config.cores) == worker["resources"]["limits"]["cpu"]
+    assert options["--preload"] == "wsi_stain.cluster.retirement"
+    for text, words in (("a: [", "is not valid YAML"), ("kind: Pod", "is not a complete DaskCluster"), ("", "DaskC")):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            kubernetes.resource(replace(config, kubernetes=KubernetesConfig(tmp_path / "bad.yaml")), "x")
+    with pytest.raises(ConfigError, match=r"cannot read kubernetes\.spec .*none\.yaml"):
+        kubernetes.resource(replace(config, kubernetes=KubernetesConfig(tmp_path / "none.yaml")), "x")
 
 
 @pytest.mark.parametrize(
@@ -150,9 +163,15 @@ def test_pods_get_what_the_file_says() -> None:
         ({"class": "slurm", "gres": "gpu:2"}, "a worker uses one GPU"),
         ({"class": "pbs", "gres": "gpu:1"}, "only slurm supports, but class is pbs; request GPUs with `resources`"),
         ({"class": "lsf", "resources": "gpu=1"}, "only pbs and sge support"),
-        ({"class": "kubernetes"}, "kubernetes.image is empty"),
-        ({"kubernetes": {"claims": ["slides"]}}, "kubernetes.claims has 'slides': write claim:/path"),
-        ({"kubernetes": {"gpus": 2}}, "kubernetes.gpus is 2: it must be 0 or 1; a worker uses at most one GPU"),
+        ({"class": "kubernetes"}, "kubernetes.spec is missing; set it to the YAML file of a DaskCluster"),
+        ({"kubernetes": {"spec": "a.yaml"}}, "the section kubernetes has no effect where class is local; remove it"),
+        ({"kubernetes": {"image": "a"}}, "unknown key 'kubernetes.image'; known keys: spec, namespace"),
+        ({"class": "kubernetes", "kubernetes": {"spec": "a.yaml"}, "memory": "1GB"}, "set it in a.yaml"),
+        ({"partition": "gpu"}, "partition has no effect where class is local; only slurm, pbs, lsf, sge support it"),
+        ({"prologue": ["module load cuda"]}, "prologue has no effect where class is local"),
+        ({"wokers": [0, 1]}, "unknown key 'wokers'; did you mean 'workers'"),
+        ({"cores": "four"}, "cores is 'four': it must be a whole number"),
+        ({"retire_s": -1}, "retire_s is -1 and stagger_s is 60: neither may be negative"),
         ({"scheduler": "host:8786"}, "scheduler is 'host:8786': it must be an address, for example tcp://host:8786"),
         ({"cores": 0}, "cores is 0"),
     ],
@@ -175,7 +194,7 @@ def test_memory_is_read_in_every_unit(text: str, size: int) -> None:
 
 
 def test_a_configuration_survives_its_plain_form() -> None:
-    config = ClusterConfig(class_="slurm", workers=(1, 5), prologue=("a", "b"), kubernetes=KubernetesConfig(gpus=1))
+    config = ClusterConfig(class_="slurm", workers=(1, 5), prologue=("a", "b"), kubernetes=KubernetesConfig())
     assert dump(config)["class"] == "slurm"
     assert load(ClusterConfig, dump(config)) == config
 

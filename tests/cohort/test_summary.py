@@ -57,17 +57,29 @@ def out(tmp_path) -> Path:
 
 
 class Page(HTMLParser):
-    """Collects the texts of cells, what is loaded, and what is linked."""
+    """Collects the texts of cells, what is loaded, and what is linked; every element must be closed in order."""
+
+    void = ("meta", "img")
 
     def __init__(self, text: str) -> None:
         super().__init__()
+        self.open: list[str] = []
         self.rows: list[list[str]] = []
         self.loaded: list[str] = []
         self.links: list[str] = []
+        self.tags: list[str] = []
         self.feed(text)
+        assert self.open == []
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
 
     def handle_starttag(self, tag, attrs):
         values = dict(attrs)
+        assert len(values) == len(attrs), "no attribute twice"
+        self.tags.append(tag)
+        if tag not in self.void:
+            self.open.append(tag)
         if tag == "tr":
             self.rows.append([])
         if tag in ("td", "th"):
@@ -93,6 +105,30 @@ def test_the_page_says_what_became_of_every_slide(out):
     assert "no tissue & no luck" in other[6]
     assert "RESEARCH USE ONLY" in text
     assert "2 done, 1 failed" in text
+
+
+def test_names_and_messages_stay_text_whatever_they_contain(out):
+    hostile = """</td><script>alert('1')</script> & "x" onload='2'"""
+    content = json.loads((out / "cohort.json").read_text())
+    for row in content["rows"]:
+        row["slide_id"], row["slide"], row["model"] = hostile.replace("/", ""), hostile, hostile
+    (out / "cohort.json").write_text(json.dumps(content))
+    for path in out.glob("*.account.json"):
+        account = json.loads(path.read_text()) | {"stain": hostile, "model": hostile, "warnings": [hostile]}
+        (out / f"{hostile.replace('/', '')}.account.json").write_text(
+            json.dumps(account | {"seams": {"verdict": hostile}, "mask_file": hostile})
+        )
+    text = write_summary(out).read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.tags.count("script") == 1, "the page's own"
+    assert len(page.rows) == 4
+    done = [row for row in page.rows[1:] if "done" in row[6]]
+    assert len(done) == 2
+    for row in done:
+        assert f"{hostile} by {hostile}" in row[0]
+        assert hostile in row[5]
+        assert hostile in row[6]
+    assert "alert('1')" not in text
 
 
 def test_the_page_needs_no_other_file_and_its_links_lead_somewhere(out):

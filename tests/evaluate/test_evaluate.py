@@ -231,7 +231,7 @@ def sixteen_bits(folder: Path) -> None:
     [
         (lacking, "lacks 1 of 2 images, first missing: f1.png"),
         (doubled, "the same stem"),
-        (broken, "cannot decode"),
+        (broken, r"f1\.png cannot be decoded"),
         (sixteen_bits, "8 bits per channel"),
         (small, "9 × 8 px but its field is 256 × 256"),
     ],

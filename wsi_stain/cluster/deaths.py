@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 from pathlib import Path
 from typing import Literal
 
+from wsi_stain.cluster import slurm
 from wsi_stain.config.cluster import ClusterConfig
 
 Cause = Literal["memory", "walltime", "node", "cancelled"]
@@ -79,23 +79,10 @@ def _cause(log: Path, config: ClusterConfig) -> Cause | None:
     text = log.read_text(encoding="utf-8", errors="replace")
     job = re.search(r"-(\d+)\.\w+$", log.name)
     if config.class_ == "slurm" and job:
-        text += _slurm_state(job[1])
+        text += f"\n{slurm.state(job[1])}"
     return cause_of(text)
 
 
 def cause_of(text: str) -> Cause | None:
     """The cause found in a log or in the job state of a batch system."""
     return next((cause for cause, sign in SIGNS.items() if re.search(sign, text)), None)
-
-
-def _slurm_state(job: str) -> str:
-    """The state of an ended job; sites without accounting keep it for a few minutes."""
-    for command in (["sacct", "-X", "-n", "-P", "-o", "State", "-j", job], ["scontrol", "show", "job", job, "-o"]):
-        try:
-            result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        state = re.search(r"JobState=(\w+)", result.stdout) or re.match(r"\s*(\w+)", result.stdout)
-        if result.returncode == 0 and state:
-            return f"\n{state[1]}"
-    return ""

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
+from wsi_stain.cluster import slurm
 from wsi_stain.cluster.settings import Started, worker_environment
 from wsi_stain.config.cluster import ClusterConfig
 from wsi_stain.errors import ConfigError
 
 CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}
 """Class names in dask_jobqueue."""
+
+NAMES = {
+    "slurm": {"account": "account"},
+    "pbs": {"account": "account", "resources": "resource_spec"},
+    "lsf": {"account": "project"},
+    "sge": {"account": "project", "resources": "resource_spec"},
+}
+"""Keys of the cluster file whose arguments in dask_jobqueue differ between batch systems."""
 
 FEWEST, MOST = 0, 8
 """Default number of workers."""
@@ -96,7 +103,7 @@ def options(config: ClusterConfig, name: str) -> dict[str, Any]:
         "queue": config.partition,
         "walltime": _walltime(config),
         "silence_logs": "error",
-    } | _own_options(config)
+    } | {name: getattr(config, key) for key, name in NAMES[config.class_].items()}
 
 
 def _exports(config: ClusterConfig) -> list[str]:
@@ -120,21 +127,6 @@ def _walltime(config: ClusterConfig) -> str:
     return f"{hours:02}:{minutes:02}" if config.class_ == "lsf" else f"{hours:02}:{minutes:02}:{seconds:02}"
 
 
-def _own_options(config: ClusterConfig) -> dict[str, Any]:
-    """Arguments whose names differ between batch systems."""
-    match config.class_:
-        case "slurm":
-            return {"account": config.account}
-        case "pbs":
-            default = f"select=1:ncpus={config.cores}:mem={(config.memory_bytes or 0) >> 20}mb"
-            return {"resource_spec": config.resources or default, "account": config.account}
-        case "lsf":
-            return {"ncpus": config.cores, "mem": config.memory_bytes, "project": config.account}
-        case _:
-            # The name of the parallel environment is specific to the site and belongs in `directives`.
-            return {"resource_spec": config.resources, "project": config.account}
-
-
 def _check(config: ClusterConfig, job_cluster: Any) -> None:
     """Raise ConfigError for a job that would never start."""
     command = job_cluster.job_cls.submit_command
@@ -144,18 +136,4 @@ def _check(config: ClusterConfig, job_cluster: Any) -> None:
             "jobs (a login node), or choose another --cluster"
         )
     if config.class_ == "slurm":
-        _check_slurm(config, job_cluster.job_script())
-
-
-def _check_slurm(config: ClusterConfig, script: str) -> None:
-    """Check with `sbatch --test-only` that SLURM accepts the job."""
-    with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
-        file.write(script)
-        file.flush()
-        result = subprocess.run(["sbatch", "--test-only", file.name], capture_output=True, text=True, check=False)
-    if result.returncode:
-        words = " ".join(result.stderr.replace("sbatch: error:", "").replace("allocation failure:", "").split())
-        raise ConfigError(
-            f"SLURM refuses the workers' job: {words}; compare partition, account, gres, cores, memory and walltime in "
-            "the cluster file with the output of `sinfo` and `scontrol show partition`"
-        )
+        slurm.check(job_cluster.job_script())

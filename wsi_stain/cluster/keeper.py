@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import getpass
+import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from distributed.core import Status
 from distributed.deploy.adaptive import Adaptive
+
+from wsi_stain.cluster import slurm
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +24,8 @@ LONGEST_PAUSE_S = 600
 class Keeper(Adaptive):
     """Keeps as many workers as there are slides, and replaces lost ones.
 
-    Dask itself (distributed 2026.8) requests workers by the expected duration of a task, which is unknown for a slide;
-    it counts lost workers as planned; and it waits forever for a job that ended before its worker connected.
+    Dask itself (distributed 2026.8) requests workers by the expected duration of a task, which is unknown for a slide,
+    and waits forever for a job that ended before its worker connected.
 
     Args:
         cluster: of dask-jobqueue.
@@ -34,9 +38,10 @@ class Keeper(Adaptive):
 
     def __init__(self, cluster: Any, demand: Callable[[], int], **options: Any) -> None:
         super().__init__(cluster, **options)
-        self._demand = demand
+        self._jobs, self._demand = cluster, demand
         self.failure: str | None = None
-        self._seen: set[Any] = set()
+        self._numbers = itertools.count()
+        self._seen: set[str] = set()
         self._failures = 0
         self._resume = 0.0
 
@@ -48,54 +53,57 @@ class Keeper(Adaptive):
 
     async def target(self) -> int:
         """Number of workers that could be used now; each slide is a task and can use a whole worker."""
-        cluster: Any = self.cluster
-        scheduler = cluster.scheduler
+        scheduler = self._jobs.scheduler
         tasks = len(scheduler.unrunnable) + len(scheduler.queued)
         return max(self._demand(), tasks + sum(len(worker.processing) for worker in scheduler.workers.values()))
 
+    async def scale_up(self, n: int) -> None:
+        """Submit jobs until there are `n`; returns when all are submitted.
+
+        Dask cancels the job of a lost worker by name some seconds later, so no name is used twice.
+        """
+        names = [f"{self._jobs.name}-{next(self._numbers)}" for _ in range(n - len(self._jobs.worker_spec))]
+        self._jobs.worker_spec.update(dict.fromkeys(names, self._jobs.new_spec))
+        try:
+            await self._jobs
+        except (RuntimeError, ValueError, OSError) as err:
+            refused = {name: job for name, job in self._jobs.workers.items() if job.job_id is None}
+            if not refused:
+                raise
+            for job in refused.values():
+                job.status = Status.failed  # otherwise Dask's `close` takes it for one that still starts
+            await self._jobs.scale_down(refused)
+            reason = " ".join(str(err).rpartition("stderr:")[2].split())
+            self._note(f"a job could not be submitted: {reason}; check your limits in the batch system")
+
     async def _forget(self) -> None:
-        """Remove workers whose jobs ended from the plan."""
-        cluster: Any = self.cluster
-        if cluster._lock.locked() or cluster._correct_state_waiting:  # jobs are being submitted or cancelled
-            return
-        here = {worker["name"] for worker in cluster.scheduler_info["workers"].values()}
+        """Remove workers whose jobs ended from Dask's plan. No job is being submitted: `scale_up` waits for that."""
+        here = {str(name) for name in self.observed}
         self._seen |= here
         if here:
             self._failures = 0
-        missing = {name: job for name, job in cluster.workers.items() if name not in here}
+        missing = {name: job for name, job in self._jobs.workers.items() if name not in here}
         queued = await self._queued() if missing else set()
-        for name, job in missing.items():
-            if job.job_id is None or (queued is not None and job.job_id not in queued):
-                self._note(name, job)
-                cluster.workers.pop(name, None)
-        for name in set(cluster.worker_spec) - set(cluster.workers):
-            del cluster.worker_spec[name]
-            # Dask cancels the job of a lost worker by name some seconds later, so a new worker must not reuse the name.
-            cluster._i = max(cluster._i, int(name.rpartition("-")[2]) + 1)
+        ended = {name: job for name, job in missing.items() if queued is not None and job.job_id not in queued}
+        for name, job in ended.items():
+            if name not in self._seen:
+                log = Path(job.log_directory) / f"{job.job_name}-{job.job_id}.err"
+                self._note(
+                    f"job {job.job_id} ended before its worker connected: {_last_line(log)} ({log}); run its commands "
+                    "on a node"
+                )
+        if lost := ended.keys() | (self._jobs.worker_spec.keys() - self._jobs.workers.keys()):
+            await self._jobs.scale_down(lost)
 
     async def _queued(self) -> set[str] | None:
-        """Ids of this user's pending and running jobs; `None` if the batch system cannot be queried."""
-        cluster: Any = self.cluster
-        if cluster.job_cls.submit_command != "sbatch":
-            return None
-        try:
-            return set((await cluster.job_cls._call(["squeue", "-h", "-u", getpass.getuser(), "-o", "%A"])).split())
-        except RuntimeError as err:  # for example a restarting SLURM controller; retried at the next pulse
-            logger.warning("squeue failed: %s", " ".join(str(err).split()))
-            return None
+        """Ids of this user's pending and running jobs; `None` if unknown."""
+        is_slurm = self._jobs.job_cls.submit_command == "sbatch"
+        return await asyncio.to_thread(slurm.queued) if is_slurm else None
 
-    def _note(self, name: Any, job: Any) -> None:
-        """Record a job that ended before its worker connected, usually due to the environment of the node."""
-        if name in self._seen:
-            return
+    def _note(self, message: str) -> None:
+        """Record a job without a worker, usually due to the environment of the node, and wait before the next."""
         self._failures += 1
         self._resume = time.monotonic() + min(2**self._failures, LONGEST_PAUSE_S)
-        log = Path(job.log_directory) / f"{job.job_name}-{job.job_id}.err"
-        message = (
-            f"job {job.job_id} ended before its worker connected: {_last_line(log)} ({log}); run its commands on a node"
-        )
-        if job.job_id is None:
-            message = "a job could not be submitted; see the batch system's message above, and your limits there"
         logger.error("%s", message)
         self.failure = self.failure or message
 

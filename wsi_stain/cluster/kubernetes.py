@@ -1,18 +1,17 @@
-"""Workers as pods of the Dask operator (https://kubernetes.dask.org): defines and starts the cluster resource."""
+"""Workers as pods of the Dask operator (https://kubernetes.dask.org), defined by the user's `DaskCluster` resource."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from wsi_stain.cluster.settings import Started, worker_environment
+import yaml
+
+from wsi_stain.cluster.settings import Started
 from wsi_stain.config.cluster import ClusterConfig
 from wsi_stain.errors import ConfigError
 
 FEWEST, MOST = 0, 8
 """Default number of workers."""
-
-READY = {"httpGet": {"port": "http-dashboard", "path": "/health"}, "initialDelaySeconds": 5, "periodSeconds": 10}
-"""Readiness probe of the scheduler pod, from the example of the operator."""
 
 
 def start(config: ClusterConfig, name: str) -> Started:
@@ -31,50 +30,23 @@ def start(config: ClusterConfig, name: str) -> Started:
 
 
 def resource(config: ClusterConfig, name: str) -> dict[str, Any]:
-    """The DaskCluster resource (kubernetes.dask.org/v1): the scheduler and the pod of a worker."""
-    return {
-        "apiVersion": "kubernetes.dask.org/v1",
-        "kind": "DaskCluster",
-        "metadata": {"name": name},
-        "spec": {
-            "worker": {"replicas": 1, "spec": _worker(config)},
-            "scheduler": {"spec": {"containers": [_scheduler(config)]}, "service": _service(name)},
-        },
-    }
+    """The DaskCluster resource of the user's file under the name of this run.
 
-
-def _worker(config: ClusterConfig) -> dict[str, Any]:
-    amount = {"cpu": str(config.cores), "memory": str(config.memory_bytes)}
-    gpus = {"nvidia.com/gpu": str(config.kubernetes.gpus)} if config.kubernetes.gpus else {}
-    claims = [claim.split(":", 1) for claim in config.kubernetes.claims]
-    options = ["--name", "$(DASK_WORKER_NAME)", "--nthreads", str(config.cores), "--memory-limit", "0", "--no-nanny"]
-    container = {
-        "name": "worker",
-        "image": config.kubernetes.image,
-        "args": ["dask", "worker", *options, "--preload", "wsi_stain.cluster.retirement"],
-        "env": [{"name": key, "value": value} for key, value in worker_environment(config.cores).items()],
-        "resources": {"requests": amount | gpus, "limits": amount | gpus},
-        "volumeMounts": [{"name": f"claim-{i}", "mountPath": path} for i, (_, path) in enumerate(claims)],
-    }
-    volumes = [{"name": f"claim-{i}", "persistentVolumeClaim": {"claimName": c}} for i, (c, _) in enumerate(claims)]
-    return {"containers": [container], "volumes": volumes}
-
-
-def _scheduler(config: ClusterConfig) -> dict[str, Any]:
-    ports = [("tcp-comm", 8786), ("http-dashboard", 8787)]
-    return {
-        "name": "scheduler",
-        "image": config.kubernetes.image,
-        "args": ["dask", "scheduler"],
-        "ports": [{"name": port, "containerPort": number, "protocol": "TCP"} for port, number in ports],
-        "readinessProbe": READY,
-    }
-
-
-def _service(name: str) -> dict[str, Any]:
-    ports = [("tcp-comm", 8786), ("http-dashboard", 8787)]
-    return {
-        "type": "ClusterIP",
-        "selector": {"dask.org/cluster-name": name, "dask.org/component": "scheduler"},
-        "ports": [{"name": port, "protocol": "TCP", "port": n, "targetPort": port} for port, n in ports],
-    }
+    Raises:
+        ConfigError: the file is missing or holds something else.
+    """
+    path = config.kubernetes.spec
+    assert path, "checked with the configuration"
+    try:
+        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+        spec["metadata"]["name"] = name
+        spec["spec"]["scheduler"]["service"]["selector"]["dask.org/cluster-name"] = name
+    except OSError as err:
+        raise ConfigError(f"cannot read kubernetes.spec {path}: {err.strerror}; check the path") from err
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(err).split())}") from err
+    except (KeyError, TypeError) as err:
+        raise ConfigError(
+            f"{path} is not a complete DaskCluster ({err}); compare it with pipelines/kubernetes/dask-cluster.yaml"
+        ) from err
+    return spec

@@ -40,7 +40,7 @@ def start(config: ClusterConfig, name: str) -> Started:
     cluster.worker_spec.update(workers)
 
     async def begin() -> None:
-        await cluster._correct_state()
+        await cluster
 
     # Start in the background, as Dask's `scale` does, so that an interrupted caller has a cluster to close.
     loop: Any = cluster.loop

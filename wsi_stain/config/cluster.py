@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from wsi_stain.config.ranges import Count, NonNegativeInt, Range, check_ranges
+from wsi_stain.config.ranges import Count, NonNegativeInt, check_ranges
 from wsi_stain.errors import ConfigError
 
 Kind = Literal["local", "slurm", "pbs", "lsf", "sge", "kubernetes"]
 
 BATCH = ("slurm", "pbs", "lsf", "sge")
 """Kinds whose workers are jobs with a walltime."""
+
+BATCH_ONLY = ("partition", "account", "directives", "prologue", "interface", "python")
+"""Keys of the job script."""
 
 UNITS = {"": 1} | {
     unit: base**power
@@ -25,23 +28,13 @@ UNITS = {"": 1} | {
 
 @dataclass(frozen=True, slots=True)
 class KubernetesConfig:
-    """Settings of pods only."""
+    """Settings of pods only, as dask-kubernetes takes them."""
 
-    image: str = ""
-    """Container image with wsi-stain, for example built from `pipelines/container/Containerfile`."""
+    spec: Path | None = None
+    """YAML file with the `DaskCluster` resource: image, resources, volumes and node selectors of scheduler and workers.
+    Start from `pipelines/kubernetes/dask-cluster.yaml`."""
     namespace: str | None = None
     """Namespace of the pods; by default that of the kubectl context."""
-    claims: tuple[str, ...] = ()
-    """`claim:/path`: persistent volume claims with the slides and for the outputs, mounted in every pod. The command
-    itself must run with the same paths, in a pod of that namespace."""
-    gpus: Annotated[int, Range(0, 1)] = 0
-    """GPUs (nvidia.com/gpu) of a worker, which uses at most one; raise `workers` for more."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        invalid = [claim for claim in self.claims if not re.fullmatch(r"[a-z0-9.-]+:/.*", claim)]
-        if invalid:
-            raise ConfigError(f"kubernetes.claims has {invalid[0]!r}: write claim:/path, for example slides:/data")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +92,7 @@ class ClusterConfig:
                 f"resources is {self.resources!r}, which only pbs and sge support, "
                 f"but class is {self.class_}; remove it"
             )
-        if self.class_ == "kubernetes" and not self.kubernetes.image:
-            raise ConfigError(
-                "class is kubernetes but kubernetes.image is empty; set it to a container image with wsi-stain"
-            )
+        _check_keys(self)
 
     @property
     def is_batch(self) -> bool:
@@ -139,9 +129,27 @@ def _check_numbers(config: ClusterConfig) -> None:
         )
 
 
+def _check_keys(config: ClusterConfig) -> None:
+    """Raise ConfigError for keys that would have no effect, and for missing ones."""
+    if config.class_ == "kubernetes" and config.kubernetes.spec is None:
+        raise ConfigError(
+            "class is kubernetes but kubernetes.spec is missing; set it to the YAML file of a DaskCluster, for example "
+            "a copy of pipelines/kubernetes/dask-cluster.yaml"
+        )
+    if config.class_ != "kubernetes" and config.kubernetes != KubernetesConfig():
+        raise ConfigError(f"the section kubernetes has no effect where class is {config.class_}; remove it")
+    if config.class_ == "kubernetes" and config.memory is not None:
+        raise ConfigError(f"memory is {config.memory!r}, but class is kubernetes; set it in {config.kubernetes.spec}")
+    given = [key for key in BATCH_ONLY if getattr(config, key)]
+    if given and config.class_ not in BATCH:
+        raise ConfigError(
+            f"{given[0]} has no effect where class is {config.class_}; only {', '.join(BATCH)} support it; remove it"
+        )
+
+
 def _check_gres(config: ClusterConfig) -> None:
     if config.class_ != "slurm":
-        others = "`resources` (pbs, sge), `directives` (lsf) or kubernetes.gpus"
+        others = "`resources` (pbs, sge), `directives` (lsf) or kubernetes.spec"
         raise ConfigError(
             f"gres is {config.gres!r}, which only slurm supports, but class is {config.class_}; "
             f"request GPUs with {others}"

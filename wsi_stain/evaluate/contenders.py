@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from wsi_stain.errors import ConfigError
 from wsi_stain.evaluate.figures import View
 from wsi_stain.model.bundle import Bundle, Generator
+from wsi_stain.slide.readers.base import Unsuited
+from wsi_stain.slide.readers.image import decode
 
 BLUR_PX = 16.0
 SHIFT_PX = 25
 ENDINGS = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
-EIGHT_BITS = {"RGB", "RGBA", "L", "P"}
-"""Pillow modes that convert to RGB without loss of range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +92,9 @@ def from_folder(folder: Path, names: Iterable[str]) -> Contender:
 
 def _open(path: Path, view: View) -> np.ndarray:
     try:
-        with Image.open(path) as image:
-            if image.mode not in EIGHT_BITS:
-                raise ConfigError(f"{path} has pixel mode {image.mode!r}: save it with 8 bits per channel")
-            pixels = np.asarray(image.convert("RGB"))
-    # Pillow's decoders raise the last three on broken files, not OSError.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:
-        raise ConfigError(f"cannot decode {path}: {err}; save it again") from err
+        pixels = decode(path).pixels
+    except Unsuited as err:
+        raise ConfigError(f"{path} {err}") from err
     if pixels.shape != view.real.shape:
         size, field_size = (f"{a.shape[1]} × {a.shape[0]}" for a in (pixels, view.real))
         raise ConfigError(f"{path} is {size} px but its field is {field_size} px: they must have the same size")

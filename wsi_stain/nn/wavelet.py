@@ -43,8 +43,8 @@ class LibraryHaar(nn.Module):
         self.forward_transform = DWTForward(J=1, wave="haar", mode="zero")
         self.inverse_transform = DWTInverse(wave="haar", mode="zero")
         for transform in (self.forward_transform, self.inverse_transform):
-            for name in list(transform._buffers):
-                transform._non_persistent_buffers_set.add(name)
+            for name, filters in list(transform.named_buffers(recurse=False)):
+                transform.register_buffer(name, filters, persistent=False)
 
     def split(self, x: Tensor) -> Tensor:
         """See `Haar.split`."""

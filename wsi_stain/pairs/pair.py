@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from PIL import Image
 
 from wsi_stain.errors import TrainingError
+from wsi_stain.slide.readers.base import Unsuited
+from wsi_stain.slide.readers.image import decode
 
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 COLUMNS = ("he", "ihc", "slide_id", "split")
@@ -33,8 +34,6 @@ LAYOUTS = {
     "plain": (("", "he", "ihc"), ("", "HE", "IHC")),
 }
 """Split, folder of H&E and folder of IHC; where both are one folder, each image holds both stains side by side."""
-COLOUR_MODES = {"RGB", "RGBA", "L", "LA", "P", "PA", "CMYK", "YCbCr"}
-"""Pillow modes with 8 bits per channel, which convert to RGB without loss of range."""
 HeSide = Literal["", "left", "right"]
 
 
@@ -222,10 +221,6 @@ def _halves(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _decode(path: Path) -> np.ndarray:
     try:
-        with Image.open(path) as image:
-            if image.mode not in COLOUR_MODES:
-                raise TrainingError(f"{path} has pixel mode {image.mode!r}: save it with 8 bits per channel")
-            return np.asarray(image.convert("RGB"))
-    # Pillow's decoders raise the last three on broken files, not OSError.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as err:
-        raise TrainingError(f"cannot decode {path}: {err}; remove the pair or repair the file") from err
+        return decode(path).pixels
+    except Unsuited as err:
+        raise TrainingError(f"{path} {err}, or remove the pair") from err

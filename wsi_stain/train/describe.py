@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from wsi_stain.config.train import TrainConfig
 from wsi_stain.nn.discriminator import Discriminator
@@ -88,14 +89,14 @@ def _saved_numbers(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
 @contextmanager
 def _saved(module: nn.Module) -> abc.Generator[dict[int, int]]:
     sizes: dict[int, int] = {}
-    weights = {id(p) for p in module.parameters()}
-    alive = []  # ids are unique only among live objects
+    weights = {StorageWeakRef(p.untyped_storage()).cdata for p in module.parameters()}
+    alive: list[StorageWeakRef] = []  # the numbers of storages are unique only while they are referenced
 
     def note(tensor: Tensor) -> Tensor:
-        base = tensor if tensor._base is None else tensor._base
-        if id(base) not in weights:
-            alive.append(base)
-            sizes[id(base)] = base.numel()
+        storage = tensor.untyped_storage()
+        alive.append(StorageWeakRef(storage))
+        if alive[-1].cdata not in weights:
+            sizes[alive[-1].cdata] = storage.nbytes() // tensor.element_size()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):

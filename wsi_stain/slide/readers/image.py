@@ -1,19 +1,28 @@
-"""PNG and JPEG images: one level, held in memory, without a pixel size."""
+"""PNG, JPEG and small TIFF images: `decode` for all purposes, and the reader of images that serve as slides.
+
+`decode` is not for the tiles of a slide, which its reader decodes.
+"""
 
 from __future__ import annotations
 
+import struct
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from wsi_stain.errors import SlideError
 from wsi_stain.geometry import Box, Size
-from wsi_stain.slide.readers.base import Facts, over_white
+from wsi_stain.slide.readers.base import Facts, Unsuited, over_white
 
 MAX_PX = 100_000_000
 """Largest image, in pixels: the whole image is held in memory (300 MB)."""
+MODES = ("RGB", "RGBA", "L", "LA", "P", "PA")
+"""Pillow modes with 8 bits per channel whose colours are sRGB or grey."""
+COLOUR_MODES = ("RGB", "RGBA", "P")
+"""Modes of images in colour: the models expect H&E, and the result for a grey image would be meaningless."""
 
 
 class ImageBackend:
@@ -23,12 +32,13 @@ class ImageBackend:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._pixels, self.facts = _load(path)
-        except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as err:  # raised by Pillow for broken files
-            reason = str(err).replace(str(path), path.name)
-            raise SlideError(
-                f"{path.name} cannot be decoded ({reason}); the file is damaged or truncated; copy it again"
-            ) from err
+            image = decode(path)
+        except Unsuited as err:
+            raise SlideError(f"{path.name} {err}") from err
+        if image.mode not in COLOUR_MODES:
+            raise SlideError(f"{path.name} has image mode {image.mode}; a brightfield slide must be 8-bit RGB")
+        self._pixels = image.pixels
+        self.facts = Facts("generic", image.format, mpp=None, mpp_from="", codec=image.format, icc=image.icc)
         self.sizes = (Size(*self._pixels.shape[:2]),)
 
     def read(self, level: int, box: Box) -> np.ndarray:
@@ -43,25 +53,57 @@ class ImageBackend:
         self._pixels = np.empty((0, 0, 3), np.uint8)
 
 
-def _load(path: Path) -> tuple[np.ndarray, Facts]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below raises a clearer error
-        try:
-            image = Image.open(path)
-        except Image.DecompressionBombError as err:
-            raise SlideError(_too_large(path.name)) from err
-    with image:
-        if image.width * image.height > MAX_PX:
-            raise SlideError(_too_large(path.name))
-        if image.mode not in ("RGB", "RGBA", "P"):
-            raise SlideError(f"{path.name} has image mode {image.mode}; a brightfield slide must be 8-bit RGB")
-        pixels = np.asarray(image.convert("RGB") if image.mode == "RGB" else image.convert("RGBA"))
-        codec = image.format or ""
-        icc = image.info.get("icc_profile")
-    pixels = pixels.copy() if pixels.shape[2] == 3 else over_white(pixels)
-    facts = Facts(vendor="generic", format=codec, mpp=None, mpp_from="", codec=codec, icc=icc)
-    return pixels, facts
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """An image in memory."""
+
+    pixels: np.ndarray
+    """uint8 (h, w, 3) sRGB, upright, read-only."""
+    format: str
+    """Name of the file format, for example `PNG`."""
+    mode: str
+    """Pillow's name of the pixels in the file, for example `L` for grey."""
+    icc: bytes | None
+    """Embedded colour profile, not applied."""
 
 
-def _too_large(name: str) -> str:
-    return f"{name} has more than {MAX_PX / 1e6:.0f} million pixels; convert it to a tiled TIFF, for example with vips"
+def decode(path: Path) -> DecodedImage:
+    """Decode an image the same way for every purpose.
+
+    Grey becomes RGB, a palette is looked up, transparent pixels are composited over white, and the EXIF orientation is
+    applied, as image viewers do.
+
+    Raises:
+        Unsuited: the file is damaged or too large, has 16 bits per channel, or colours other than RGB. The text is a
+            predicate whose subject is the file name.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below gives a clearer message
+            with Image.open(path) as image:
+                return _decoded(image)
+    except Image.DecompressionBombError as err:
+        raise Unsuited(_too_large()) from err
+    except (OSError, SyntaxError, ValueError, struct.error) as err:  # what Pillow raises for broken files
+        reason = str(err).replace(str(path), path.name)
+        raise Unsuited(f"cannot be decoded ({reason}); the file is damaged or truncated; copy it again") from err
+
+
+def _decoded(image: Image.Image) -> DecodedImage:
+    if image.width * image.height > MAX_PX:
+        raise Unsuited(_too_large())
+    # Pillow would silently keep the upper 8 of 16 bits; only the raw mode of the file's data tells.
+    if any(";16" in str(part) for part in getattr(image, "tile", ())):
+        raise Unsuited("has 16 bits per channel; save it with 8 bits per channel")
+    if image.mode not in MODES:
+        raise Unsuited(f"has pixel mode {image.mode}; save it as RGB with 8 bits per channel")
+    icc, mode, kind = image.info.get("icc_profile"), image.mode, image.format or ""
+    upright = ImageOps.exif_transpose(image)
+    pixels = over_white(np.asarray(upright.convert("RGBA"))) if upright.has_transparency_data else None
+    pixels = np.array(upright.convert("RGB")) if pixels is None else pixels
+    pixels.setflags(write=False)  # callers share it
+    return DecodedImage(pixels, kind, mode, icc)
+
+
+def _too_large() -> str:
+    return f"has more than {MAX_PX / 1e6:.0f} million pixels; convert it to a tiled TIFF, for example with vips"

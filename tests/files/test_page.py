@@ -1,0 +1,46 @@
+"""Pages from templates: every value is escaped, a missing one is an error, and every template is in the wheel."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from jinja2 import UndefinedError
+
+import wsi_stain
+from wsi_stain.files.page import template
+
+PACKAGE = Path(wsi_stain.__file__).parent
+TEMPLATES = sorted(PACKAGE.rglob("*.jinja"))
+ROOMS = {"summary.html.jinja": "wsi_stain.cohort", "report.html.jinja": "wsi_stain.evaluate"}
+
+
+def test_templates_lie_in_their_rooms() -> None:
+    assert {path.name: f"wsi_stain.{path.parent.parent.name}" for path in TEMPLATES} == ROOMS | {
+        "page.html.jinja": "wsi_stain.files"
+    }
+    build = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+    assert build["wheel"]["packages"] == ["wsi_stain"], "hatch packs all files of the package, templates too"
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_values_are_escaped_everywhere(name: str) -> None:
+    page = template(ROOMS[name], name)
+    hostile = page.environment.from_string("""<a title="{{ x }}">{{ x }}</a>""").render(x="""<script>&"'""")
+    assert hostile.count("&lt;script&gt;&amp;&#34;&#39;") == 2
+    text = (PACKAGE / ROOMS[name].split(".")[1] / "templates" / name).read_text(encoding="utf-8")
+    assert "safe" not in text, "no value is exempt"
+    assert "autoescape" not in text
+
+
+def test_a_missing_value_is_an_error() -> None:
+    with pytest.raises(UndefinedError, match="facts"):
+        template("wsi_stain.evaluate", "report.html.jinja").render()
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
+def test_a_page_may_load_nothing(path: Path) -> None:
+    base = (PACKAGE / "files/templates/page.html.jinja").read_text(encoding="utf-8")
+    assert "default-src 'none'; img-src data:;" in base
+    text = path.read_text(encoding="utf-8")
+    assert path.name == "page.html.jinja" or text.startswith('{% extends "page.html.jinja" %}')
+    assert not any(word in text for word in ("http:", "https:", "url(", "@import", "<link", "<iframe", "<base"))
