@@ -128,7 +128,7 @@ def run(
     """
     if ranks.is_first:
         stage.folder.mkdir(parents=True, exist_ok=True)
-    with told_when_full(stage.folder / CHECKPOINT), locked(stage.folder / "lock") if ranks.is_first else nullcontext():
+    with told_when_full(stage.folder), locked(stage.folder / "lock") if ranks.is_first else nullcontext():
         images = _open(stage, recipe, ranks)
         if images < stage.total:
             _train(stage, recipe, crops, ranks, images, progress=progress, draw=draw)
