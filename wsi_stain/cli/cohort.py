@@ -110,7 +110,9 @@ def command() -> None:
 @click.option("--scheduler", metavar="ADDRESS", help="Address of a running Dask scheduler.")
 @click.option("--retry-failed", is_flag=True, help="Retry slides that failed in an earlier run.")
 @click.option(
-    "--take-over", is_flag=True, help="Break the locks of processes on other hosts. Use it only if they have ended."
+    "--take-over",
+    is_flag=True,
+    help="Break the locks of processes on other hosts, after a minute without a heartbeat. Use it only if they ended.",
 )
 def run(**options: Any) -> int:
     """Convert the unfinished slides of SHEET; summary.html in the output folder lists the result of each.

@@ -93,7 +93,7 @@ def run(request: CohortRequest, on_event: Callable[[Event], None] | None = None)
     """
     cluster = cluster_of(request)
     rows = checked(request)
-    with told_when_full(request.folder / "cohort.json"), claimed(request) as folder:
+    with told_when_full(request.folder), claimed(request) as folder:
         folder.begin(request, rows)
         chosen = [row for index, row in enumerate(rows) if request.is_chosen(index)]
         result = Result(len(chosen))

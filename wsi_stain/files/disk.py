@@ -19,7 +19,7 @@ def told_when_full(path: Path, needed_bytes: int | None = None) -> Generator[Non
     """Replace the error of a full disk or quota by `NoRoom`, also if it was re-raised as another error.
 
     Args:
-        path: the output that is written.
+        path: the file or folder that is written.
         needed_bytes: what the run needed when it started, for the message.
 
     Raises:
@@ -41,7 +41,8 @@ def no_room(error: BaseException, path: Path, needed_bytes: int | None = None) -
     if errno.EDQUOT in _numbers(error):  # free space says nothing about a quota
         cause = f"the quota on the disk of {path} is used up{': ' if needed else ''}{needed.removesuffix(', ')}"
     else:
-        folder = next(folder for folder in path.absolute().parents if folder.is_dir())
+        absolute = path.absolute()
+        folder = next(folder for folder in (absolute, *absolute.parents) if folder.is_dir())
         free = f"{gib(shutil.disk_usage(folder).free)} are free now"
         cause = f"the disk of {path} is full: {needed}{'but only ' if needed else ''}{free}"
     return NoRoom(f"{cause}; free some space and re-run the same command")

@@ -130,7 +130,7 @@ def run(
     if context.is_first:
         stage.folder.mkdir(parents=True, exist_ok=True)
     with (
-        told_when_full(stage.folder / CHECKPOINT),
+        told_when_full(stage.folder),
         locked(stage.folder / "lock") if context.is_first else nullcontext(),
     ):
         images = _open(stage, recipe, context)
