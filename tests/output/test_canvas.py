@@ -53,7 +53,7 @@ def spec_of(folder, size, block, *, name="x.ome.tiff", glass=GLASS, compression=
 
 
 def blocks_of(spec):
-    return TileGrid(spec.size, 512, 0).blocks(spec.block)
+    return TileGrid(spec.size, 512, 0, block=spec.block).blocks()
 
 
 def paint(canvas, spec, image, glass=()):

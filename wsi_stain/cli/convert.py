@@ -148,7 +148,7 @@ def describe_plan(plan: Any, sample: Any) -> str:
     from wsi_stain.conversion.resources import gib
 
     job = plan.job
-    size = job.region.size
+    size = job.grid.region.size
     state = "already done" if plan.is_done else f"{len(plan.blocks) - len(plan.todo)} of {len(plan.blocks)} painted"
     return "\n".join(
         [

@@ -123,7 +123,7 @@ def _slide(request: CohortRequest, row: Row, parent: Path, samples: dict[str, Sa
     sample = samples.get(row.model)
     return SlidePlan(
         row,
-        slide_plan.job.region.size,
+        slide_plan.job.grid.region.size,
         slide_plan.tissue_tiles_todo,
         estimate.seconds(slide_plan, sample),
         estimate.memory_bytes(slide_plan, sample),

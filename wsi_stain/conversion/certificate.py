@@ -14,7 +14,6 @@ from wsi_stain.conversion import seams
 from wsi_stain.conversion.job import Job
 from wsi_stain.geometry import Box
 from wsi_stain.output.canvas import Canvas
-from wsi_stain.tiling.grid import TileGrid
 
 CALIBRATION = 16
 """Number of tissue tiles on which the statistics of a slide are measured: 4 million px per channel."""
@@ -23,9 +22,9 @@ Tissue = dict[tuple[int, int], list[Box]]
 """Tissue tiles by the index of the block that owns them."""
 
 
-def places(grid: TileGrid, job: Job, tissue: Tissue) -> seams.Places:
+def places(job: Job, tissue: Tissue) -> seams.Places:
     """Where the output is examined; empty without tissue."""
-    return seams.choose(grid, job.region, _sorted(tissue), _seed(job))
+    return seams.choose(job.grid, _sorted(tissue), _seed(job))
 
 
 def calibration(job: Job, tissue: Tissue) -> tuple[Box, ...]:
@@ -35,13 +34,13 @@ def calibration(job: Job, tissue: Tissue) -> tuple[Box, ...]:
 
 
 def certify(
-    canvas: Canvas, job: Job, grid: TileGrid, lines: tuple[seams.Line, ...], promise: BundlePromise | None
+    canvas: Canvas, job: Job, lines: tuple[seams.Line, ...], promise: BundlePromise | None
 ) -> seams.Certificate:
     """The seam certificate of a painted canvas, from the steps in it and the comparisons that its blocks recorded."""
-    at, origin = seams.shifts(grid), (-job.region.y0, -job.region.x0)
-    steps = [seams.steps(canvas.read(line.box.shift(*origin)), line, at) for line in lines]
+    at = seams.shifts(job.grid)
+    steps = [seams.steps(canvas.read(job.grid.in_output(line.box)), line, at) for line in lines]
     comparisons = [place for notes in canvas.store.notes() for place in notes["again"]]
-    return seams.judge(steps, comparisons, promise=promise, stride=grid.stride)
+    return seams.judge(steps, comparisons, promise=promise, stride=job.grid.stride)
 
 
 def _sorted(tissue: Tissue) -> list[Box]:
@@ -49,5 +48,5 @@ def _sorted(tissue: Tissue) -> list[Box]:
 
 
 def _seed(job: Job) -> int:
-    text = f"{job.region} {job.tile} {job.overlap} {job.canvas.provenance}"
+    text = f"{job.grid.region} {job.grid.tile} {job.grid.overlap} {job.canvas.provenance}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

@@ -43,7 +43,7 @@ from wsi_stain.output import ometiff
 from wsi_stain.output.canvas import Canvas, beside
 from wsi_stain.output.tiff_canvas import TileSpool
 from wsi_stain.output.zarr_canvas import ZarrCanvas
-from wsi_stain.tiling.grid import TileGrid, painting_order
+from wsi_stain.tiling.grid import painting_order
 from wsi_stain.tissue.mask import to_geojson
 
 __all__ = ["ConvertRequest", "Plan", "Progress", "Result", "convert", "plan"]
@@ -198,8 +198,7 @@ class _Run:
             return None
         if conversion_plan.certificate is not None:
             return dump(conversion_plan.certificate)
-        grid = TileGrid(conversion_plan.view_size, job.tile, job.overlap)
-        return dump(certify(canvas, job, grid, conversion_plan.lines, conversion_plan.promise))
+        return dump(certify(canvas, job, conversion_plan.lines, conversion_plan.promise))
 
     def _assemble(self, canvas: TileSpool, unreadable: tuple[Box, ...], facts: dict[str, str]) -> None:
         """Write the OME-TIFF under its temporary name, check it, then rename it."""
@@ -250,8 +249,8 @@ class _Run:
 
     def _in_output(self, boxes: set[Box]) -> tuple[Box, ...]:
         """Tiles of the view as boxes of the output, clipped, sorted."""
-        region = self.plan.job.region
-        return tuple(sorted((box & region).shift(-region.y0, -region.x0) for box in boxes))
+        grid = self.plan.job.grid
+        return tuple(sorted(grid.in_output(box & grid.region) for box in boxes))
 
     def _count(self, report: BlockReport) -> None:
         self._generated += report.generated
@@ -294,7 +293,7 @@ class _Run:
             },
             "blocks": {"all": len(conversion_plan.blocks), "painted_in_this_run": self._painted},
             "unreadable": [list(box) for box in unreadable],
-            "size_px": list(conversion_plan.job.region.size),
+            "size_px": list(conversion_plan.job.grid.region.size),
             "seconds": {"all": seconds, **self._stages, "threads": usage.seconds},
             "threads": len(usage.threads),
             "shares": usage.shares(stain),

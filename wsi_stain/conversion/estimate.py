@@ -92,7 +92,7 @@ def seconds(plan: Plan, of: Sample | None, threads: int | None = None) -> float:
         return 0.0
     requested = plan.request.workers if threads is None else threads
     threads = min(MOST_THREADS, processors()) if requested is None else max(1, requested)
-    copying = plan.fingerprint["source_bytes"] / HASH_BYTES_PER_S + plan.job.region.area / ASSEMBLE_PX_PER_S
+    copying = plan.fingerprint["source_bytes"] / HASH_BYTES_PER_S + plan.job.grid.region.area / ASSEMBLE_PX_PER_S
     if of is None:
         return copying
     return copying + of.start_s + plan.tissue_tiles_todo * max(of.generate_s, of.other_s / threads)
@@ -107,8 +107,8 @@ def _tissue(plan: Plan, view: View) -> Iterator[Box]:
     """Tissue tiles of blocks that are spread over the remaining work."""
     image, blocks = Box.of(view.size), plan.todo or plan.blocks
     for block in blocks[:: max(1, len(blocks) // BLOCKS)]:
-        for tile in block.tiles:
-            if plan.job.owns(block, tile) and plan.mask.touches(tile & image, view.scale):
+        for tile in plan.job.grid.owned(block):
+            if plan.mask.touches(tile & image, view.scale):
                 yield tile
 
 
@@ -126,7 +126,7 @@ def _read(view: View, boxes: list[Box]) -> np.ndarray:
 def _encode(plan: Plan, tiles: np.ndarray) -> None:
     """Encode as many pixels as these tiles add to the output at level 0."""
     encoding = Encoding.of(plan.job.canvas.encoding)
-    stride = plan.job.tile - plan.job.overlap
+    stride = plan.job.grid.stride
     for tile in tiles:
         kept = tile[:stride, :stride]
         for y in range(0, kept.shape[0], TILE_PX):

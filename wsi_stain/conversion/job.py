@@ -16,7 +16,7 @@ from wsi_stain.geometry import Box
 from wsi_stain.output.canvas import Canvas, CanvasSpec
 from wsi_stain.output.tiff_canvas import TileSpool
 from wsi_stain.output.zarr_canvas import ZarrCanvas
-from wsi_stain.tiling.grid import Block
+from wsi_stain.tiling.grid import TileGrid
 from wsi_stain.tissue.mask import TissueMask
 
 Kind = Literal["tiff", "zarr"]
@@ -38,10 +38,8 @@ class Job:
     """Name or folder of the bundle."""
     device: str
     precision: Precision
-    tile: int
-    overlap: int
-    region: Box
-    """The converted region in the view's px; its first pixel is the origin of the canvas."""
+    grid: TileGrid
+    """Tiles and blocks in the view's frame; the first pixel of its region is the origin of the canvas."""
     batch: int | None
     """Tiles per call of the generator; None uses the default of its device."""
     cache_mb: int
@@ -62,18 +60,6 @@ class Job:
     def open_canvas(self) -> Canvas:
         """The canvas of this job."""
         return CANVASES[self.kind](self.canvas)
-
-    def owns(self, block: Block, tile: Box) -> bool:
-        """Whether the block owns the tile: each tile belongs to the block that contains its first pixel."""
-        y, x = max(tile.y0, self.region.y0), max(tile.x0, self.region.x0)
-        return block.write.y0 <= y < block.write.y1 and block.write.x0 <= x < block.write.x1
-
-    def blocks_of(self, tile: Box) -> list[tuple[int, int]]:
-        """Row and column of every block that needs the tile."""
-        inside, side = (tile & self.region).shift(-self.region.y0, -self.region.x0), self.canvas.block
-        rows = range(inside.y0 // side, (inside.y1 - 1) // side + 1)
-        columns = range(inside.x0 // side, (inside.x1 - 1) // side + 1)
-        return [(row, column) for row in rows for column in columns]
 
 
 @dataclass(frozen=True, slots=True)

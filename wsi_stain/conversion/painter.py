@@ -26,7 +26,7 @@ from wsi_stain.output.tile_store import SLOW_S, Shelf
 from wsi_stain.slide.slide import Slide
 from wsi_stain.tiling.blend import Blender, window
 from wsi_stain.tiling.cache import TileCache
-from wsi_stain.tiling.grid import Block, TileGrid
+from wsi_stain.tiling.grid import Block
 
 log = logging.getLogger(__name__)
 
@@ -73,11 +73,8 @@ class Painter:
         own = {} if job.statistics is None else {"statistics": job.statistics}
         self._generator = bundle.generator(job.device, precision=job.precision, **own)
         self.device = str(getattr(self._generator, "device", job.device))
-        TileGrid(
-            self._view.size, job.tile, job.overlap, self._generator.multiple
-        )  # raises if the grid does not fit the model
-        self._window = window(job.tile, job.overlap)
-        self._glass = np.full((job.tile, job.tile, 3), job.canvas.glass, np.uint8)
+        self._window = window(job.grid.tile, job.grid.overlap)
+        self._glass = np.full((job.grid.tile, job.grid.tile, 3), job.canvas.glass, np.uint8)
         self._cache = TileCache(job.cache_mb << 20)
         self._shelf, self._is_slow = Shelf(self._canvas.store), False
         self._batch = job.batch or self._generator.batch
@@ -106,7 +103,7 @@ class Painter:
             with clock("blend"):
                 pixels = self._blend(block, outputs)
             comparisons = list(self._stain_again(block, pixels, unreadable, clock))
-        owned = [tile for tile in block.tiles if self.job.owns(block, tile)]
+        owned = self.job.grid.owned(block)
         tissue_owned = len(set(owned).intersection(tissue))
         notes = {
             "tiles": len(owned),
@@ -199,7 +196,7 @@ class Painter:
 
     def _keep(self, tile: Box, pixels: np.ndarray) -> None:
         """Keep a tile in memory for other blocks of this process and, on slow devices, on disk for a resumed run."""
-        if (uses := len(self.job.blocks_of(tile))) > 1:
+        if (uses := len(self.job.grid.users(tile))) > 1:
             self._cache.keep(tile, pixels.copy(), uses - 1)  # a copy: a view would hold the whole batch
         if self._is_slow:
             self._shelf.put(tile, pixels)
@@ -208,7 +205,7 @@ class Painter:
         """Delete stored tiles that no other block needs; any others are deleted with the canvas folder."""
         if self._is_slow:
             is_painted = self._canvas.store.exists
-            self._shelf.clear(tile for tile in tiles if all(map(is_painted, self.job.blocks_of(tile))))
+            self._shelf.clear(tile for tile in tiles if all(map(is_painted, self.job.grid.users(tile))))
 
     def _blend(self, block: Block, outputs: dict[Box, np.ndarray]) -> np.ndarray:
         """The block's pixels; tiles that were not generated are background."""
@@ -227,7 +224,7 @@ class Painter:
                 raise
             if len(tiles) == 1:
                 raise DeviceError(
-                    f"the memory of {self.device} is too small for one tile of {self.job.tile} px; "
+                    f"the memory of {self.device} is too small for one tile of {self.job.grid.tile} px; "
                     "use another device (--device cpu) or a smaller tile (--set grid.tile=256)"
                 ) from err
         half = -(-len(tiles) // 2)

@@ -94,16 +94,18 @@ def plan(request: ConvertRequest, *, source: tuple[str, int] | None = None) -> P
         magnification = _magnification(slide, view)
         region = _region(request, view, slide.size)
         icc = slide.icc
-    print_ = provenance.fingerprint(request, bundle, mask, region, view, source) | {
+    print_: dict[str, Any] = provenance.fingerprint(request, bundle, mask, region, view, source) | {
         "precision": precision,
         "icc_profile": icc or "none: pixels as stored",
     }
-    job = _job(request, bundle, view, region, print_)
-    grid = TileGrid(view.size, job.tile, job.overlap, bundle.multiple)
-    blocks = tuple(grid.blocks(request.config.grid.block, region))
+    grid = TileGrid(
+        view.size, print_["tile"], print_["overlap"], bundle.multiple, region=region, block=request.config.grid.block
+    )
+    job = _job(request, bundle, view, grid, print_)
+    blocks = tuple(grid.blocks())
     done = provenance.is_done(job.canvas, print_, restart=request.restart)
     tissue = _tissue_of(job, mask, view, blocks)
-    sites = places(grid, job, {} if bundle.is_pointwise or not request.config.certificate else tissue)
+    sites = places(job, {} if bundle.is_pointwise or not request.config.certificate else tissue)
     job = replace(job, again=sites.again, calibration=calibration(job, tissue) if print_["norm"] == "slide" else ())
     todo = () if done else _todo(job, blocks, print_, restart=request.restart)
     left = sum(len(tissue[block.index]) for block in todo)
@@ -134,7 +136,7 @@ def _tissue_of(job: Job, mask: TissueMask, view: View, blocks: tuple[Block, ...]
     """The tissue tiles that each block owns; a tile has one owner."""
     image = Box.of(view.size)
     return {
-        block.index: [tile for tile in block.tiles if job.owns(block, tile) and mask.touches(tile & image, view.scale)]
+        block.index: [tile for tile in job.grid.owned(block) if mask.touches(tile & image, view.scale)]
         for block in blocks
     }
 
@@ -204,7 +206,7 @@ def _magnification(slide: Slide, view: View) -> float | None:
     return nearest if abs(nearest / usual - 1) < 0.1 else round(usual, 2)
 
 
-def _job(request: ConvertRequest, bundle: Bundle, view: View, region: Box, print_: Mapping[str, Any]) -> Job:
+def _job(request: ConvertRequest, bundle: Bundle, view: View, grid: TileGrid, print_: Mapping[str, Any]) -> Job:
     output = _shared(request, request.output or Path(f"{request.slide.stem}.{bundle.stain_slug}.ome.tiff"))
     kind = ENDINGS[_ending(output)]
     if output.exists() and output.is_dir() != (kind == "zarr"):
@@ -215,8 +217,8 @@ def _job(request: ConvertRequest, bundle: Bundle, view: View, region: Box, print
     config = request.config
     canvas = CanvasSpec(
         output=output,
-        size=region.size,
-        block=config.grid.block,
+        size=grid.region.size,
+        block=grid.block,
         glass=bundle.glass,
         encoding=config.output,
         mpp=None if view.mpp is None else float(view.mpp),
@@ -230,9 +232,7 @@ def _job(request: ConvertRequest, bundle: Bundle, view: View, region: Box, print
         model=str(_shared(request, Path(request.model)) if Path(request.model).is_dir() else request.model),
         device=request.device,
         precision=print_["precision"],
-        tile=print_["tile"],
-        overlap=print_["overlap"],
-        region=region,
+        grid=grid,
         batch=config.batch,
         cache_mb=config.cache_mb,
         canvas=canvas,
