@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import logging
-import os
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -41,8 +38,6 @@ from wsi_stain.files.lock import locked
 from wsi_stain.geometry import Box
 from wsi_stain.output import ometiff
 from wsi_stain.output.canvas import Canvas, beside
-from wsi_stain.output.tiff_canvas import TileSpool
-from wsi_stain.output.zarr_canvas import ZarrCanvas
 from wsi_stain.tiling.grid import painting_order
 from wsi_stain.tissue.mask import to_geojson
 
@@ -139,12 +134,7 @@ class _Run:
         with self._stage("certify"):
             certificate = self._certify(canvas)
         facts = {} if certificate is None else seams.in_words(certificate)
-        with self._stage("assemble"):
-            if isinstance(canvas, ZarrCanvas):
-                canvas.annotate(facts)
-            canvas.finish()
-            if isinstance(canvas, TileSpool):
-                self._assemble(canvas, unreadable, facts)
+        self._publish(canvas, facts, unreadable)
         content = self._record(canvas, unreadable) | {"seams": certificate}
         record.write(record.path_of(self.plan.output), content)
         canvas.store.remove()
@@ -155,6 +145,8 @@ class _Run:
         """Paint the missing blocks; return the tiles that could not be read, in the output's px."""
         job, blocks = self.plan.job, self.plan.blocks
         todo = canvas.todo(blocks)  # checked again: another run may have held the lock since the plan
+        for block in todo:
+            canvas.store.discard(block.index)  # a damaged file must not be taken for a painted block
         self._painted = len(todo)
         unreadable = _unreadable(canvas)
         self._check_unreadable(unreadable)
@@ -200,31 +192,16 @@ class _Run:
             return dump(conversion_plan.certificate)
         return dump(certify(canvas, job, conversion_plan.lines, conversion_plan.promise))
 
-    def _assemble(self, canvas: TileSpool, unreadable: tuple[Box, ...], facts: dict[str, str]) -> None:
-        """Write the OME-TIFF under its temporary name, check it, then rename it."""
-        conversion_plan, part = self.plan, self.plan.job.canvas.part
-        self._report("assemble", len(conversion_plan.blocks), 0)
-        metadata = ometiff.OmeMetadata(
-            name=conversion_plan.output.name,
-            mpp=conversion_plan.job.canvas.mpp,
-            magnification=conversion_plan.magnification,
-            stain=conversion_plan.stain,
-            annotations={k: v for k, v in conversion_plan.job.canvas.provenance if k not in ("notice", "use")} | facts,
-            rois=tuple(ometiff.Roi("unreadable in the source", box) for box in unreadable),
-            uuid=str(
-                uuid.uuid5(uuid.NAMESPACE_URL, "wsi-stain:" + json.dumps(conversion_plan.fingerprint, sort_keys=True))
-            ),
-        )
-        ometiff.write(part, canvas, metadata, compat_openslide=conversion_plan.request.config.output.compat_openslide)
-        with self._stage("check"):
-            self._report("check", len(conversion_plan.blocks), 0)
-            errors = [p for p in ometiff.problems(part, name=conversion_plan.output.name) if p.severity == "error"]
-        if errors:
-            message = "; ".join(f"rule {p.rule}: {p.message}" for p in errors)
-            raise OutputError(f"{part} was written but fails its check ({message}); please report this")
-        with part.open("rb") as file:
-            os.fsync(file.fileno())  # the blocks are deleted next: a power failure must not lose both
-        part.replace(conversion_plan.output)
+    def _publish(self, canvas: Canvas, facts: dict[str, str], unreadable: tuple[Box, ...]) -> None:
+        """Make the output from the canvas, and time its check."""
+        self._report("assemble", len(self.plan.blocks), 0)
+        with self._stage("assemble"), ExitStack() as check:
+
+            def on_check() -> None:
+                self._report("check", len(self.plan.blocks), 0)
+                check.enter_context(self._stage("check"))
+
+            canvas.publish(facts, unreadable, on_check)
 
     def _write_mask(self, canvas: Canvas) -> None:
         """Write the mask to the canvas folder for the workers, and next to the output for users."""

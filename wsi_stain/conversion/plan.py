@@ -101,7 +101,7 @@ def plan(request: ConvertRequest, *, source: tuple[str, int] | None = None) -> P
     grid = TileGrid(
         view.size, print_["tile"], print_["overlap"], bundle.multiple, region=region, block=request.config.grid.block
     )
-    job = _job(request, bundle, view, grid, print_)
+    job = _job(request, bundle, view, magnification, grid, print_)
     blocks = tuple(grid.blocks())
     done = provenance.is_done(job.canvas, print_, restart=request.restart)
     tissue = _tissue_of(job, mask, view, blocks)
@@ -206,7 +206,14 @@ def _magnification(slide: Slide, view: View) -> float | None:
     return nearest if abs(nearest / usual - 1) < 0.1 else round(usual, 2)
 
 
-def _job(request: ConvertRequest, bundle: Bundle, view: View, grid: TileGrid, print_: Mapping[str, Any]) -> Job:
+def _job(
+    request: ConvertRequest,
+    bundle: Bundle,
+    view: View,
+    magnification: float | None,
+    grid: TileGrid,
+    print_: Mapping[str, Any],
+) -> Job:
     output = _shared(request, request.output or Path(f"{request.slide.stem}.{bundle.stain_slug}.ome.tiff"))
     kind = ENDINGS[_ending(output)]
     if output.exists() and output.is_dir() != (kind == "zarr"):
@@ -222,6 +229,9 @@ def _job(request: ConvertRequest, bundle: Bundle, view: View, grid: TileGrid, pr
         glass=bundle.glass,
         encoding=config.output,
         mpp=None if view.mpp is None else float(view.mpp),
+        magnification=magnification,
+        stain=bundle.stain,
+        uuid=provenance.uuid_of(print_),
         provenance=tuple(provenance.provenance(print_, bundle.stain).items()),
     )
     return Job(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import uuid
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -84,6 +86,11 @@ def _source(slide: Path) -> tuple[str, int]:
             hashlib.file_digest(file, lambda: total)
         size += path.stat().st_size
     return total.hexdigest(), size
+
+
+def uuid_of(print_: Mapping[str, Any]) -> str:
+    """A UUID that is equal for equal fingerprints."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, "wsi-stain:" + json.dumps(print_, sort_keys=True)))
 
 
 def provenance(print_: Mapping[str, Any], stain: str) -> dict[str, str]:
