@@ -11,8 +11,10 @@ from builders.conversions import InvertAndBlur, pixels_of, request_of
 from builders.slides import tissue, write_svs
 
 from wsi_stain.config.convert import ConvertConfig
-from wsi_stain.conversion import painter, plan
+from wsi_stain.conversion import painter
 from wsi_stain.conversion.engine import convert
+from wsi_stain.conversion.job import Job
+from wsi_stain.conversion.survey import Survey
 from wsi_stain.geometry import Box, Size
 from wsi_stain.model.bundle import IdentityGenerator
 from wsi_stain.output.canvas import BlockStore
@@ -187,7 +189,7 @@ def test_what_is_under_way_when_a_run_fails_ends_before_its_next_batch(tmp_path,
 
     use(Failing)
     slide = write_svs(tmp_path / "s.svs", tissue(700, 600))
-    job = plan.plan(request_of(slide, tmp_path / "x.ome.tiff", "batch=1")).job
+    job = Job.of(Survey.of(request_of(slide, tmp_path / "x.ome.tiff", "batch=1")))
     block = job.grid.blocks()[0]
     (tmp_path / "x.ome.tiff.spool").mkdir()
     with pytest.raises(painter.CancelledError):

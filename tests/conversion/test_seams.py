@@ -23,7 +23,7 @@ from wsi_stain.config.convert import ConvertConfig, OutputConfig
 from wsi_stain.config.loader import dump
 from wsi_stain.config.loader import load as load_config
 from wsi_stain.config.model import BundlePromise, GeneratorConfig
-from wsi_stain.conversion import certificate, engine, painter, plan, seams
+from wsi_stain.conversion import certificate, engine, painter, seams, survey
 from wsi_stain.conversion.engine import ConvertRequest, convert
 from wsi_stain.errors import ConfigError
 from wsi_stain.geometry import Box, Size
@@ -276,7 +276,7 @@ class Fake:
 def use(monkeypatch: pytest.MonkeyPatch):
     def put(make: type, overlap: int = 32) -> None:
         found = type("Found", (), {"open": staticmethod(lambda _: Fake(make, overlap))})
-        for module in (plan, painter):
+        for module in (survey, painter):
             monkeypatch.setattr(module, "Bundle", found)
 
     return put

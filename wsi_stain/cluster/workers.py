@@ -197,6 +197,11 @@ def choose(workers: int | None, scheduler: str | None) -> Workers:
     return ThreadWorkers(workers) if workers else SerialWorkers()
 
 
+def thread_count(workers: int | None) -> int:
+    """Number of threads for `--workers`: None is one per processor, at most 8; 0 is the calling thread."""
+    return min(MOST_THREADS, processors()) if workers is None else workers
+
+
 def processors() -> int:
     """Number of processors that this process may use."""
     try:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
-from wsi_stain.cluster.workers import MOST_THREADS, processors
+from wsi_stain.cluster.workers import thread_count
 from wsi_stain.conversion.job import Job
-from wsi_stain.errors import OutputError
+from wsi_stain.errors import NoRoom, OutputError
 
 BYTES_PER_PIXEL = {"jpeg": 0.6, "deflate": 2.4, "zarr": 2.4}
 """Bytes per px of stained tissue at level 0, with a margin: H&E takes 0.2 to 0.4 as JPEG of quality 90."""
@@ -44,10 +47,25 @@ def disk_free(output: Path) -> int:
 
 def memory_bytes(job: Job, workers: int | None) -> int:
     """Bytes of blocks in work, without the model: per thread input tiles, their sum and the result; plus the cache."""
-    threads = min(MOST_THREADS, processors()) if workers is None else max(1, workers)
+    threads = max(1, thread_count(workers))
     side = min(job.canvas.block, max(job.grid.region.size))
     each = 2 * 3 * (side + 2 * job.grid.tile) ** 2 + 15 * side**2
     return threads * each + (job.cache_mb << 20) + (128 << 20)
+
+
+@contextmanager
+def disk_full(output: Path, needed_bytes: int) -> Generator[None]:
+    """Replace the system error of a full disk with NoRoom, which gives the bytes that were needed at the start."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(output.parent).free
+        raise NoRoom(
+            f"the disk of {output} is full: about {gib(needed_bytes)} were needed when this run started, but only "
+            f"{gib(free)} are free now; free some space and re-run the same command to resume"
+        ) from err
 
 
 def gib(n_bytes: float) -> str:
