@@ -18,19 +18,18 @@ from side_by_side import alternate, bars, convert, machine, mib, ratios, report,
 
 def alone(arguments: list[str]) -> None:
     """The generator over the tissue tiles of `convert ARGUMENTS`, in its batches."""
+    from itertools import chain
+
     import numpy as np
 
-    from wsi_stain.conversion.engine import plan
-    from wsi_stain.model.bundle import Bundle
-    from wsi_stain.slide.slide import Slide
+    from wsi_stain.conversion.job import Job
+    from wsi_stain.conversion.survey import Survey
 
-    made = plan(request_of(arguments))
-    job, tiles = made.job, sorted({tile for block in made.blocks for tile in block.tiles})
-    with Slide.open(job.slide, mpp=job.slide_mpp) as slide:
-        view = slide.at(job.view_mpp, allow_upsampling=job.allow_upsampling)
-        tissue = [tile for tile in tiles if made.mask.touches(tile & _whole(view), view.scale)]
-        inputs = [view.read(tile) for tile in tissue]
-    generator = Bundle.open(job.model).generator(job.device, precision=job.precision)
+    survey = Survey.of(request_of(arguments))
+    job, view = Job.of(survey), survey.view.open()
+    with view.slide:
+        inputs = [view.read(tile) for tile in sorted(chain(*survey.tissue.values()))]
+    generator = survey.bundle.generator(job.device, precision=survey.precision)
     generator(np.stack(inputs[:1]))  # the first call allocates, chooses kernels, compiles
     start = time.perf_counter()
     batch = job.batch or generator.batch
@@ -45,12 +44,6 @@ def request_of(arguments: list[str]):
 
     options = cli.command.make_context("convert", list(arguments)).params
     return cli.request_of(options.pop("slide"), **{k: v for k, v in options.items() if k not in ("dry_run", "as_json")})
-
-
-def _whole(view):
-    from wsi_stain.geometry import Box
-
-    return Box.of(view.size)
 
 
 def main() -> None:

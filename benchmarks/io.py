@@ -28,7 +28,7 @@ def read_alone(slide: Path, workers: int) -> None:
 
     with Slide.open(slide) as opened, ThreadWorkers(workers) as threads:
         view = opened.at(None)
-        blocks = TileGrid(view.size, 512, 0).blocks(GridConfig().block)
+        blocks = TileGrid(view.size, 512, 0, block=GridConfig().block).blocks()
         pixels = sum(threads.map(lambda block: view.read(block.write).size // 3, blocks))
     report(pixels=pixels)
 

@@ -1,4 +1,11 @@
-"""Sizes and boxes in whole pixels, (y, x), half-open."""
+"""Sizes and boxes in whole pixels, (y, x), half-open.
+
+A box belongs to one frame, which its name or its docstring states:
+
+    slide    level-0 pixels of the slide, within its scan bounds: `--region`, masks, annotations
+    view     pixels of the slide at the model's scale: tiles, blocks, the converted region
+    output   pixels of the view, counted from the first pixel of the region: canvas, pyramid tiles, ROIs
+"""
 
 from __future__ import annotations
 

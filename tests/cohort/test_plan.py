@@ -13,7 +13,9 @@ from wsi_stain.cohort.plan import check_room, plan
 from wsi_stain.cohort.request import to_convert
 from wsi_stain.conversion import estimate
 from wsi_stain.conversion.engine import convert
-from wsi_stain.conversion.engine import plan as plan_slide
+from wsi_stain.conversion.estimate import Estimate
+from wsi_stain.conversion.job import Job
+from wsi_stain.conversion.survey import Survey
 from wsi_stain.errors import NoRoom
 from wsi_stain.geometry import Size
 from wsi_stain.model.bundle import IdentityGenerator
@@ -75,13 +77,14 @@ def test_what_cannot_fit_is_refused_with_both_numbers(tmp_path, monkeypatch):
 @pytest.mark.parametrize("threads", [1, 4])
 def test_the_time_is_that_of_the_device_where_the_device_is_slow(tmp_path, monkeypatch, threads):
     slide = write_large(tmp_path / "s.tif", 5, 5)
-    made = plan_slide(to_convert(request_of(slide, tmp_path), checked(request_of(slide, tmp_path))[0], threads))
+    survey = Survey.of(to_convert(request_of(slide, tmp_path), checked(request_of(slide, tmp_path))[0], threads))
+    job = Job.of(survey)
     slow(monkeypatch)
-    found = estimate.sample(made, seconds=0.3)
+    found = estimate.sample(survey, job, seconds=0.3)
     assert found
     assert 1 <= found.tiles < 25, "it stops after its time"
     assert found.generate_s == pytest.approx(0.02, rel=0.5)
-    assert estimate.seconds(made, found) >= 25 * 0.02
+    assert Estimate.of(survey, job).with_sample(survey, found).seconds >= 25 * 0.02
 
 
 def test_glass_is_planned_without_a_sample(tmp_path):
@@ -98,7 +101,7 @@ def test_a_hash_that_is_known_is_not_made_again(tmp_path):
     slide = write_slides(tmp_path / "slides", 1) / "s0.tif"
     request = request_of(slide, tmp_path)
     asked = to_convert(request, checked(request)[0], 0)
-    slow_way = plan_slide(asked)
-    quick = plan_slide(asked, source=(slow_way.fingerprint["source_sha256"], slide.stat().st_size))
-    assert quick.fingerprint == slow_way.fingerprint
-    assert plan_slide(asked, source=("", 1)).fingerprint["source_bytes"] == 1
+    slow_way = Survey.of(asked)
+    quick = Survey.of(asked, source=(slow_way.source_sha256, slide.stat().st_size))
+    assert Job.of(quick) == Job.of(slow_way)
+    assert Job.of(Survey.of(asked, source=("", 1))).fingerprint.source_bytes == 1

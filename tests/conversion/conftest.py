@@ -3,7 +3,7 @@
 import pytest
 from builders.conversions import FakeBundle
 
-from wsi_stain.conversion import painter, plan
+from wsi_stain.conversion import painter, survey
 
 
 @pytest.fixture
@@ -12,7 +12,7 @@ def use(monkeypatch):
 
     def put(make, **fields):
         bundle = FakeBundle(make, **fields)
-        for module in (plan, painter):
+        for module in (survey, painter):
             monkeypatch.setattr(module, "Bundle", type("Found", (), {"open": staticmethod(lambda _: bundle)}))
         return bundle
 

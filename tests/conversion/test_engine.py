@@ -21,9 +21,9 @@ from distributed import LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsi_stain.conversion import engine, plan, provenance, resources
+from wsi_stain.conversion import engine, estimate, resources, survey
 from wsi_stain.conversion.engine import convert
-from wsi_stain.conversion.job import CANVASES
+from wsi_stain.conversion.job import CANVASES, Job
 from wsi_stain.errors import ConfigError, DeviceError, OutputError, SlideError, UnreadableRegion
 from wsi_stain.files import record
 from wsi_stain.geometry import Box, Size
@@ -37,28 +37,32 @@ settings.register_profile("wsi_stain", deadline=None)
 settings.load_profile("wsi_stain")
 
 
+def job_of(request):
+    return Job.of(survey.Survey.of(request))
+
+
 def test_auto_is_one_precision_before_anything_is_written(tmp_path, use, monkeypatch):
     use(InvertAndBlur)
     monkeypatch.setattr(FakeBundle, "precision", lambda self, device, choice: "bf16" if choice == "auto" else choice)
     slide = write_slide(tmp_path / "s.tif", noise(200, 300))
-    auto = engine.plan(request_of(slide, tmp_path / "a.ome.tiff"))
-    assert (auto.job.precision, auto.fingerprint["precision"]) == ("bf16", "bf16")
-    named = engine.plan(request_of(slide, tmp_path / "a.ome.tiff", precision="bf16"))
-    assert named.fingerprint == auto.fingerprint, "the same work, asked for in other words, is resumed"
-    assert engine.plan(request_of(slide, tmp_path / "a.ome.tiff", precision="fp32")).fingerprint != auto.fingerprint
+    auto = job_of(request_of(slide, tmp_path / "a.ome.tiff"))
+    assert auto.fingerprint.precision == "bf16"
+    named = job_of(request_of(slide, tmp_path / "a.ome.tiff", precision="bf16"))
+    assert named == auto, "the same work, asked for in other words, is resumed"
+    assert job_of(request_of(slide, tmp_path / "a.ome.tiff", precision="fp32")).fingerprint != auto.fingerprint
 
 
 def test_a_cluster_s_workers_say_what_auto_is_and_must_agree(tmp_path, use, monkeypatch):
     use(InvertAndBlur)
     slide = write_slide(tmp_path / "s.tif", noise(200, 300))
     request = request_of(slide, tmp_path / "a.ome.tiff", scheduler="tcp://there:1")
-    monkeypatch.setattr(provenance, "ask", lambda scheduler, func: ["fp16", "fp16"])
-    assert engine.plan(request).job.precision == "fp16"
-    monkeypatch.setattr(provenance, "ask", lambda scheduler, func: ["fp32", "bf16"])
+    monkeypatch.setattr(survey, "ask", lambda scheduler, func: ["fp16", "fp16"])
+    assert job_of(request).fingerprint.precision == "fp16"
+    monkeypatch.setattr(survey, "ask", lambda scheduler, func: ["fp32", "bf16"])
     with pytest.raises(ConfigError, match=r"different precisions \(bf16, fp32\).*for example --precision fp32"):
-        engine.plan(request)
+        job_of(request)
     chosen = dataclasses.replace(request, precision="bf16")
-    assert engine.plan(chosen).job.precision == "bf16"
+    assert job_of(chosen).fingerprint.precision == "bf16"
 
 
 def test_a_cluster_s_workers_in_another_folder_give_the_same_bytes(tmp_path, monkeypatch):
@@ -521,7 +525,7 @@ def test_calls_that_cannot_work_are_refused_before_anything_is_written(tmp_path,
         convert(request_of(slide, tmp_path / "x.ome.tiff"))
     monkeypatch.undo()
     memory = type("Memory", (), {"available": 1 << 20})
-    monkeypatch.setattr(plan.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(estimate.psutil, "virtual_memory", lambda: memory)
     with pytest.raises(OutputError, match=r"of memory in addition to the model, but only 1\.0 MiB are free"):
         convert(request_of(slide, tmp_path / "x.ome.tiff"))
     assert [path.name for path in tmp_path.iterdir()] == ["s.tif"]
@@ -662,13 +666,13 @@ def test_what_another_run_does_between_the_plan_and_the_lock_is_seen(tmp_path, m
     slide, output = write_slide(tmp_path / "s.tif", noise(1000, 500)), tmp_path / f"x.{ending}"
 
     def after_the_plan(act):
-        def planned(request):
-            made = plan.plan(request)
+        def estimated(survey, job):
             monkeypatch.undo()
+            result = estimate.Estimate.of(survey, job)
             act()
-            return made
+            return result
 
-        monkeypatch.setattr(engine, "plan", planned)
+        monkeypatch.setattr(engine, "Estimate", type("Estimated", (), {"of": staticmethod(estimated)}))
 
     def fail_at_the_second(self, tiles):
         calls.append(1)
@@ -705,27 +709,7 @@ def test_the_users_own_mask_beside_the_output_is_not_overwritten(tmp_path):
     assert mask.read_bytes() == before
 
 
-# Plan, record, progress ----------------------------------------------------------------------------------------------
-
-
-def test_a_plan_counts_everything_and_writes_nothing(tmp_path, use):
-    use(InvertAndBlur, mpp=1.0)
-    slide = write_slide(tmp_path / "s.tif", noise(3000, 2600))
-    made = engine.plan(request_of(slide, tmp_path / "x.ome.tiff"))
-    assert made.view_size == (1500, 1300)
-    assert (made.tiles, made.tissue_tiles, made.tissue_tiles_todo, len(made.blocks)) == (16 * 14, 16 * 14, 16 * 14, 9)
-    assert made.magnification == 10
-    assert made.todo == made.blocks
-    assert [path.name for path in tmp_path.iterdir()] == ["s.tif"]
-    written = convert(made.request)
-    assert made.disk_bytes > written.output.stat().st_size
-    assert engine.plan(made.request).is_done
-
-
-def test_the_hash_of_a_dicom_folder_is_that_of_its_instances(tmp_path):
-    for name, content in (("b.dcm", b"second"), ("a.dcm", b"first"), ("notes.txt", b"not read")):
-        (tmp_path / name).write_bytes(content)
-    assert provenance._source(tmp_path) == (hashlib.sha256(b"firstsecond").hexdigest(), 11)
+# Record, progress ----------------------------------------------------------------------------------------------------
 
 
 def test_progress_counts_every_block_and_tile_once(tmp_path, use):

@@ -4,7 +4,6 @@ import json
 import threading
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +11,13 @@ from builders.conversions import InvertAndBlur, pixels_of, request_of
 from builders.slides import tissue, write_svs
 
 from wsi_stain.config.convert import ConvertConfig
-from wsi_stain.conversion import painter, plan
+from wsi_stain.conversion import painter
 from wsi_stain.conversion.engine import convert
 from wsi_stain.conversion.job import Job
+from wsi_stain.conversion.survey import Survey
 from wsi_stain.geometry import Box, Size
 from wsi_stain.model.bundle import IdentityGenerator
-from wsi_stain.output.canvas import BlockStore, CanvasSpec
+from wsi_stain.output.canvas import BlockStore
 from wsi_stain.output.pyramid import Pyramid
 from wsi_stain.output.tile_store import Shelf
 from wsi_stain.slide.readers.tiff import TiffBackend
@@ -75,23 +75,17 @@ def test_a_block_decodes_each_tile_of_the_slide_once(tmp_path, use, monkeypatch,
 # Generating ----------------------------------------------------------------------------------------------------------
 
 
-def job_of(size: Size, block: int) -> Job:
-    canvas = CanvasSpec(Path("x.ome.tiff"), size, block, (243, 243, 243))
-    values = dict.fromkeys(Job.__dataclass_fields__) | {"region": Box.of(size), "canvas": canvas, "kind": "tiff"}
-    return Job(**values)
-
-
 def repeated(size: Size, tile: int, overlap: int, order) -> float:
     """Tiles generated more than once, as a share of all, by a worker with the default cache; no pixel is touched."""
     config = ConvertConfig()
-    job, grid, cache = job_of(size, config.grid.block), TileGrid(size, tile, overlap), TileCache(config.cache_mb << 20)
+    grid, cache = TileGrid(size, tile, overlap, block=config.grid.block), TileCache(config.cache_mb << 20)
     pixels = np.broadcast_to(np.uint8(0), (tile, tile, 3))
     generated = 0
-    for block in order(grid.blocks(config.grid.block)):
+    for block in order(grid.blocks()):
         for box in block.tiles:
             if cache.take(box) is None:
                 generated += 1
-                cache.keep(box, pixels, len(job.blocks_of(box)) - 1)
+                cache.keep(box, pixels, len(grid.users(box)) - 1)
     return generated / grid.count(Box.of(size)) - 1
 
 
@@ -106,7 +100,7 @@ def test_rows_of_a_wide_slide_would_not_fit_into_the_cache():
 
 
 def test_the_order_of_painting_runs_along_the_shorter_side_and_loses_no_block():
-    wide, tall = (TileGrid(size, 512, 128).blocks(512) for size in (Size(1500, 3000), Size(3000, 1500)))
+    wide, tall = (TileGrid(size, 512, 128, block=512).blocks() for size in (Size(1500, 3000), Size(3000, 1500)))
     assert [block.index for block in painting_order(wide)][:4] == [(0, 0), (1, 0), (2, 0), (0, 1)]
     assert painting_order(tall) == tall
     assert sorted(painting_order(wide), key=lambda block: block.index) == wide
@@ -195,8 +189,8 @@ def test_what_is_under_way_when_a_run_fails_ends_before_its_next_batch(tmp_path,
 
     use(Failing)
     slide = write_svs(tmp_path / "s.svs", tissue(700, 600))
-    job = plan.plan(request_of(slide, tmp_path / "x.ome.tiff", "batch=1")).job
-    block = TileGrid(Size(700, 600), 128, 32).blocks(512)[0]
+    job = Job.of(Survey.of(request_of(slide, tmp_path / "x.ome.tiff", "batch=1")))
+    block = job.grid.blocks()[0]
     (tmp_path / "x.ome.tiff.spool").mkdir()
     with pytest.raises(painter.CancelledError):
         painter.stain_block(job, block)

@@ -23,7 +23,7 @@ from wsi_stain.config.convert import ConvertConfig, OutputConfig
 from wsi_stain.config.loader import dump
 from wsi_stain.config.loader import load as load_config
 from wsi_stain.config.model import BundlePromise, GeneratorConfig
-from wsi_stain.conversion import certificate, engine, painter, plan, seams
+from wsi_stain.conversion import certificate, engine, painter, seams, survey
 from wsi_stain.conversion.engine import ConvertRequest, convert
 from wsi_stain.errors import ConfigError
 from wsi_stain.geometry import Box, Size
@@ -72,7 +72,7 @@ def as_viewed(image: np.ndarray) -> np.ndarray:
 def examined(image: np.ndarray, grid: TileGrid, seed: int = 0) -> seams.Certificate:
     """The certificate of an image, of its steps alone."""
     whole = Box.of(grid.size)
-    lines = seams.choose(grid, whole, list(grid.tiles(whole)), seed).lines
+    lines = seams.choose(grid, list(grid.tiles(whole)), seed).lines
     found = [seams.steps(image[line.box.slices()], line, seams.shifts(grid)) for line in lines]
     return seams.judge(found, [], promise=None, stride=grid.stride)
 
@@ -123,7 +123,7 @@ def test_a_step_off_the_tile_lines_is_not_taken_for_a_seam() -> None:
 def test_steps_agree_with_their_definition_written_down(tile: int, overlap: int) -> None:
     grid = TileGrid(Size(SIDE, SIDE), tile, overlap)
     image, whole = noise(SIDE, SIDE, 1), Box(0, 0, SIDE, SIDE)
-    for line in seams.choose(grid, whole, list(grid.tiles(whole)), 0).lines[:6]:
+    for line in seams.choose(grid, list(grid.tiles(whole)), 0).lines[:6]:
         upright = image.astype(float) if line.axis else image.swapaxes(0, 1).astype(float)
         for shift, step in zip((0, 16, -48), seams.steps(image[line.box.slices()], line, (16, -48)), strict=True):
             at, pieces = line.at + shift, []
@@ -143,13 +143,13 @@ def test_places_are_few_lie_in_tissue_and_do_not_know_the_blocks(data: st.DataOb
     overlap = multiple * data.draw(st.integers(0, 4))
     tile = 2 * overlap + multiple * data.draw(st.integers(128 // multiple, 256 // multiple))
     size = Size(data.draw(st.integers(300, 3000)), data.draw(st.integers(300, 3000)))
-    grid = TileGrid(size, tile, overlap, multiple)
     y, x = data.draw(st.integers(0, size.h // 3)), data.draw(st.integers(0, size.w // 3))
     region = Box(y, x, size.h, size.w)
+    grid = TileGrid(size, tile, overlap, multiple, region=region)
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     tissue = [box for box in grid.tiles(region) if rng.random() < 0.9]
-    found = seams.choose(grid, region, tissue, 7)
-    assert found == seams.choose(grid, region, tissue, 7)
+    found = seams.choose(grid, tissue, 7)
+    assert found == seams.choose(grid, tissue, 7)
     assert len(found.again) <= max(1, len(tissue) / 100)
     for box in (*(line.box for line in found.lines), *(place.compare for place in found.again)):
         assert region.contains(box)
@@ -163,13 +163,14 @@ def test_places_are_few_lie_in_tissue_and_do_not_know_the_blocks(data: st.DataOb
         assert again.y0 % grid.stride, "a tile of the grid proves nothing"
         assert (again.size, again.contains(compare)) == (Size(tile, tile), True)
         for core in (512, 2048):
-            assert sum(block.write.contains(compare) for block in grid.blocks(core, region)) == 1
+            blocks = TileGrid(size, tile, overlap, multiple, region=region, block=core).blocks()
+            assert sum(block.write.contains(compare) for block in blocks) == 1
 
 
 def test_a_slide_without_two_tiles_of_tissue_side_by_side_is_not_applicable() -> None:
-    grid, image = TileGrid(Size(2000, 2000), 256, 64), Box(0, 0, 2000, 2000)
+    grid = TileGrid(Size(2000, 2000), 256, 64)
     for tissue in ([], [Box(384, 384, 640, 640)]):
-        assert seams.choose(grid, image, tissue, 0) == seams.Places()
+        assert seams.choose(grid, tissue, 0) == seams.Places()
     assert seams.judge([], [], promise=None, stride=192).verdict == "not applicable"
 
 
@@ -268,7 +269,7 @@ class Fake:
 def use(monkeypatch: pytest.MonkeyPatch):
     def put(make: type, overlap: int = 32) -> None:
         found = type("Found", (), {"open": staticmethod(lambda _: Fake(make, overlap))})
-        for module in (plan, painter):
+        for module in (survey, painter):
             monkeypatch.setattr(module, "Bundle", found)
 
     return put
@@ -361,7 +362,7 @@ def test_what_is_read_from_a_canvas_is_what_viewers_decode(tmp_path: Path, encod
     spec = CanvasSpec(tmp_path / "x.ome.tiff", Size(1040, 1104), 512, (243, 243, 243), encoding)
     for canvas in (TileSpool(spec), ZarrCanvas(CanvasSpec(tmp_path / "x.ome.zarr", *list_of(spec)))):
         canvas.begin({})
-        for block in TileGrid(spec.size, 256, 0).blocks(512):
+        for block in TileGrid(spec.size, 256, 0, block=512).blocks():
             canvas.put(block, None if block.index == (1, 0) else image[block.write.slices()], {})
         expected = image.copy()
         expected[512:1024, :512] = 243

@@ -1,13 +1,16 @@
+import dataclasses
 import json
 import os
 import shutil
 import subprocess
 import sys
+import uuid
 from itertools import pairwise
 
 import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,8 +18,10 @@ from hypothesis import strategies as st
 from wsi_stain.config.convert import OutputConfig
 from wsi_stain.errors import OutputError
 from wsi_stain.files.lock import locked
-from wsi_stain.geometry import Size
+from wsi_stain.geometry import Box, Size
+from wsi_stain.output import ometiff
 from wsi_stain.output.canvas import CanvasSpec
+from wsi_stain.output.ometiff.xml import REQUIRED
 from wsi_stain.output.pyramid import Pyramid, halve, level_sizes
 from wsi_stain.output.tiff_canvas import TileSpool
 from wsi_stain.output.zarr_canvas import ZarrCanvas
@@ -53,7 +58,7 @@ def spec_of(folder, size, block, *, name="x.ome.tiff", glass=GLASS, compression=
 
 
 def blocks_of(spec):
-    return TileGrid(spec.size, 512, 0).blocks(spec.block)
+    return TileGrid(spec.size, 512, 0, block=spec.block).blocks()
 
 
 def paint(canvas, spec, image, glass=()):
@@ -184,7 +189,7 @@ def test_every_cut_of_a_block_file_is_noticed(tmp_path):
     for length in np.random.default_rng(0).integers(0, len(whole), 60):
         path.write_bytes(whole[:length])
         assert [block.index for block in spool.todo(blocks_of(spec))] == [(0, 0)]
-        assert not path.exists()
+        assert path.stat().st_size == length, "looking deletes nothing"
 
 
 def test_glass_is_encoded_once_and_takes_no_room(tmp_path):
@@ -349,3 +354,83 @@ def test_spans_cover_every_tile_once():
         for level in range(pyramid.depth + 1):
             tiles = pyramid.sizes[level].ceil_div(512).h
             assert [t for b in range(pyramid.blocks.h) for t in pyramid.spans(level, b, tiles)] == list(range(tiles))
+
+
+# Looking and publishing ----------------------------------------------------------------------------------------------
+
+
+def listing(folder):
+    """Names, times and contents of everything in a folder."""
+    paths = sorted(folder.rglob("*"))
+    return [(path, path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None) for path in paths]
+
+
+@pytest.mark.parametrize("canvas_type", [TileSpool, ZarrCanvas])
+def test_todo_only_looks_and_discard_deletes(tmp_path, canvas_type):
+    name = "x.ome.zarr" if canvas_type is ZarrCanvas else "x.ome.tiff"
+    spec, image = spec_of(tmp_path, (1000, 600), 512, name=name), noise(1000, 600)
+    assert len(canvas_type(spec).todo(blocks_of(spec))) == 4
+    assert listing(tmp_path) == []
+    canvas = canvas_type(spec)
+    canvas.begin(RUN)
+    paint(canvas, spec, image)
+    path = spec.spool / "b_1_0.zip"
+    path.write_bytes(path.read_bytes()[:-20])
+    before = listing(tmp_path)
+    assert [block.index for block in canvas.todo(blocks_of(spec))] == [(1, 0)]
+    assert listing(tmp_path) == before
+    canvas.store.discard((1, 0))
+    canvas.store.discard((1, 0))
+    assert not path.exists()
+    paint(canvas, spec, image)
+    assert canvas.todo(blocks_of(spec)) == []
+
+
+def publishable(tmp_path, name):
+    spec = dataclasses.replace(
+        spec_of(tmp_path, (1000, 600), 512, name=name),
+        stain="CK",
+        magnification=20.0,
+        uuid=str(uuid.uuid5(uuid.NAMESPACE_URL, "test")),
+        provenance=tuple({"notice": "N", "use": "U", **dict.fromkeys(REQUIRED, "0" * 64)}.items()),
+    )
+    canvas = (ZarrCanvas if name.endswith("zarr") else TileSpool)(spec)
+    canvas.begin(RUN)
+    paint(canvas, spec, noise(1000, 600))
+    return spec, canvas
+
+
+def test_a_tiff_is_checked_under_its_temporary_name_and_published_with_the_facts(tmp_path):
+    spec, canvas = publishable(tmp_path, "x.ome.tiff")
+    seen = []
+    canvas.publish(
+        {"seams": "pass: all is well"},
+        [Box(10, 20, 30, 40)],
+        lambda: seen.append((spec.part.exists(), spec.output.exists())),
+    )
+    assert seen == [(True, False)]
+    assert (spec.part.exists(), spec.output.exists()) == (False, True)
+    assert ometiff.problems(spec.output) == []
+    with tifffile.TiffFile(spec.output) as file:
+        xml = file.pages[0].description
+    texts = "pass: all is well", "unreadable in the source", 'X="20" Y="10" Width="20"', spec.uuid, 'Magnification="20'
+    assert [text for text in texts if text not in xml] == []
+    assert ">N<" not in xml, "the notice has its own place"
+
+
+def test_a_tiff_that_fails_its_check_is_not_published(tmp_path, monkeypatch):
+    spec, canvas = publishable(tmp_path, "x.ome.tiff")
+    spec.output.write_bytes(b"the output of an earlier run")
+    problem = ometiff.Problem("error", 3, "the pyramid is crooked")
+    monkeypatch.setattr(ometiff, "problems", lambda path, name: [problem])
+    with pytest.raises(OutputError, match=r"fails its check .*rule 3: the pyramid is crooked"):
+        canvas.publish({})
+    assert spec.output.read_bytes() == b"the output of an earlier run"
+
+
+def test_a_zarr_is_published_with_the_facts(tmp_path):
+    spec, canvas = publishable(tmp_path, "x.ome.zarr")
+    canvas.publish({"seams": "pass"}, [Box(0, 0, 1, 1)], lambda: pytest.fail("an OME-Zarr has no check"))
+    attributes = json.loads((spec.output / "zarr.json").read_text())["attributes"]
+    assert attributes["wsi_stain"] == {**dict(spec.provenance), "seams": "pass"}
+    assert not spec.part.exists()

@@ -19,8 +19,8 @@ def cases(draw):
     overlap = draw(st.integers(0, 20))
     tile = 2 * overlap + draw(st.integers(8, 40))
     size = Size(draw(st.integers(1, 150)), draw(st.integers(1, 150)))
-    grid = TileGrid(size, tile, overlap)
-    return grid, draw(st.sampled_from(grid.blocks(draw(st.integers(1, 90)))))
+    grid = TileGrid(size, tile, overlap, block=draw(st.integers(1, 90)))
+    return grid, draw(st.sampled_from(grid.blocks()))
 
 
 def blend(grid, block, outputs):
@@ -68,7 +68,7 @@ def test_identity_holds_where_the_weights_are_smallest(tile, overlap):
     grid = TileGrid(Size(3 * tile, 3 * tile), tile, overlap)
     values = np.arange(256, dtype=np.uint8)
     image = np.resize(values, (4 * tile, 4 * tile))[..., None].repeat(3, axis=2)
-    block = grid.blocks(3 * tile)[0]
+    block = grid.blocks()[0]
     outputs = {t: image[t.slices()] for t in block.tiles}
     # The image's first corner has one tile with a weight of 1/65536.
     assert np.array_equal(blend(grid, block, outputs), image[: 3 * tile, : 3 * tile])
@@ -76,7 +76,7 @@ def test_identity_holds_where_the_weights_are_smallest(tile, overlap):
 
 def test_constant_stays_constant_up_to_the_corner():
     grid = TileGrid(Size(100, 100), 64, 32)
-    block = grid.blocks(128)[0]
+    block = grid.blocks()[0]
     outputs = {t: np.full((64, 64, 3), 100, np.uint8) for t in block.tiles}
     assert (blend(grid, block, outputs) == 100).all()
 
@@ -84,9 +84,9 @@ def test_constant_stays_constant_up_to_the_corner():
 @pytest.mark.parametrize("overlap", [20, 128, 255])
 def test_order_of_the_tiles_does_not_change_a_pixel(overlap):
     # Which tile comes first is a matter of threads, caches and resumes, and the bytes must not be.
-    grid = TileGrid(Size(1100, 1100), 512, overlap)
+    grid = TileGrid(Size(1100, 1100), 512, overlap, block=1024)
     rng = np.random.default_rng(0)
-    block = grid.blocks(1024)[0]
+    block = grid.blocks()[0]
     outputs = {t: rng.integers(0, 256, (512, 512, 3), dtype=np.uint8) for t in block.tiles}
     forwards, backwards = (Blender(block.write, window(512, overlap)) for _ in range(2))
     for tile in block.tiles:
@@ -113,7 +113,7 @@ def test_window_is_positive_symmetric_and_sums_to_one_with_its_neighbour(case):
 
 def test_a_forgotten_tile_is_our_mistake_and_not_a_wrong_pixel():
     grid = TileGrid(Size(200, 200), 64, 20)
-    block = grid.blocks(200)[0]
+    block = grid.blocks()[0]
     blender = Blender(block.write, window(64, 20))
     for tile in block.tiles[:-1]:
         blender.add(tile, np.zeros((64, 64, 3), np.uint8))
@@ -122,8 +122,8 @@ def test_a_forgotten_tile_is_our_mistake_and_not_a_wrong_pixel():
 
 
 def test_blending_a_block_costs_little():
-    grid = TileGrid(Size(8192, 8192), 512, 128)
-    block = grid.blocks(2048)[5]
+    grid = TileGrid(Size(8192, 8192), 512, 128, block=2048)
+    block = grid.blocks()[5]
     pixels = np.full((512, 512, 3), 90, np.uint8)
     times = []
     for _ in range(3):

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -59,20 +61,70 @@ def test_tiles_over_a_part_are_those_of_the_whole_that_touch_it(data):
     assert grid.count(part) == len(list(grid.tiles(part)))
 
 
-@given(st.data())
-def test_blocks_own_every_pixel_of_the_region_once(data):
-    grid, _ = data.draw(grids())
-    region, core = data.draw(parts(grid.size)), data.draw(st.sampled_from([16, 64, 512]))
+@st.composite
+def partitions(draw):
+    """A grid whose blocks partition a part of the image."""
+    whole, multiple = draw(grids())
+    region, block = draw(parts(whole.size)), draw(st.sampled_from([16, 64, 512]))
+    return TileGrid(whole.size, whole.tile, whole.overlap, multiple, region=region, block=block)
+
+
+@given(partitions())
+def test_blocks_own_every_pixel_of_the_region_once(grid):
+    region = grid.region
     owned = np.zeros(grid.size, int)
-    for block in grid.blocks(core, region):
+    for block in grid.blocks():
         owned[block.write.slices()] += 1
-        assert block.write.y0 == region.y0 + block.index[0] * core
-        assert block.write.x0 == region.x0 + block.index[1] * core
+        assert block.write.y0 == region.y0 + block.index[0] * grid.block
+        assert block.write.x0 == region.x0 + block.index[1] * grid.block
         assert block.tiles == tuple(grid.tiles(block.write))
         assert all(block.read.contains(tile) for tile in block.tiles)
         assert block.read.contains(block.write)
     assert (owned[region.slices()] == 1).all()
     assert owned.sum() == region.area
+
+
+@given(partitions())
+def test_every_tile_has_the_owner_and_the_users_of_its_naive_twin(grid):
+    blocks, owned = grid.blocks(), []
+    for tile in grid.tiles(grid.region):
+        users = [block.index for block in blocks if (block.write & tile).area]  # row by row
+        first = next(
+            (y, x)
+            for y in range(tile.y0, tile.y1)
+            for x in range(tile.x0, tile.x1)
+            if grid.region.contains(Box(y, x, y + 1, x + 1))
+        )
+        owner = next(block for block in blocks if block.write.contains(Box.at(*first, Size(1, 1))))
+        assert grid.users(tile) == users
+        assert grid.owner(tile) == owner.index == users[0]
+        assert tile in grid.owned(owner)
+        owned.append(tile)
+    assert sorted(tile for block in blocks for tile in grid.owned(block)) == sorted(owned)
+    assert len(owned) == grid.count(grid.region)
+
+
+@given(partitions())
+def test_the_frame_of_the_output_begins_at_the_region(grid):
+    assert grid.in_output(grid.region) == Box.of(grid.region.size)
+    for block in grid.blocks():
+        inside = grid.in_output(block.write)
+        assert Box.of(grid.region.size).contains(inside)
+        assert (inside.y0, inside.x0) == (block.index[0] * grid.block, block.index[1] * grid.block)
+
+
+def test_without_a_region_one_block_covers_the_image():
+    (block,) = TileGrid(Size(300, 70), 64, 16).blocks()
+    assert (block.index, block.write) == ((0, 0), Box(0, 0, 300, 70))
+
+
+def test_a_grid_is_a_value():
+    grid = TileGrid(Size(300, 70), 64, 16, region=Box(1, 2, 30, 40), block=16)
+    assert pickle.loads(pickle.dumps(grid)) == grid
+    assert hash(grid) == hash(TileGrid(Size(300, 70), 64, 16, region=Box(1, 2, 30, 40), block=16))
+    assert grid != TileGrid(Size(300, 70), 64, 16, region=Box(1, 2, 30, 40), block=32)
+    with pytest.raises(AttributeError):
+        grid.tile = 32
 
 
 def test_a_slide_smaller_than_a_tile_has_one_that_reaches_outside():

@@ -80,14 +80,11 @@ def command(slide: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
     Without options, the default model runs on the best device and writes SLIDE.STAIN.ome.tiff to the current folder.
     Re-run the same command to resume. A virtual stain is for research use only.
     """
-    from wsi_stain.conversion.engine import convert, plan
+    from wsi_stain.conversion.engine import convert
 
     request = request_of(slide, **options)
     if dry_run:
-        from wsi_stain.conversion.estimate import sample
-
-        planned = plan(request)
-        click.echo(describe_plan(planned, None if planned.is_done else sample(planned)))
+        click.echo(plan_of(request))
         return
     from wsi_stain.cli.progress import shown
 
@@ -142,24 +139,30 @@ def request_of(slide: Path, *, config_file: Path | None = None, settings: tuple[
     )
 
 
-def describe_plan(plan: Any, sample: Any) -> str:
-    """A plan as text; with a sample, time and memory are estimated from it."""
+def plan_of(request: Any) -> str:
+    """What a conversion will do, as text; time and memory are estimated from a sample. Writes nothing."""
     from wsi_stain.cli.progress import duration
-    from wsi_stain.conversion.estimate import memory_bytes, seconds
+    from wsi_stain.conversion.estimate import Estimate, sample
+    from wsi_stain.conversion.job import Job
+    from wsi_stain.conversion.survey import Survey
     from wsi_stain.files.disk import gib
 
-    job = plan.job
-    size = job.region.size
-    state = "already done" if plan.is_done else f"{len(plan.blocks) - len(plan.todo)} of {len(plan.blocks)} painted"
+    survey = Survey.of(request)
+    job = Job.of(survey)
+    left = Estimate.of(survey, job)
+    cost = None if left.is_done else sample(survey, job)
+    left = left.with_sample(survey, cost)
+    size, mpp, blocks = survey.grid.region.size, survey.view_mpp, len(survey.blocks)
+    state = "already done" if left.is_done else f"{blocks - len(left.todo)} of {blocks} painted"
     return "\n".join(
         [
-            f"output   {plan.output}",
-            f"size     {size.w} × {size.h} px" + (f" at {job.canvas.mpp:g} µm/px" if job.canvas.mpp else ""),
-            f"model    {job.model} ({plan.stain}), {job.precision}",
-            f"tiles    {plan.tissue_tiles} with tissue of {plan.tiles}, {plan.tissue_tiles_todo} to do",
+            f"output   {job.output}",
+            f"size     {size.w} × {size.h} px" + (f" at {mpp:g} µm/px" if mpp else ""),
+            f"model    {job.model} ({survey.bundle.stain}), {survey.precision}",
+            f"tiles    {survey.tissue_tiles} with tissue of {survey.tiles}, {left.tissue_tiles} to do",
             f"blocks   {state}",
-            f"disk     {gib(plan.disk_bytes)} needed, {gib(plan.disk_free_bytes)} free",
-            f"memory   {gib(memory_bytes(plan, sample))} at most",
-            f"time     about {duration(seconds(plan, sample))}" + (f" on {sample.device}" if sample else ""),
+            f"disk     {gib(left.disk_bytes)} needed, {gib(left.disk_free_bytes)} free",
+            f"memory   {gib(left.memory_bytes)} at most",
+            f"time     about {duration(left.seconds)}" + (f" on {cost.device}" if cost else ""),
         ]
     )

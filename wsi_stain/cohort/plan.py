@@ -11,10 +11,11 @@ import psutil
 from wsi_stain.cohort.check import checked
 from wsi_stain.cohort.request import CohortRequest, Row, to_convert
 from wsi_stain.conversion import estimate
-from wsi_stain.conversion.estimate import Sample
-from wsi_stain.conversion.plan import plan as plan_slide
+from wsi_stain.conversion.estimate import Estimate, Sample
+from wsi_stain.conversion.job import Job
 from wsi_stain.conversion.request import ConvertRequest
 from wsi_stain.conversion.resources import disk_free
+from wsi_stain.conversion.survey import Survey
 from wsi_stain.errors import NoRoom
 from wsi_stain.files import record
 from wsi_stain.files.disk import gib
@@ -118,18 +119,19 @@ def _slide(request: CohortRequest, row: Row, parent: Path, samples: dict[str, Sa
     conversion = to_convert(request, row)
     if not request.folder.is_dir():  # estimate as if the folder existed
         conversion = _elsewhere(conversion, parent)
-    slide_plan = plan_slide(conversion, source=_source(conversion))
-    if row.model not in samples and (new_sample := estimate.sample(slide_plan)) is not None:
+    survey = Survey.of(conversion, source=_source(conversion))
+    job = Job.of(survey)
+    if row.model not in samples and (new_sample := estimate.sample(survey, job)) is not None:
         samples[row.model] = new_sample
-    sample = samples.get(row.model)
+    left = Estimate.of(survey, job).with_sample(survey, samples.get(row.model))
     return SlidePlan(
         row,
-        slide_plan.job.region.size,
-        slide_plan.tissue_tiles_todo,
-        estimate.seconds(slide_plan, sample),
-        estimate.memory_bytes(slide_plan, sample),
-        slide_plan.disk_bytes,
-        slide_plan.disk_bytes // 2,
+        job.grid.region.size,
+        left.tissue_tiles,
+        left.seconds,
+        left.memory_bytes,
+        left.disk_bytes,
+        left.disk_bytes // 2,
     )
 
 

@@ -8,46 +8,54 @@ from __future__ import annotations
 import hashlib
 from itertools import chain
 from random import Random
+from typing import TYPE_CHECKING
 
-from wsi_stain.config.model import BundlePromise
 from wsi_stain.conversion import seams
-from wsi_stain.conversion.job import Job
 from wsi_stain.geometry import Box
 from wsi_stain.output.canvas import Canvas
 from wsi_stain.tiling.grid import TileGrid
 
+if TYPE_CHECKING:  # workers need no survey, which imports scikit-image
+    from wsi_stain.conversion.survey import Survey
+
 CALIBRATION = 16
 """Number of tissue tiles on which the statistics of a slide are measured: 4 million px per channel."""
 
-Tissue = dict[tuple[int, int], list[Box]]
-"""Tissue tiles by the index of the block that owns them."""
+
+def places(survey: Survey, seed: int) -> seams.Places:
+    """Where the output is examined; empty without tissue, or if there is nothing to measure."""
+    is_measured = survey.request.config.certificate and not survey.bundle.is_pointwise
+    return seams.choose(survey.grid, _tissue(survey) if is_measured else (), seed)
 
 
-def places(grid: TileGrid, job: Job, tissue: Tissue) -> seams.Places:
-    """Where the output is examined; empty without tissue."""
-    return seams.choose(grid, job.region, _sorted(tissue), _seed(job))
+def calibration(survey: Survey, seed: int) -> tuple[Box, ...]:
+    """The tiles, in the view's frame, on which the statistics of the slide are measured."""
+    tiles = _tissue(survey)
+    return tuple(Random(seed).sample(tiles, min(CALIBRATION, len(tiles))))
 
 
-def calibration(job: Job, tissue: Tissue) -> tuple[Box, ...]:
-    """The tiles on which the statistics of the slide are measured."""
-    tiles = _sorted(tissue)
-    return tuple(Random(_seed(job)).sample(tiles, min(CALIBRATION, len(tiles))))
+def certify(canvas: Canvas, survey: Survey, seed: int) -> seams.Certificate | None:
+    """The seam certificate of a painted canvas, from the steps in it and the comparisons that its blocks recorded.
 
-
-def certify(
-    canvas: Canvas, job: Job, grid: TileGrid, lines: tuple[seams.Line, ...], promise: BundlePromise | None
-) -> seams.Certificate:
-    """The seam certificate of a painted canvas, from the steps in it and the comparisons that its blocks recorded."""
-    at, origin = seams.shifts(grid), (-job.region.y0, -job.region.x0)
-    steps = [seams.steps(canvas.read(line.box.shift(*origin)), line, at) for line in lines]
+    None if the settings disable it.
+    """
+    if not survey.request.config.certificate:
+        return None
+    if survey.bundle.is_pointwise:
+        return seams.POINTWISE
+    grid = survey.grid
+    at = seams.shifts(grid)
+    steps = [seams.steps(canvas.read(grid.in_output(line.box)), line, at) for line in places(survey, seed).lines]
     comparisons = [place for notes in canvas.store.notes() for place in notes["again"]]
-    return seams.judge(steps, comparisons, promise=promise, stride=grid.stride)
+    return seams.judge(steps, comparisons, promise=survey.bundle.promise, stride=grid.stride)
 
 
-def _sorted(tissue: Tissue) -> list[Box]:
-    return sorted(chain(*tissue.values()))
-
-
-def _seed(job: Job) -> int:
-    text = f"{job.region} {job.tile} {job.overlap} {job.canvas.provenance}"
+def seed(grid: TileGrid, provenance: tuple[tuple[str, str], ...]) -> int:
+    """A seed that depends on the tiles, the region and the provenance of an output, but not on its blocks."""
+    text = f"{grid.region} {grid.tile} {grid.overlap} {provenance}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
+def _tissue(survey: Survey) -> list[Box]:
+    """All tissue tiles, in an order that does not depend on the blocks."""
+    return sorted(chain(*survey.tissue.values()))

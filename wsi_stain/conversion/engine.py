@@ -1,7 +1,13 @@
 """Converts one slide: `convert()` runs all steps from a request to a finished output.
 
-    plan → canvas.begin → todo → workers.map(stain_block) → canvas.finish
-         → ometiff.write(.part) → problems() → rename → record
+    Survey.of(request)     what the slide, the model and the mask give; only looks
+    Job.of(survey)         everything that travels to the workers
+    Estimate.of(job)       what is left to do, and the disk and memory that it takes
+    canvas.begin           start, or resume
+    stain_block            one Dask task for each missing block
+    certify                examine the canvas for seams
+    canvas.publish         write the output, check it, give it its final name
+    record                 versions, settings, hashes, timings
 
 After an interruption at any point, the same call resumes and produces the same bytes.
 """
@@ -9,42 +15,40 @@ After an interruption at any point, the same call resumes and produces the same 
 from __future__ import annotations
 
 import io
-import json
 import logging
 import time
-import uuid
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from wsi_stain.cluster.workers import Workers, choose
 from wsi_stain.config.loader import dump
 from wsi_stain.conversion import seams
 from wsi_stain.conversion.certificate import certify
-from wsi_stain.conversion.job import BlockReport, save_mask
+from wsi_stain.conversion.estimate import Estimate, check_room
+from wsi_stain.conversion.job import BlockReport, Job, mask_beside
 from wsi_stain.conversion.painter import measure_statistics, painter, release, stain_block
-from wsi_stain.conversion.plan import Plan, check_room, plan
+from wsi_stain.conversion.progress import Progress, Stage
 from wsi_stain.conversion.provenance import is_done
 from wsi_stain.conversion.request import ConvertRequest
+from wsi_stain.conversion.survey import Survey
 from wsi_stain.conversion.timing import Usage
+from wsi_stain.conversion.view import save_mask
 from wsi_stain.errors import OutputError
 from wsi_stain.files import record
-from wsi_stain.files.atomic import publish
 from wsi_stain.files.disk import told_when_full
 from wsi_stain.files.lock import locked
 from wsi_stain.geometry import Box
 from wsi_stain.output import ometiff
 from wsi_stain.output.canvas import Canvas
-from wsi_stain.output.tiff_canvas import TileSpool
-from wsi_stain.output.zarr_canvas import ZarrCanvas
-from wsi_stain.tiling.grid import TileGrid, painting_order
+from wsi_stain.tiling.grid import painting_order
 from wsi_stain.tissue.mask import to_geojson
 
-__all__ = ["ConvertRequest", "Plan", "Progress", "Result", "convert", "plan"]
+__all__ = ["ConvertRequest", "Progress", "Result", "convert"]
 
 log = logging.getLogger(__name__)
 
@@ -53,30 +57,6 @@ NORM_WORDS = {
     "sample tiles of the slide and frozen (--norm tile disables this)",
     "tile": "the network normalizes each tile by its own statistics (--norm tile); expect seams",
 }
-
-Stage = Literal["plan", "stain", "assemble", "check", "done"]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Progress of a conversion, as an event for a display."""
-
-    stage: Stage
-    done_blocks: int = 0
-    """Painted blocks, including those of earlier runs."""
-    blocks: int = 0
-    done_tiles: int = 0
-    """Tissue tiles of the blocks painted in this run."""
-    tiles: int = 0
-    """Tissue tiles to stain in this run."""
-    seconds: float = 0.0
-    """Time since this run started."""
-    busy: Mapping[str, float] = field(default_factory=dict)
-    """Thread-seconds in the stages read, wait (for the device), generate, blend and write so far."""
-    shares: Mapping[str, float] = field(default_factory=dict)
-    """The same as shares of the threads' time, 0–1."""
-    device_busy: float = 0.0
-    """Share of the time in which the device worked, 0–1; near 1 the device limits the speed, else the largest stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +68,7 @@ class Result:
     record: dict[str, Any]
     """Content of `<output>.run.json`."""
     unreadable: tuple[Box, ...] = ()
-    """Tiles of the source that could not be read and were filled with background, in the output's px."""
+    """Tiles that could not be read and were filled with background, in the output's frame."""
 
 
 def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None = None) -> Result:
@@ -104,164 +84,149 @@ def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None
     on_progress = progress or (lambda _: None)
     on_progress(Progress("plan"))
     workers = choose(request.workers, request.scheduler)
-    conversion_plan = plan(request)
-    run, canvas = _Run(conversion_plan, workers, on_progress), conversion_plan.job.open_canvas()
-    full = told_when_full(conversion_plan.output, conversion_plan.disk_bytes)
+    survey = Survey.of(request)
+    job = Job.of(survey)
+    estimate = Estimate.of(survey, job)
+    run, canvas = _Run(survey, job, estimate, on_progress), job.open_canvas()
+    full = told_when_full(job.output, estimate.disk_bytes)
     with full, _folder_of(canvas), locked(canvas.store.folder / "lock"):
-        # Checked again: another run may have finished it between the plan and the lock.
-        if is_done(conversion_plan.job.canvas, conversion_plan.fingerprint, restart=request.restart):
+        # Checked again: another run may have finished it between the estimate and the lock.
+        if is_done(job.canvas, job.fingerprint, restart=request.restart):
             canvas.store.remove()  # left by a run killed after writing its record
-            return Result(conversion_plan.output, True, record.read(record.path_of(conversion_plan.output)))
-        check_room(conversion_plan)
-        return run.complete(canvas)
+            return Result(job.output, True, record.read(record.path_of(job.output)))
+        check_room(estimate)
+        run.begin(canvas)
+        unreadable = run.paint(canvas, workers)
+        certificate = run.certify(canvas)
+        run.publish(canvas, unreadable, certificate)
+        content = run.record(unreadable, certificate)
+        canvas.store.remove()
+        run.report("done")
+    return Result(job.output, False, content, unreadable)
 
 
 class _Run:
-    """One call of `convert`: clock, counters and steps."""
+    """One call of `convert`: its steps, with their clock and counters."""
 
-    def __init__(self, conversion_plan: Plan, workers: Workers, on_progress: Callable[[Progress], None]) -> None:
-        self.plan, self._workers, self._on_progress = conversion_plan, workers, on_progress
+    def __init__(self, survey: Survey, job: Job, estimate: Estimate, on_progress: Callable[[Progress], None]) -> None:
+        self._survey, self._job, self._estimate, self._on_progress = survey, job, estimate, on_progress
+        self._request = survey.request
         self._start, self._started = time.perf_counter(), datetime.now(UTC)
         self._usage, self._staining_since = Usage(), self._start
         self._stages: dict[str, float] = {"stain": 0.0}
         self._generated = self._repeats = self._painted = 0
-        self._device = conversion_plan.job.device
+        self._device = job.device
 
-    def complete(self, canvas: Canvas) -> Result:
-        """All steps after the plan; the caller holds the lock."""
-        canvas.begin(self.plan.fingerprint, self.plan.request.restart)
+    def begin(self, canvas: Canvas) -> None:
+        """Start or resume; write the mask to the canvas folder for the workers, and next to the output for users."""
+        canvas.begin(self._job.fingerprint.as_dict(), self._request.restart)
         self._versions = record.note_versions(canvas.store.folder / "versions.json")
-        if self.plan.request.restart:
+        if self._request.restart:
             # If this run is killed and repeated without --restart, the old output must not count as finished.
-            record.path_of(self.plan.output).unlink(missing_ok=True)
-        self._write_mask(canvas)
-        unreadable = self._paint(canvas)
-        with self._stage("certify"):
-            certificate = self._certify(canvas)
-        facts = {} if certificate is None else seams.in_words(certificate)
-        with self._stage("assemble"):
-            if isinstance(canvas, ZarrCanvas):
-                canvas.annotate(facts)
-            canvas.finish()
-            if isinstance(canvas, TileSpool):
-                self._assemble(canvas, unreadable, facts)
-        content = self._record(canvas, unreadable) | {"seams": certificate}
-        record.write(record.path_of(self.plan.output), content)
-        canvas.store.remove()
-        self._report("done", len(self.plan.blocks), 0)
-        return Result(self.plan.output, False, content, unreadable)
+            record.path_of(self._job.output).unlink(missing_ok=True)
+        if self._job.mask is not None:
+            buffer = io.BytesIO()
+            save_mask(self._survey.mask, buffer)
+            canvas.store.write(self._job.mask.name, buffer.getvalue())
+        if (path := mask_beside(self._request, self._job.output)) is not None:
+            to_geojson(self._survey.mask, path)
 
-    def _paint(self, canvas: Canvas) -> tuple[Box, ...]:
-        """Paint the missing blocks; return the tiles that could not be read, in the output's px."""
-        job, blocks = self.plan.job, self.plan.blocks
-        todo = canvas.todo(blocks)  # checked again: another run may have held the lock since the plan
+    def paint(self, canvas: Canvas, workers: Workers) -> tuple[Box, ...]:
+        """Paint the missing blocks; return the tiles that could not be read, in the output's frame."""
+        blocks = self._survey.blocks
+        todo = canvas.todo(blocks)  # checked again: another run may have held the lock since the estimate
+        for block in todo:
+            canvas.store.discard(block.index)  # a damaged file must not be taken for a painted block
         self._painted = len(todo)
         unreadable = _unreadable(canvas)
         self._check_unreadable(unreadable)
         done, tiles = len(blocks) - len(todo), 0
-        self._report("stain", done, tiles)
+        self.report("stain", done, tiles)
         if not todo:
             return self._in_output(unreadable)
-        with self._workers as workers, ExitStack() as last:
-            last.callback(release, job)  # runs before the threads are joined, and ends their work
+        with workers, ExitStack() as last:
+            last.callback(release, self._job)  # runs before the threads are joined, and ends their work
             self._measure_statistics(workers)
             self._load()
             with self._stage("stain"):
                 self._staining_since = time.perf_counter()
-                for report in workers.map(partial(stain_block, job), painting_order(todo)):
-                    done, tiles = done + 1, tiles + report.tissue
-                    unreadable.update(report.unreadable)
-                    self._count(report)
+                for block_report in workers.map(partial(stain_block, self._job), painting_order(todo)):
+                    done, tiles = done + 1, tiles + block_report.tissue
+                    unreadable.update(block_report.unreadable)
+                    self._count(block_report)
                     self._check_unreadable(unreadable)
-                    self._report("stain", done, tiles)
+                    self.report("stain", done, tiles)
         return self._in_output(unreadable)
+
+    def certify(self, canvas: Canvas) -> dict[str, Any] | None:
+        """The seam certificate of the painted canvas; None if it is disabled."""
+        with self._stage("certify"):
+            certificate = certify(canvas, self._survey, self._job.seed)
+            return None if certificate is None else dump(certificate)
+
+    def publish(self, canvas: Canvas, unreadable: tuple[Box, ...], certificate: dict[str, Any] | None) -> None:
+        """Make the output from the canvas, and time its check."""
+        self.report("assemble")
+        with self._stage("assemble"), ExitStack() as check:
+
+            def on_check() -> None:
+                self.report("check")
+                check.enter_context(self._stage("check"))
+
+            canvas.publish({} if certificate is None else seams.in_words(certificate), unreadable, on_check)
 
     def _load(self) -> None:
         """Open slide and generator before the stages are timed; cluster workers open them with their first block."""
         with self._stage("load"):
-            if self.plan.request.scheduler is None:
-                self._device = painter(self.plan.job).device
+            if self._request.scheduler is None:
+                self._device = painter(self._job).device
 
     def _measure_statistics(self, workers: Workers) -> None:
         """Measure the statistics of the slide before the first block, if the network has no frozen ones."""
-        job = self.plan.job
-        if self.plan.fingerprint["norm"] != "frozen":
-            log.warning("%s: %s", self.plan.fingerprint["model"], NORM_WORDS[self.plan.fingerprint["norm"]])
+        job, norm = self._job, self._survey.norm
+        if norm != "frozen":
+            log.warning("%s: %s", self._survey.bundle.name, NORM_WORDS[norm])
         if job.statistics is not None and not job.statistics.exists():
             for _ in workers.map(measure_statistics, [job]):
                 pass
 
-    def _certify(self, canvas: Canvas) -> dict[str, Any] | None:
-        """The seam certificate of the painted canvas; None if it is disabled."""
-        conversion_plan, job = self.plan, self.plan.job
-        if not conversion_plan.request.config.certificate:
-            return None
-        if conversion_plan.certificate is not None:
-            return dump(conversion_plan.certificate)
-        grid = TileGrid(conversion_plan.view_size, job.tile, job.overlap)
-        return dump(certify(canvas, job, grid, conversion_plan.lines, conversion_plan.promise))
-
-    def _assemble(self, canvas: TileSpool, unreadable: tuple[Box, ...], facts: dict[str, str]) -> None:
-        """Write the OME-TIFF under its temporary name, check it, then rename it."""
-        conversion_plan, part = self.plan, self.plan.job.canvas.part
-        self._report("assemble", len(conversion_plan.blocks), 0)
-        metadata = ometiff.OmeMetadata(
-            name=conversion_plan.output.name,
-            mpp=conversion_plan.job.canvas.mpp,
-            magnification=conversion_plan.magnification,
-            stain=conversion_plan.stain,
-            annotations={k: v for k, v in conversion_plan.job.canvas.provenance if k not in ("notice", "use")} | facts,
-            rois=tuple(ometiff.Roi("unreadable in the source", box) for box in unreadable),
-            uuid=str(
-                uuid.uuid5(uuid.NAMESPACE_URL, "wsi-stain:" + json.dumps(conversion_plan.fingerprint, sort_keys=True))
-            ),
-        )
-        ometiff.write(part, canvas, metadata, compat_openslide=conversion_plan.request.config.output.compat_openslide)
-        with self._stage("check"):
-            self._report("check", len(conversion_plan.blocks), 0)
-            errors = [p for p in ometiff.problems(part, name=conversion_plan.output.name) if p.severity == "error"]
-        if errors:
-            message = "; ".join(f"rule {p.rule}: {p.message}" for p in errors)
-            raise OutputError(f"{part} was written but fails its check ({message}); please report this")
-        publish(part, conversion_plan.output)  # on the disk: the blocks are deleted next
-
-    def _write_mask(self, canvas: Canvas) -> None:
-        """Write the mask to the canvas folder for the workers, and next to the output for users."""
-        if self.plan.job.mask is not None:
-            buffer = io.BytesIO()
-            save_mask(self.plan.mask, buffer)
-            canvas.store.write(self.plan.job.mask.name, buffer.getvalue())
-        if self.plan.mask_path is not None:
-            to_geojson(self.plan.mask, self.plan.mask_path)
-
     def _check_unreadable(self, unreadable: set[Box]) -> None:
-        share = len(unreadable) / max(1, self.plan.tissue_tiles)
-        allowed = self.plan.request.config.max_unreadable
+        total, allowed = self._survey.tissue_tiles, self._request.config.max_unreadable
+        share = len(unreadable) / max(1, total)
         if unreadable and share > allowed:
             raise OutputError(
-                f"{self.plan.job.slide} is damaged: {len(unreadable)} of {self.plan.tissue_tiles} tiles with tissue "
-                f"({share:.1%}) cannot be read, but only {allowed:.1%} are allowed; copy the slide again from its "
-                "source, or allow more, for example --set max_unreadable=0.1"
+                f"{self._job.view.slide} is damaged: {len(unreadable)} of {total} tiles with tissue ({share:.1%}) "
+                f"cannot be read, but only {allowed:.1%} are allowed; copy the slide again from its source, or allow "
+                "more, for example --set max_unreadable=0.1"
             )
 
     def _in_output(self, boxes: set[Box]) -> tuple[Box, ...]:
         """Tiles of the view as boxes of the output, clipped, sorted."""
-        region = self.plan.job.region
-        return tuple(sorted((box & region).shift(-region.y0, -region.x0) for box in boxes))
+        grid = self._job.grid
+        return tuple(sorted(grid.in_output(box & grid.region) for box in boxes))
 
-    def _count(self, report: BlockReport) -> None:
-        self._generated += report.generated
-        self._repeats += report.again
-        self._usage.add(report.seconds, report.where)
+    def _count(self, block_report: BlockReport) -> None:
+        self._generated += block_report.generated
+        self._repeats += block_report.again
+        self._usage.add(block_report.seconds, block_report.where)
 
-    def _report(self, stage: Stage, done_blocks: int, done_tiles: int) -> None:
-        blocks, tiles = len(self.plan.blocks), self.plan.tissue_tiles_todo
+    def report(self, stage: Stage, done_blocks: int | None = None, done_tiles: int = 0) -> None:
+        """Report progress; by default, all blocks are done."""
+        blocks, tiles = len(self._survey.blocks), self._estimate.tissue_tiles
         now = time.perf_counter()
         wall, usage = now - self._staining_since, self._usage
-        shares, device = usage.shares(wall), usage.device_busy(wall)
-        seconds = dict(usage.seconds)
         self._on_progress(
-            Progress(stage, done_blocks, blocks, done_tiles, tiles, now - self._start, seconds, shares, device)
+            Progress(
+                stage,
+                blocks if done_blocks is None else done_blocks,
+                blocks,
+                done_tiles,
+                tiles,
+                now - self._start,
+                dict(usage.seconds),
+                usage.shares(wall),
+                usage.device_busy(wall),
+            )
         )
 
     @contextmanager
@@ -270,28 +235,28 @@ class _Run:
         yield
         self._stages[name] = time.perf_counter() - start
 
-    def _record(self, canvas: Canvas, unreadable: tuple[Box, ...]) -> dict[str, Any]:
-        conversion_plan, request = self.plan, self.plan.request
+    def record(self, unreadable: tuple[Box, ...], certificate: dict[str, Any] | None) -> dict[str, Any]:
+        """Write the record of the run; returns its content."""
         seconds = time.perf_counter() - self._start
-        stain, usage = self._stages["stain"], self._usage
-        return {
+        survey, job, stain, usage = self._survey, self._job, self._stages["stain"], self._usage
+        content = {
             "notice": ometiff.NOTICE,
-            "output": conversion_plan.output.name,
-            "fingerprint": conversion_plan.fingerprint,
-            "arguments": _arguments(request),
-            "config": dump(request.config),
+            "output": job.output.name,
+            "fingerprint": job.fingerprint.as_dict(),
+            "arguments": _arguments(self._request),
+            "config": dump(self._request.config),
             "versions": self._versions[-1],
             "earlier_versions": self._versions[:-1],
             "device": self._device,
             "tiles": {
-                "all": conversion_plan.tiles,
-                "tissue": conversion_plan.tissue_tiles,
+                "all": survey.tiles,
+                "tissue": survey.tissue_tiles,
                 "generated_in_this_run": self._generated,
                 "stained_again_in_this_run": self._repeats,
             },
-            "blocks": {"all": len(conversion_plan.blocks), "painted_in_this_run": self._painted},
+            "blocks": {"all": len(survey.blocks), "painted_in_this_run": self._painted},
             "unreadable": [list(box) for box in unreadable],
-            "size_px": list(conversion_plan.job.region.size),
+            "size_px": list(job.grid.region.size),
             "seconds": {"all": seconds, **self._stages, "threads": usage.seconds},
             "threads": len(usage.threads),
             "shares": usage.shares(stain),
@@ -300,11 +265,14 @@ class _Run:
             "peak_memory_bytes": record.peak_memory_bytes(),
             "started": self._started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seams": certificate,
         }
+        record.write(record.path_of(job.output), content)
+        return content
 
 
 def _unreadable(canvas: Canvas) -> set[Box]:
-    """Unreadable tiles that the painted blocks recorded, as boxes of the view."""
+    """Unreadable tiles that the painted blocks recorded, in the view's frame."""
     return {Box(*box) for notes in canvas.store.notes() for box in notes["unreadable"]}
 
 

@@ -1,21 +1,26 @@
-"""Estimates of time and memory of a conversion, from a two-second sample on its device."""
+"""The estimate of a conversion: what is left to do, and the disk, memory and time that it takes."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import psutil
 
 from wsi_stain.cluster.threads import thread_count
-from wsi_stain.conversion.plan import Plan
-from wsi_stain.errors import UnreadableRegion
+from wsi_stain.conversion import resources
+from wsi_stain.conversion.job import Job
+from wsi_stain.conversion.provenance import is_done
+from wsi_stain.conversion.survey import Survey
+from wsi_stain.errors import NoRoom, UnreadableRegion
+from wsi_stain.files.disk import gib
 from wsi_stain.geometry import Box
-from wsi_stain.model.bundle import Bundle
 from wsi_stain.output.encoding import TILE_PX, Encoding, pad_tile
-from wsi_stain.slide.slide import Slide, View
+from wsi_stain.slide.slide import View
+from wsi_stain.tiling.grid import Block
 
 SAMPLE_S = 2.0
 """Duration of the sample in s, after the first batch, which warms up the device."""
@@ -44,17 +49,98 @@ class Sample:
     """Memory that the model and a batch of tiles add."""
 
 
-def sample(plan: Plan, seconds: float = SAMPLE_S) -> Sample | None:
-    """Stain a few tissue tiles of the planned slide and discard them; None without tissue.
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What is left of a conversion, and what it takes. Estimating looks; it writes and deletes nothing."""
+
+    output: Path
+    is_done: bool
+    """Whether the finished output of the same settings already exists."""
+    todo: tuple[Block, ...]
+    """The blocks that are not painted yet."""
+    tissue_tiles: int
+    """Tissue tiles of those blocks, each counted for its owner."""
+    disk_bytes: int
+    """Bytes still to be written, an upper bound for usual slides."""
+    disk_free_bytes: int
+    blocks_bytes: int
+    """Memory of the blocks in work, without the model."""
+    memory_bytes: int
+    """Peak memory of the process; the model is included only with a sample."""
+    seconds: float
+    """Duration: the slower of device and threads, plus loading and copying; without a sample, copying alone."""
+
+    @classmethod
+    def of(cls, survey: Survey, job: Job) -> Estimate:
+        """Estimate what a job takes, without a sample of its model.
+
+        Raises:
+            OutputError: the output exists with other settings, or its folder is missing or cannot be written to.
+        """
+        done = is_done(job.canvas, job.fingerprint, restart=survey.request.restart)
+        todo = () if done else _todo(survey, job)
+        tiles = sum(len(survey.tissue[block.index]) for block in todo)
+        blocks_bytes = resources.memory_bytes(job, survey.request.workers)
+        return cls(
+            output=job.output,
+            is_done=done,
+            todo=todo,
+            tissue_tiles=tiles,
+            disk_bytes=0 if done else resources.disk_bytes(job, tiles / max(1, survey.tiles)),
+            disk_free_bytes=resources.disk_free(job.output),
+            blocks_bytes=blocks_bytes,
+            memory_bytes=blocks_bytes + _memory(),
+            seconds=0.0 if done else _copying_s(survey),
+        )
+
+    def with_sample(self, survey: Survey, cost: Sample | None) -> Estimate:
+        """The estimate with the time and the memory of the model.
+
+        Args:
+            survey: what the estimate was made from.
+            cost: of the same model on the same device; None if there is no tissue to sample.
+        """
+        if cost is None or self.is_done:
+            return self
+        threads = max(1, thread_count(survey.request.workers))
+        staining_s = self.tissue_tiles * max(cost.generate_s, cost.other_s / threads)
+        return replace(
+            self,
+            memory_bytes=self.blocks_bytes + cost.base_bytes + cost.model_bytes,
+            seconds=_copying_s(survey) + cost.start_s + staining_s,
+        )
+
+
+def check_room(estimate: Estimate) -> None:
+    """Check that disk and memory suffice.
+
+    Raises:
+        NoRoom: the disk or the memory is too small; the message gives both numbers.
+    """
+    if estimate.disk_bytes > estimate.disk_free_bytes:
+        raise NoRoom(
+            f"{estimate.output} needs about {gib(estimate.disk_bytes)} until it is finished, but its disk has only "
+            f"{gib(estimate.disk_free_bytes)} free; free some space, or choose another output with -o"
+        )
+    free = psutil.virtual_memory().available
+    if estimate.blocks_bytes > free:
+        raise NoRoom(
+            f"the conversion needs about {gib(estimate.blocks_bytes)} of memory in addition to the model, "
+            f"but only {gib(free)} are free; use fewer --workers or smaller blocks (--set grid.block=1024)"
+        )
+
+
+def sample(survey: Survey, job: Job, seconds: float = SAMPLE_S) -> Sample | None:
+    """Stain a few tissue tiles of the slide and discard them; None without tissue.
 
     Raises:
         DeviceError: the device is missing, or its memory is too small for one tile.
     """
-    job, start, before = plan.job, time.perf_counter(), _memory()
-    generator = Bundle.open(job.model).generator(job.device, precision=job.precision)
-    with Slide.open(job.slide, mpp=job.slide_mpp) as slide:
-        view = slide.at(job.view_mpp, allow_upsampling=job.allow_upsampling)
-        tiles = list(_tissue(plan, view))
+    start, before = time.perf_counter(), _memory()
+    generator = survey.bundle.generator(job.device, precision=job.fingerprint.precision)
+    view = job.view.open()
+    with view.slide:
+        tiles = list(_spread(survey))
         batch = job.batch or generator.batch
         batches = [tiles[i : i + batch] for i in range(0, len(tiles), batch)]
         warm = next((pixels for boxes in batches if len(pixels := _read(view, boxes))), None)
@@ -69,7 +155,7 @@ def sample(plan: Plan, seconds: float = SAMPLE_S) -> Sample | None:
             read = time.perf_counter()
             outputs = generator(inputs) if len(inputs) else inputs
             generated = time.perf_counter()
-            _encode(plan, outputs)
+            _encode(job, outputs)
             end = time.perf_counter()
             done, generate = done + len(inputs), generate + generated - read
             other += read - begin + end - generated
@@ -80,36 +166,22 @@ def sample(plan: Plan, seconds: float = SAMPLE_S) -> Sample | None:
     return Sample(device, done, started - start, generate / each, other / each, before, max(0, _memory() - before))
 
 
-def seconds(plan: Plan, of: Sample | None, threads: int | None = None) -> float:
-    """Duration of the conversion in s: the slower of device and threads, plus loading and copying.
-
-    Args:
-        plan: what will be converted.
-        of: a sample of the same model on the same device.
-        threads: number of threads that read and encode; by default that of the plan.
-    """
-    if plan.is_done:
-        return 0.0
-    requested = plan.request.workers if threads is None else threads
-    threads = thread_count(requested)
-    copying = plan.fingerprint["source_bytes"] / HASH_BYTES_PER_S + plan.job.region.area / ASSEMBLE_PX_PER_S
-    if of is None:
-        return copying
-    return copying + of.start_s + plan.tissue_tiles_todo * max(of.generate_s, of.other_s / threads)
+def _todo(survey: Survey, job: Job) -> tuple[Block, ...]:
+    canvas = job.open_canvas()
+    if survey.request.restart or canvas.store.fingerprint != job.fingerprint.as_dict():
+        return survey.blocks
+    return tuple(canvas.todo(survey.blocks))
 
 
-def memory_bytes(plan: Plan, of: Sample | None) -> int:
-    """Peak memory of the process in bytes: Python and libraries, the model, and the blocks in work."""
-    return plan.memory_bytes + (_memory() if of is None else of.base_bytes + of.model_bytes)
+def _copying_s(survey: Survey) -> float:
+    """Time to hash the slide and to assemble the file."""
+    return survey.source_bytes / HASH_BYTES_PER_S + survey.grid.region.area / ASSEMBLE_PX_PER_S
 
 
-def _tissue(plan: Plan, view: View) -> Iterator[Box]:
-    """Tissue tiles of blocks that are spread over the remaining work."""
-    image, blocks = Box.of(view.size), plan.todo or plan.blocks
-    for block in blocks[:: max(1, len(blocks) // BLOCKS)]:
-        for tile in block.tiles:
-            if plan.job.owns(block, tile) and plan.mask.touches(tile & image, view.scale):
-                yield tile
+def _spread(survey: Survey) -> Iterator[Box]:
+    """Tissue tiles of blocks that are spread over the region."""
+    for block in survey.blocks[:: max(1, len(survey.blocks) // BLOCKS)]:
+        yield from survey.tissue[block.index]
 
 
 def _read(view: View, boxes: list[Box]) -> np.ndarray:
@@ -123,12 +195,11 @@ def _read(view: View, boxes: list[Box]) -> np.ndarray:
     return np.stack(tiles) if tiles else np.empty((0, 0, 0, 3), np.uint8)
 
 
-def _encode(plan: Plan, tiles: np.ndarray) -> None:
+def _encode(job: Job, tiles: np.ndarray) -> None:
     """Encode as many pixels as these tiles add to the output at level 0."""
-    encoding = Encoding.of(plan.job.canvas.encoding)
-    stride = plan.job.tile - plan.job.overlap
+    encoding = Encoding.of(job.canvas.encoding)
     for tile in tiles:
-        kept = tile[:stride, :stride]
+        kept = tile[: job.grid.stride, : job.grid.stride]
         for y in range(0, kept.shape[0], TILE_PX):
             for x in range(0, kept.shape[1], TILE_PX):
                 encoding.encode(pad_tile(kept[y : y + TILE_PX, x : x + TILE_PX]))

@@ -1,58 +1,90 @@
-"""Data exchanged between the coordinator and its workers: the job, its tissue mask, and the report of a block."""
+"""The job of a conversion: everything that travels to the workers, and the report of a block that comes back."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from wsi_stain.config.convert import Precision
+from wsi_stain.conversion import certificate
+from wsi_stain.conversion.provenance import Fingerprint, provenance
 from wsi_stain.conversion.seams import Place
 from wsi_stain.conversion.timing import Where
+from wsi_stain.conversion.view import ViewSpec
+from wsi_stain.errors import OutputError
 from wsi_stain.geometry import Box
 from wsi_stain.output.canvas import Canvas, CanvasSpec
 from wsi_stain.output.tiff_canvas import TileSpool
 from wsi_stain.output.zarr_canvas import ZarrCanvas
-from wsi_stain.tiling.grid import Block
-from wsi_stain.tissue.mask import TissueMask
+from wsi_stain.tiling.grid import TileGrid
+
+if TYPE_CHECKING:  # workers need no survey, which imports scikit-image
+    from wsi_stain.conversion.request import ConvertRequest
+    from wsi_stain.conversion.survey import Survey
 
 Kind = Literal["tiff", "zarr"]
 
 CANVASES: dict[Kind, type[TileSpool] | type[ZarrCanvas]] = {"tiff": TileSpool, "zarr": ZarrCanvas}
+ENDINGS: dict[str, Kind] = {".ome.tiff": "tiff", ".ome.tif": "tiff", ".ome.zarr": "zarr"}
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All data that a worker needs to paint blocks of one conversion; small, hashable, picklable."""
+    """Everything that a worker needs to paint blocks of one conversion; small, hashable, picklable."""
 
-    slide: Path
-    slide_mpp: float | None
-    """µm per px of level 0 of the slide, if the user passed it."""
-    view_mpp: float | None
-    """µm per px at which the generator works; None means level 0."""
-    allow_upsampling: bool
+    view: ViewSpec
+    grid: TileGrid
+    """Tiles and blocks in the view's frame; the first pixel of its region is the origin of the canvas."""
+    canvas: CanvasSpec
+    kind: Kind
+    fingerprint: Fingerprint
     model: str
     """Name or folder of the bundle."""
     device: str
-    precision: Precision
-    tile: int
-    overlap: int
-    region: Box
-    """The converted region in the view's px; its first pixel is the origin of the canvas."""
     batch: int | None
     """Tiles per call of the generator; None uses the default of its device."""
     cache_mb: int
-    canvas: CanvasSpec
-    kind: Kind
     mask: Path | None
     """File of `save_mask`; None treats every tile as tissue."""
     again: tuple[Place, ...] = ()
     """Tiles off the grid that are stained a second time for the seam certificate."""
     calibration: tuple[Box, ...] = ()
-    """Tiles on which the statistics of the slide are measured; empty if the network has frozen statistics."""
+    """Tiles, in the view's frame, that give the statistics of the slide; empty if the network has frozen statistics."""
+
+    @classmethod
+    def of(cls, survey: Survey) -> Job:
+        """The job that a survey leads to.
+
+        Raises:
+            OutputError: the name of the output cannot be used.
+        """
+        request, fingerprint = survey.request, Fingerprint.of(survey)
+        output, kind = _output(survey)
+        canvas = _canvas(survey, fingerprint, output)
+        job = cls(
+            view=survey.view,
+            grid=survey.grid,
+            canvas=canvas,
+            kind=kind,
+            fingerprint=fingerprint,
+            model=_model(request),
+            device=request.device,
+            batch=request.config.batch,
+            cache_mb=request.config.cache_mb,
+            mask=None if request.mask == "none" else canvas.spool / "tissue.npz",
+        )
+        tiles = certificate.calibration(survey, job.seed) if survey.norm == "slide" else ()
+        return replace(job, again=certificate.places(survey, job.seed).again, calibration=tiles)
+
+    @property
+    def output(self) -> Path:
+        """The final name of the output."""
+        return self.canvas.output
+
+    @property
+    def seed(self) -> int:
+        """Seed of the places where the output is examined; equal for equal settings."""
+        return certificate.seed(self.grid, self.canvas.provenance)
 
     @property
     def statistics(self) -> Path | None:
@@ -62,18 +94,6 @@ class Job:
     def open_canvas(self) -> Canvas:
         """The canvas of this job."""
         return CANVASES[self.kind](self.canvas)
-
-    def owns(self, block: Block, tile: Box) -> bool:
-        """Whether the block owns the tile: each tile belongs to the block that contains its first pixel."""
-        y, x = max(tile.y0, self.region.y0), max(tile.x0, self.region.x0)
-        return block.write.y0 <= y < block.write.y1 and block.write.x0 <= x < block.write.x1
-
-    def blocks_of(self, tile: Box) -> list[tuple[int, int]]:
-        """Row and column of every block that needs the tile."""
-        inside, side = (tile & self.region).shift(-self.region.y0, -self.region.x0), self.canvas.block
-        rows = range(inside.y0 // side, (inside.y1 - 1) // side + 1)
-        columns = range(inside.x0 // side, (inside.x1 - 1) // side + 1)
-        return [(row, column) for row in rows for column in columns]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +106,8 @@ class BlockReport:
     generated: int
     """Tiles that the generator stained for this block, including repeats."""
     unreadable: tuple[Box, ...]
-    """Tiles that could not be read and were filled with background; both blocks of a shared tile report it."""
+    """Tiles, in the view's frame, that could not be read and were filled with background; both blocks of a shared tile
+    report it."""
     again: int
     """Tiles stained a second time for the seam certificate."""
     seconds: dict[str, float] = field(hash=False)
@@ -95,12 +116,52 @@ class BlockReport:
     """The thread that painted it."""
 
 
-def save_mask(mask: TissueMask, file: Any) -> None:
-    """Write a mask for the workers to `file`, a binary file open for writing."""
-    np.savez_compressed(file, array=mask.array, scale=np.array([mask.scale.numerator, mask.scale.denominator]))
+def mask_beside(request: ConvertRequest, output: Path) -> Path | None:
+    """Path of the tissue mask next to the output; None without a mask, or if it would overwrite the user's file."""
+    if request.mask == "none":
+        return None
+    path = output.with_name(output.name[: -len(_ending(output))] + ".tissue.geojson")
+    return None if path.resolve() == Path(request.mask).resolve() else path
 
 
-def load_mask(path: Path) -> TissueMask:
-    """Read a mask written by `save_mask`."""
-    with np.load(path) as content:
-        return TissueMask(content["array"], Fraction(*content["scale"].tolist()))
+def _output(survey: Survey) -> tuple[Path, Kind]:
+    name = f"{survey.request.slide.stem}.{survey.bundle.stain_slug}.ome.tiff"
+    output = survey.request.reachable(survey.request.output or Path(name))
+    kind = ENDINGS[_ending(output)]
+    if output.exists() and output.is_dir() != (kind == "zarr"):
+        raise OutputError(
+            f"{output} is a {'folder' if output.is_dir() else 'file'}, but the output would be a "
+            f"{'folder' if kind == 'zarr' else 'file'}; choose another name with -o, or remove it first"
+        )
+    return output, kind
+
+
+def _ending(output: Path) -> str:
+    match = next((ending for ending in ENDINGS if output.name.lower().endswith(ending)), None)
+    if match is None or len(output.name) == len(match):
+        raise OutputError(
+            f"the output is {str(output)!r}: its name must end in .ome.tiff, .ome.tif or .ome.zarr; "
+            "choose another name with -o"
+        )
+    return match
+
+
+def _model(request: ConvertRequest) -> str:
+    """The bundle as workers find it: a name, or the path of a folder."""
+    path = Path(request.model)
+    return str(request.reachable(path) if path.is_dir() else request.model)
+
+
+def _canvas(survey: Survey, fingerprint: Fingerprint, output: Path) -> CanvasSpec:
+    return CanvasSpec(
+        output=output,
+        size=survey.grid.region.size,
+        block=survey.grid.block,
+        glass=survey.bundle.glass,
+        encoding=survey.request.config.output,
+        mpp=survey.view_mpp,
+        provenance=tuple(provenance(fingerprint, survey.bundle.stain).items()),
+        magnification=survey.magnification,
+        stain=survey.bundle.stain,
+        uuid=fingerprint.uuid,
+    )

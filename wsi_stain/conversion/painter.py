@@ -16,17 +16,18 @@ from contextlib import suppress
 import cv2
 import numpy as np
 
-from wsi_stain.conversion.job import BlockReport, Job, load_mask
+from wsi_stain.conversion.job import BlockReport, Job
 from wsi_stain.conversion.seams import compare
 from wsi_stain.conversion.timing import Clock
+from wsi_stain.conversion.view import load_mask, stained
 from wsi_stain.errors import DeviceError, SlideError, UnreadableRegion
 from wsi_stain.geometry import Box
 from wsi_stain.model.bundle import Bundle
 from wsi_stain.output.tile_store import SLOW_S, Shelf
-from wsi_stain.slide.slide import Slide
 from wsi_stain.tiling.blend import Blender, window
 from wsi_stain.tiling.cache import TileCache
-from wsi_stain.tiling.grid import Block, TileGrid
+from wsi_stain.tiling.grid import Block
+from wsi_stain.tissue.mask import everything
 
 log = logging.getLogger(__name__)
 
@@ -43,15 +44,15 @@ def measure_statistics(job: Job) -> None:
         SlideError: none of the tiles can be read.
     """
     assert job.statistics, "only a network with per-tile statistics needs those of a slide"
-    with Slide.open(job.slide, mpp=job.slide_mpp) as slide:
-        view, tiles = slide.at(job.view_mpp, allow_upsampling=job.allow_upsampling), []
+    view, tiles = job.view.open(), []
+    with view.slide:
         for box in job.calibration:
             with suppress(UnreadableRegion):
                 tiles.append(view.read(box))
     if not tiles:
         raise SlideError(
-            f"{job.slide} is damaged: none of the {len(job.calibration)} tiles for its statistics can be read; copy "
-            "the slide again from its source"
+            f"{job.view.slide} is damaged: none of the {len(job.calibration)} tiles for its statistics can be read; "
+            "copy the slide again from its source"
         )
     job.open_canvas().store.write(job.statistics.name, Bundle.open(job.model).measure_statistics(tiles, job.device))
 
@@ -66,19 +67,15 @@ class Painter:
         cv2.setNumThreads(1)
         bundle = Bundle.open(job.model)
         self.job = job
-        self._slide = Slide.open(job.slide, mpp=job.slide_mpp)
-        self._view = self._slide.at(job.view_mpp, allow_upsampling=job.allow_upsampling)
-        self._mask = None if job.mask is None else load_mask(job.mask)
+        self._view = job.view.open()
+        self._mask = everything(self._view.slide.size) if job.mask is None else load_mask(job.mask)
         self._canvas = job.open_canvas()
         own = {} if job.statistics is None else {"statistics": job.statistics}
-        self._generator = bundle.generator(job.device, precision=job.precision, **own)
+        self._generator = bundle.generator(job.device, precision=job.fingerprint.precision, **own)
         self.device = str(getattr(self._generator, "device", job.device))
         self._lock = device_lock(self.device)
-        TileGrid(
-            self._view.size, job.tile, job.overlap, self._generator.multiple
-        )  # raises if the grid does not fit the model
-        self._window = window(job.tile, job.overlap)
-        self._glass = np.full((job.tile, job.tile, 3), job.canvas.glass, np.uint8)
+        self._window = window(job.grid.tile, job.grid.overlap)
+        self._glass = np.full((job.grid.tile, job.grid.tile, 3), job.canvas.glass, np.uint8)
         self._cache = TileCache(job.cache_mb << 20)
         self._shelf, self._is_slow = Shelf(self._canvas.store), False
         self._batch = job.batch or self._generator.batch
@@ -87,16 +84,12 @@ class Painter:
     def close(self) -> None:
         """Close the slide; the generator is freed with the painter. Blocks not generated yet stay unpainted."""
         self._is_closed = True
-        self._slide.close()
-
-    def is_tissue(self, tile: Box) -> bool:
-        """Whether the tile is read and stained."""
-        return self._mask is None or self._mask.touches(tile & Box.of(self._view.size), self._view.scale)
+        self._view.slide.close()
 
     def paint(self, block: Block) -> BlockReport:
         """Read, generate, blend and paint one block."""
         clock = Clock()
-        tissue = [tile for tile in block.tiles if self.is_tissue(tile)]
+        tissue = stained(block.tiles, self._mask, self._view)
         pixels, unreadable, generated, comparisons = None, (), 0, []
         if tissue:
             with clock("read"):
@@ -107,7 +100,7 @@ class Painter:
             with clock("blend"):
                 pixels = self._blend(block, outputs)
             comparisons = list(self._stain_again(block, pixels, unreadable, clock))
-        owned = [tile for tile in block.tiles if self.job.owns(block, tile)]
+        owned = self.job.grid.owned(block)
         tissue_owned = len(set(owned).intersection(tissue))
         notes = {
             "tiles": len(owned),
@@ -139,8 +132,8 @@ class Painter:
                 other = self._run(tile[None])[0]
             with clock("certify"):
                 painted = pixels[at.shift(-block.write.y0, -block.write.x0).slices()]
-                stained = other[at.shift(-place.tile.y0, -place.tile.x0).slices()]
-                comparison = compare(painted, stained, self.job.canvas.glass)
+                repeated = other[at.shift(-place.tile.y0, -place.tile.x0).slices()]
+                comparison = compare(painted, repeated, self.job.canvas.glass)
             yield comparison
 
     def _read(self, tiles: list[Box], block: Block) -> dict[Box, np.ndarray]:
@@ -200,7 +193,7 @@ class Painter:
 
     def _keep(self, tile: Box, pixels: np.ndarray) -> None:
         """Keep a tile in memory for other blocks of this process and, on slow devices, on disk for a resumed run."""
-        if (uses := len(self.job.blocks_of(tile))) > 1:
+        if (uses := len(self.job.grid.users(tile))) > 1:
             self._cache.keep(tile, pixels.copy(), uses - 1)  # a copy: a view would hold the whole batch
         if self._is_slow:
             self._shelf.put(tile, pixels)
@@ -209,7 +202,7 @@ class Painter:
         """Delete stored tiles that no other block needs; any others are deleted with the canvas folder."""
         if self._is_slow:
             is_painted = self._canvas.store.exists
-            self._shelf.clear(tile for tile in tiles if all(map(is_painted, self.job.blocks_of(tile))))
+            self._shelf.clear(tile for tile in tiles if all(map(is_painted, self.job.grid.users(tile))))
 
     def _blend(self, block: Block, outputs: dict[Box, np.ndarray]) -> np.ndarray:
         """The block's pixels; tiles that were not generated are background."""
@@ -228,7 +221,7 @@ class Painter:
                 raise
             if len(tiles) == 1:
                 raise DeviceError(
-                    f"the memory of {self.device} is too small for one tile of {self.job.tile} px; "
+                    f"the memory of {self.device} is too small for one tile of {self.job.grid.tile} px; "
                     "use another device (--device cpu) or a smaller tile (--set grid.tile=256)"
                 ) from err
         half = -(-len(tiles) // 2)

@@ -2,121 +2,125 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
-from typing import Any
+import json
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from wsi_stain import __version__
-from wsi_stain.cluster.workers import ask
-from wsi_stain.config.convert import Precision
+from wsi_stain.config.convert import OutputConfig, Precision
 from wsi_stain.config.loader import dump
-from wsi_stain.conversion.request import ConvertRequest
-from wsi_stain.errors import ConfigError, OutputError
+from wsi_stain.errors import OutputError
 from wsi_stain.files import record
 from wsi_stain.geometry import Box
-from wsi_stain.model.bundle import Bundle
 from wsi_stain.output import ometiff
 from wsi_stain.output.canvas import CanvasSpec
-from wsi_stain.slide.slide import View
-from wsi_stain.tissue.mask import TissueMask
+
+if TYPE_CHECKING:  # workers need no survey, which imports scikit-image
+    from wsi_stain.conversion.survey import Survey
+
+RECORDED = (
+    "source_sha256",
+    "model",
+    "model_version",
+    "model_sha256",
+    "tile",
+    "overlap",
+    "mask_sha256",
+    "precision",
+    "norm",
+    "icc_profile",
+)
+"""The parts of the fingerprint that an output records: a whitelist without texts from the slide."""
 
 
-def fingerprint(
-    request: ConvertRequest, bundle: Bundle, mask: TissueMask, region: Box, view: View, source: tuple[str, int] | None
-) -> dict[str, Any]:
-    """Everything that can change a byte of the output."""
-    grid = request.config.grid
-    sha256, size = source or _source(request.slide)
-    return {
-        "source_sha256": sha256,
-        "source_bytes": size,
-        "mpp": None if view.mpp is None else float(view.mpp),
-        "scale": str(view.scale),
-        "region": list(region),
-        "model": bundle.name,
-        "model_version": bundle.version,
-        "model_sha256": bundle.sha256,
-        "glass": list(bundle.glass),
-        "tile": bundle.tile if grid.tile is None else grid.tile,
-        "overlap": bundle.overlap if grid.overlap is None else grid.overlap,
-        "block": grid.block,
-        "mask_sha256": mask.sha256,
-        "output": dump(request.config.output),
-        "norm": _norm(request, bundle),
-        "certificate": request.config.certificate,
-        "wsi_stain": __version__,
-    }
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Everything that can change a byte of the output; a run resumes only with an equal fingerprint.
 
+    The names of the fields are keys of `run.json` and of the run record: renaming one ends every unfinished run.
+    """
 
-def precision(request: ConvertRequest, bundle: Bundle) -> Precision:
-    """The precision that `auto` selects on the staining devices; fixed before writing, since it changes the pixels."""
-    if request.scheduler is None:
-        return bundle.precision(request.device, request.precision)
-    if request.precision != "auto":
-        return request.precision  # the devices of the workers matter, not those of this machine
-    choices = sorted(set(ask(request.scheduler, partial(bundle.precision, request.device, "auto"))))
-    if len(choices) > 1:
-        raise ConfigError(
-            f"the workers of {request.scheduler} are fastest in different precisions ({', '.join(choices)}), so the "
-            f"pixels would depend on the worker; choose one for all, for example --precision {choices[-1]}"
+    source_sha256: str
+    source_bytes: int
+    mpp: float | None
+    """µm per px of the view."""
+    scale: str
+    """Level-0 px per px of the view, as a fraction."""
+    region: Box
+    """In the view's frame."""
+    model: str
+    model_version: str
+    model_sha256: str
+    glass: tuple[int, int, int]
+    tile: int
+    overlap: int
+    block: int
+    mask_sha256: str
+    output: OutputConfig
+    norm: str
+    certificate: bool
+    wsi_stain: str
+    """Version of this package."""
+    precision: Precision
+    icc_profile: str
+
+    @classmethod
+    def of(cls, survey: Survey) -> Fingerprint:
+        """The fingerprint of the conversion that a survey prepares."""
+        bundle, config, grid = survey.bundle, survey.request.config, survey.grid
+        return cls(
+            source_sha256=survey.source_sha256,
+            source_bytes=survey.source_bytes,
+            mpp=survey.view_mpp,
+            scale=str(survey.scale),
+            region=grid.region,
+            model=bundle.name,
+            model_version=bundle.version,
+            model_sha256=bundle.sha256,
+            glass=bundle.glass,
+            tile=grid.tile,
+            overlap=grid.overlap,
+            block=grid.block,
+            mask_sha256=survey.mask.sha256,
+            output=config.output,
+            norm=survey.norm,
+            certificate=config.certificate,
+            wsi_stain=__version__,
+            precision=survey.precision,
+            icc_profile=survey.icc or "none: pixels as stored",
         )
-    return choices[0]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fingerprint as JSON stores it: tuples are lists, sections are mappings."""
+        return dump(self)
+
+    @property
+    def uuid(self) -> str:
+        """A UUID that is equal for equal fingerprints."""
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, "wsi-stain:" + json.dumps(self.as_dict(), sort_keys=True)))
 
 
-def _norm(request: ConvertRequest, bundle: Bundle) -> str:
-    """Source of the network's normalization statistics: training, the slide, or each tile."""
-    if bundle.has_tile_statistics:
-        return request.norm or "slide"
-    if request.norm is not None:
-        raise ConfigError(
-            f"--norm is {request.norm}, but the statistics of {bundle.name} were frozen in training; omit --norm"
-        )
-    return "frozen"
-
-
-def _source(slide: Path) -> tuple[str, int]:
-    """SHA-256 and bytes of the slide's file; for a DICOM folder, of all its instances in order of name."""
-    total, size = hashlib.sha256(), 0
-    for path in sorted(slide.glob("*.dcm")) if slide.is_dir() else [slide]:
-        with path.open("rb") as file:
-            hashlib.file_digest(file, lambda: total)
-        size += path.stat().st_size
-    return total.hexdigest(), size
-
-
-def provenance(print_: Mapping[str, Any], stain: str) -> dict[str, str]:
-    """The provenance that an output records: a whitelist without texts from the slide."""
-    keys = (
-        "source_sha256",
-        "model",
-        "model_version",
-        "model_sha256",
-        "tile",
-        "overlap",
-        "mask_sha256",
-        "precision",
-        "norm",
-        "icc_profile",
-    )
+def provenance(fingerprint: Fingerprint, stain: str) -> dict[str, str]:
+    """The provenance that an output records."""
     return {
         "notice": ometiff.NOTICE,
         "use": ometiff.RESEARCH_USE,
         "stain": stain,
-        **{key: str(print_[key]) for key in keys},
-        "region": ",".join(map(str, print_["region"])),
+        **{key: str(getattr(fingerprint, key)) for key in RECORDED},
+        "region": ",".join(map(str, fingerprint.region)),
         "software": f"wsi-stain {__version__}",
     }
 
 
-def is_done(canvas: CanvasSpec, print_: Mapping[str, Any], *, restart: bool) -> bool:
-    """Whether the finished output has the fingerprint `print_`; OutputError if it has another."""
+def is_done(canvas: CanvasSpec, fingerprint: Fingerprint, *, restart: bool) -> bool:
+    """Whether the finished output has this fingerprint; OutputError if it has another."""
     if restart or not canvas.output.exists():
         return False
-    if record.read(record.path_of(canvas.output)).get("fingerprint") == print_:
+    ours = fingerprint.as_dict()
+    if record.read(record.path_of(canvas.output)).get("fingerprint") == ours:
         return True
-    if record.read(canvas.spool / "run.json") == print_:
+    if record.read(canvas.spool / "run.json") == ours:
         return False  # an interrupted restart: it already has permission to replace the output
     raise OutputError(
         f"{canvas.output} exists and was made with other settings; choose another name with -o, or add "

@@ -37,3 +37,7 @@ class ConvertRequest:
     """Numeric precision; `auto` picks the fastest that the device supports."""
     norm: Norm | None = None
     """Only for networks with per-tile statistics: `slide` (default) measures them once, `tile` keeps them per tile."""
+
+    def reachable(self, path: Path) -> Path:
+        """The path as workers see it: cluster workers have another working directory, so they get an absolute path."""
+        return path if self.scheduler is None else path.absolute()

@@ -23,7 +23,7 @@ def disk_bytes(job: Job, tissue: float) -> int:
     The blocks are kept until the TIFF assembled from them is complete.
     """
     each = BYTES_PER_PIXEL["zarr" if job.kind == "zarr" else job.canvas.encoding.compression]
-    pixels = job.region.area * 4 / 3  # with all lower levels
+    pixels = job.grid.region.area * 4 / 3  # with all lower levels
     copies = 1 if job.kind == "zarr" else 2
     return int(pixels * (tissue * each + GLASS_BYTES_PER_PIXEL) * copies) + (1 << 20)
 
@@ -44,6 +44,6 @@ def disk_free(output: Path) -> int:
 
 def memory_bytes(job: Job, workers: int | None) -> int:
     """Bytes of blocks in work, without the model: per thread input tiles, their sum and the result; plus the cache."""
-    side = min(job.canvas.block, max(job.region.size))
-    each = 2 * 3 * (side + 2 * job.tile) ** 2 + 15 * side**2
+    side = min(job.canvas.block, max(job.grid.region.size))
+    each = 2 * 3 * (side + 2 * job.grid.tile) ** 2 + 15 * side**2
     return thread_count(workers) * each + (job.cache_mb << 20) + (128 << 20)

@@ -114,23 +114,22 @@ POINTWISE = Certificate("pass", ("each output pixel depends only on its own inpu
 """Certificate of a generator whose pixels cannot depend on the tile."""
 
 
-def choose(grid: TileGrid, region: Box, tissue: Sequence[Box], seed: int) -> Places:
+def choose(grid: TileGrid, tissue: Sequence[Box], seed: int) -> Places:
     """Choose where to examine an output.
 
     Args:
-        grid: the tile grid, with the generator's multiple.
-        region: the converted part of the image.
-        tissue: all stained tiles, in a reproducible order.
+        grid: the tile grid, with the generator's multiple and the converted region.
+        tissue: all stained tiles, in the view's frame and a reproducible order.
         seed: equal seeds give equal places.
     """
     order = [tissue[i] for i in np.random.default_rng(seed).permutation(len(tissue))]
-    stained, inside = frozenset(tissue), region & Box.of(grid.size)
+    stained, inside = frozenset(tissue), grid.region & Box.of(grid.size)
 
     def fits(box: Box) -> bool:
         return inside.contains(box) and all(tile in stained for tile in grid.tiles(box))
 
     lines = (line for line in _lines(grid, order) if fits(line.box))
-    repeats = (place for place in _places(grid, region, order) if fits(place.compare))
+    repeats = (place for place in _places(grid, order) if fits(place.compare))
     count = min(MOST_LINES, max(FEW_LINES, len(tissue) // 4))
     return Places(
         tuple(islice(lines, count if len(shifts(grid)) > 1 else 0)),
@@ -156,7 +155,7 @@ def _lines(grid: TileGrid, tiles: Sequence[Box]) -> Iterator[Line]:
                 yield Line(axis, tile[axis] + offset, start, start + length)  # type: ignore[arg-type]
 
 
-def _places(grid: TileGrid, region: Box, tiles: Sequence[Box]) -> Iterator[Place]:
+def _places(grid: TileGrid, tiles: Sequence[Box]) -> Iterator[Place]:
     """Tiles half a stride away, compared in their middle half, which covers a corner of four tiles.
 
     A comparison is clipped to one pyramid tile of the output, so that it is in one block for every block size. Places
@@ -169,7 +168,7 @@ def _places(grid: TileGrid, region: Box, tiles: Sequence[Box]) -> Iterator[Place
         for tile in tiles:
             other = tile.shift(offset, offset)
             middle = Box(other.y0 + quarter, other.x0 + quarter, other.y0 + 3 * quarter, other.x0 + 3 * quarter)
-            compare = middle & _pyramid_tile(region, other.y0 + 2 * quarter, other.x0 + 2 * quarter)
+            compare = middle & _pyramid_tile(grid.region, other.y0 + 2 * quarter, other.x0 + 2 * quarter)
             if compare.area >= least and (compare == middle) == (least > quarter * quarter):
                 yield Place(other, compare)
 

@@ -11,7 +11,7 @@ import json
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,13 +31,21 @@ REMAINS = "remains"
 """Member of a block's file: its pixels at the first level at which it owns no whole tile, lossless."""
 
 
+def nothing() -> None:
+    """For callers that do not follow the steps of `publish`."""
+
+
 class Canvas(Protocol):
-    """Where blocks are painted; `store` holds the lock and the fingerprint of the run."""
+    """Where blocks are painted, and what publishes them; `store` holds the lock and the fingerprint of the run.
+
+    Blocks come in the view's frame, of which the canvas needs the indices only; all other boxes are in the output's
+    frame.
+    """
 
     store: BlockStore
 
     def read(self, box: Box) -> np.ndarray:
-        """A box of the finest level, of painted blocks, in the output's px: uint8 (h, w, 3) as a viewer decodes it."""
+        """A box of the finest level, of painted blocks: uint8 (h, w, 3) as a viewer decodes it."""
         ...
 
     def put(self, block: Block, pixels: np.ndarray | None, notes: Mapping[str, Any]) -> None:
@@ -45,15 +53,26 @@ class Canvas(Protocol):
         ...
 
     def todo(self, blocks: Iterable[Block]) -> list[Block]:
-        """The blocks that are not painted, or whose file is damaged."""
+        """The blocks that are not painted, or whose file is damaged; only looks."""
         ...
 
     def begin(self, fingerprint: Mapping[str, Any], restart: bool = False) -> None:
         """Start, or resume a run of the same fingerprint."""
         ...
 
-    def finish(self) -> None:
-        """Write the coarse levels; every block must be painted."""
+    def publish(
+        self, facts: Mapping[str, str], unreadable: Sequence[Box] = (), on_check: Callable[[], None] = nothing
+    ) -> None:
+        """Turn the painted blocks into the output under its final name; every block must be painted.
+
+        Args:
+            facts: texts for the metadata that are known only after painting.
+            unreadable: tiles that are background because the source could not be read, for the metadata.
+            on_check: called before the output is checked, if its format has a check.
+
+        Raises:
+            OutputError: the output fails its check.
+        """
         ...
 
 
@@ -70,9 +89,15 @@ class CanvasSpec:
     encoding: OutputConfig = field(default_factory=OutputConfig)
     """Encoding of the tiles of an OME-TIFF; an OME-Zarr is always lossless."""
     mpp: float | None = None
-    """µm per px; written into an OME-Zarr."""
+    """µm per px of level 0."""
     provenance: tuple[tuple[str, str], ...] = ()
-    """Attributes of an OME-Zarr that describe how it was made."""
+    """Texts that describe how the output was made, for its metadata."""
+    magnification: float | None = None
+    """For viewers; written into an OME-TIFF."""
+    stain: str = ""
+    """Name of the stain, as in the metadata of an OME-TIFF."""
+    uuid: str = ""
+    """`urn:uuid` of an OME-TIFF; equal for equal fingerprints."""
 
     @property
     def spool(self) -> Path:
@@ -150,18 +175,18 @@ class BlockStore:
         return (self.folder / _name(index)).exists()
 
     def is_painted(self, index: tuple[int, int]) -> bool:
-        """Whether the block's file exists and is intact; a damaged one is deleted."""
-        path = self.folder / _name(index)
+        """Whether the block's file exists and is intact."""
         try:
-            with zipfile.ZipFile(path) as file:
-                if file.testzip() is None and "notes.json" in file.namelist():
-                    return True
-        except FileNotFoundError:
+            with zipfile.ZipFile(self.folder / _name(index)) as file:
+                return file.testzip() is None and "notes.json" in file.namelist()
+        except (FileNotFoundError, NotADirectoryError):
             return False
         except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, zlib.error):
-            pass  # a damaged zip directory can raise any of these; the block is painted again
-        path.unlink(missing_ok=True)
-        return False
+            return False  # a damaged zip directory can raise any of these
+
+    def discard(self, index: tuple[int, int]) -> None:
+        """Delete the block's file, if there is one; only for the holder of the lock."""
+        (self.folder / _name(index)).unlink(missing_ok=True)
 
     def indices(self) -> Iterator[tuple[int, int]]:
         """All blocks, row by row."""
@@ -191,7 +216,7 @@ class BlockStore:
 
 
 def gather(box: Box, tile_at: Callable[[int, int], np.ndarray]) -> np.ndarray:
-    """A box of level 0, in the output's px, from 512×512 tiles decoded by `tile_at(row, column)`."""
+    """A box of level 0, in the output's frame, from 512×512 tiles decoded by `tile_at(row, column)`."""
     out = np.empty((*box.size, 3), np.uint8)
     for row in range(box.y0 // TILE_PX, -(-box.y1 // TILE_PX)):
         for column in range(box.x0 // TILE_PX, -(-box.x1 // TILE_PX)):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from wsi_stain.files.atomic import replacing
+from wsi_stain.errors import OutputError
+from wsi_stain.files.atomic import publish, replacing
 from wsi_stain.geometry import Box
-from wsi_stain.output.canvas import REMAINS, BlockStore, CanvasSpec, claim, gather, pack_remains
+from wsi_stain.output import ometiff
+from wsi_stain.output.canvas import REMAINS, BlockStore, CanvasSpec, claim, gather, nothing, pack_remains
 from wsi_stain.output.encoding import TILE_PX, Encoding, pad_tile
 from wsi_stain.output.pyramid import Pyramid
 from wsi_stain.tiling.grid import Block
@@ -28,8 +30,7 @@ class TileSpool:
         spool.begin(fingerprint)
         for block in spool.todo(blocks):
             spool.put(block, paint(block), {})
-        spool.finish()
-        ometiff.write(spec.part, spool, metadata)
+        spool.publish(facts)
     """
 
     def __init__(self, spec: CanvasSpec) -> None:
@@ -37,12 +38,12 @@ class TileSpool:
         self.sizes = self.pyramid.sizes
         self.encoding = Encoding.of(spec.encoding)
         self.store = BlockStore(spec.spool, self.pyramid, spec.glass)
-        self._part = spec.part
+        self._spec = spec
 
     def begin(self, fingerprint: Mapping[str, Any], restart: bool = False) -> None:
         """Start, or resume a run of the same fingerprint; raises `OutputError` if the folder belongs to another run."""
         if not claim(self.store, fingerprint, restart=restart):
-            self._part.unlink(missing_ok=True)
+            self._spec.part.unlink(missing_ok=True)
             self.store.begin(fingerprint)
 
     def put(self, block: Block, pixels: np.ndarray | None, notes: Mapping[str, Any]) -> None:
@@ -50,11 +51,11 @@ class TileSpool:
         self.store.put(block.index, () if pixels is None else self._members(block.index, pixels), notes)
 
     def todo(self, blocks: Iterable[Block]) -> list[Block]:
-        """The blocks that are not painted, or whose file is damaged."""
+        """The blocks that are not painted, or whose file is damaged; only looks."""
         return [block for block in blocks if not self.store.is_painted(block.index)]
 
     def read(self, box: Box) -> np.ndarray:
-        """A box of the finest level, in the output's px, as a viewer decodes it."""
+        """A box of the finest level, in the output's frame, as a viewer decodes it."""
 
         def tile_at(row: int, column: int) -> np.ndarray:
             each = self.pyramid.block // TILE_PX
@@ -62,6 +63,24 @@ class TileSpool:
                 return self.encoding.decode(self._tile(file, f"0/{row}/{column}"))
 
         return gather(box, tile_at)
+
+    def publish(
+        self, facts: Mapping[str, str], unreadable: Sequence[Box] = (), on_check: Callable[[], None] = nothing
+    ) -> None:
+        """Write the OME-TIFF under its temporary name, check it, then give it its final name.
+
+        Raises:
+            OutputError: the file fails its check.
+        """
+        self.finish()
+        spec, part = self._spec, self._spec.part
+        ometiff.write(part, self, self._metadata(facts, unreadable), compat_openslide=spec.encoding.compat_openslide)
+        on_check()
+        errors = [p for p in ometiff.problems(part, name=spec.output.name) if p.severity == "error"]
+        if errors:
+            message = "; ".join(f"rule {p.rule}: {p.message}" for p in errors)
+            raise OutputError(f"{part} was written but fails its check ({message}); please report this")
+        publish(part, spec.output)  # on the disk: the blocks are deleted next
 
     def finish(self) -> None:
         """Encode the coarse levels."""
@@ -90,6 +109,18 @@ class TileSpool:
                     for block_column, file in enumerate(files):
                         for column in self.pyramid.spans(level, block_column, grid.w):
                             yield self._tile(file, f"{level}/{row}/{column}")
+
+    def _metadata(self, facts: Mapping[str, str], unreadable: Sequence[Box]) -> ometiff.OmeMetadata:
+        spec = self._spec
+        return ometiff.OmeMetadata(
+            name=spec.output.name,
+            mpp=spec.mpp,
+            magnification=spec.magnification,
+            stain=spec.stain,
+            annotations={k: v for k, v in spec.provenance if k not in ("notice", "use")} | dict(facts),
+            rois=tuple(ometiff.Roi("unreadable in the source", box) for box in unreadable),
+            uuid=spec.uuid,
+        )
 
     def _tile(self, file: zipfile.ZipFile, name: str) -> bytes:
         return file.read(name) if name in file.NameToInfo else self._glass

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 
 from wsi_stain.files.atomic import atomic_write
 from wsi_stain.geometry import Box
-from wsi_stain.output.canvas import REMAINS, BlockStore, CanvasSpec, beside, claim, gather, pack_remains
+from wsi_stain.output.canvas import REMAINS, BlockStore, CanvasSpec, beside, claim, gather, nothing, pack_remains
 from wsi_stain.output.encoding import TILE_PX, pad_tile
 from wsi_stain.output.pyramid import Pyramid, TileAt
 from wsi_stain.tiling.grid import Block
@@ -41,7 +41,7 @@ class ZarrCanvas:
         canvas.begin(fingerprint)
         for block in canvas.todo(blocks):
             canvas.put(block, paint(block), {})
-        canvas.finish()                             # renames it to its final name
+        canvas.publish(facts)                       # gives it its final name
     """
 
     def __init__(self, spec: CanvasSpec) -> None:
@@ -68,11 +68,11 @@ class ZarrCanvas:
         self.store.put(block.index, members, notes)
 
     def todo(self, blocks: Iterable[Block]) -> list[Block]:
-        """The blocks that are not painted, or whose file or chunks are damaged."""
+        """The blocks that are not painted, or whose file or chunks are damaged; only looks."""
         return [block for block in blocks if not (self.store.is_painted(block.index) and self._is_whole(block.index))]
 
     def read(self, box: Box) -> np.ndarray:
-        """A box of the finest level, in the output's px."""
+        """A box of the finest level, in the output's frame."""
 
         def tile_at(row: int, column: int) -> np.ndarray:
             path = self._root / f"0/c/0/{row}/{column}"
@@ -83,12 +83,15 @@ class ZarrCanvas:
 
         return gather(box, tile_at)
 
-    def annotate(self, facts: Mapping[str, str]) -> None:
-        """Add facts that are known only after painting to the provenance attributes."""
-        path = self._root / "zarr.json"
-        group = json.loads(path.read_text(encoding="utf-8"))
-        group["attributes"]["wsi_stain"] |= facts
-        atomic_write(path, json.dumps(group, indent=2))
+    def publish(
+        self, facts: Mapping[str, str], unreadable: Sequence[Box] = (), on_check: Callable[[], None] = nothing
+    ) -> None:
+        """Add the facts to the group, write its coarse levels, and give it its final name.
+
+        An OME-Zarr has no place for unreadable tiles, which are in the run record, and no check.
+        """
+        self._annotate(facts)
+        self.finish()
 
     def finish(self) -> None:
         """Write the coarse levels and give the group its final name."""
@@ -102,6 +105,13 @@ class ZarrCanvas:
                 output.replace(old)
             self._spec.part.replace(output)
         shutil.rmtree(old, ignore_errors=True)
+
+    def _annotate(self, facts: Mapping[str, str]) -> None:
+        """Add facts that are known only after painting to the provenance attributes."""
+        path = self._root / "zarr.json"
+        group = json.loads(path.read_text(encoding="utf-8"))
+        group["attributes"]["wsi_stain"] |= facts
+        atomic_write(path, json.dumps(group, indent=2))
 
     @property
     def _root(self) -> Path:
