@@ -1,6 +1,8 @@
 """Locks, on file systems with hard links and without."""
 
+import contextlib
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -193,3 +195,51 @@ def test_a_full_disk_is_raised_and_leaves_no_lock(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "File too large" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def guard_of(path: Path, text: str, generation: int) -> Path:
+    return path.with_name(f"lock.removing-{hashlib.sha256(text.encode()).hexdigest()[:12]}-{generation}")
+
+
+def test_a_late_removal_never_moves_the_lock_of_the_successor(folder: Path, dead: dict[str, Any]) -> None:
+    path, end, intruders = folder / "lock", threading.Event(), []
+
+    def intrude() -> None:
+        while not end.is_set():
+            with contextlib.suppress(InUse), lock.locked(path):
+                intruders.append(1)
+
+    with lock.locked(path):  # the successor of a dead process
+        thread = threading.Thread(target=intrude)
+        thread.start()
+        for _ in range(200):
+            lock.remove(path, json.dumps(dead))  # of a process that saw the dead lock before
+        end.set()
+        thread.join()
+    assert intruders == []
+
+
+def test_a_killed_removal_does_not_keep_the_lock_from_anyone(folder: Path, dead: dict[str, Any]) -> None:
+    path, text = folder / "lock", json.dumps(dead)
+    path.write_text(text)
+    guard_of(path, text, 0).write_text(text)
+    guard_of(path, text, 1).write_text(text)
+    with lock.locked(path):
+        assert list(folder.iterdir()) == [path]
+
+
+def test_a_running_removal_is_waited_for_and_a_stuck_one_is_named(
+    folder: Path, dead: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, text = folder / "lock", json.dumps(dead)
+    path.write_text(text)
+    guard = guard_of(path, text, 0)
+    guard.write_text(json.dumps(lock.this_process()))
+    threading.Timer(0.2, guard.unlink).start()
+    with lock.locked(path):
+        pass
+    path.write_text(text)
+    guard.write_text(json.dumps(lock.this_process()))
+    monkeypatch.setattr(lock, "GUARD_S", 0.2)
+    with pytest.raises(InUse, match="removing"):
+        lock.take(path, lock.this_process())

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import logging
 import os
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 UNREADABLE_S = 2.0
 """Time for which an unreadable lock must not change before it is removed: its process may still be writing it."""
+GUARD_S = 30.0
+"""Time for which the removal of a dead lock by another process may take; it takes milliseconds."""
 
 
 @contextlib.contextmanager
@@ -64,8 +67,9 @@ def take(path: Path, owner: Mapping[str, Any]) -> str:
         if text is None:
             _create(path, content)
         elif not (holder := _owner(text)):
-            if _is_unchanged(path, text):
-                remove(path, text)
+            identity = _identity(path)
+            if _is_unchanged(path, text, UNREADABLE_S):
+                remove(path, text, identity)
         elif is_dead(holder):
             log.warning("%s was left by process %s, which was killed; it is taken over", path, holder.get("pid"))
             remove(path, text)
@@ -111,35 +115,77 @@ def remove_dead(path: Path) -> None:
         remove(path, text)
 
 
-def remove(path: Path, text: str) -> None:
-    """Remove the lock with content `text`, but not a lock that another run has created since."""
-    aside = path.with_name(f"{path.name}.removed-{uuid.uuid4().hex[:8]}")
+def remove(path: Path, text: str, identity: tuple[int, int] | None = None) -> None:
+    """Remove the lock with content `text`, but not a lock that another run has created since.
+
+    Only one process at a time may do this: between its look and its removal, a second one could remove the dead lock,
+    and a third one create its own. That process is the one that creates the guard file; if it is killed, the guard of
+    the next generation decides.
+
+    Args:
+        path: of the lock file.
+        text: content of the lock to remove.
+        identity: `_identity` of that lock, for a content that is not unique.
+
+    Raises:
+        InUse: the process that removes the lock does not end.
+    """
+    name = f"{path.name}.removing-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    guards: list[Path] = []
+    while True:
+        guards.append(path.with_name(f"{name}-{len(guards)}"))
+        if _create(guards[-1], json.dumps(this_process())):
+            break
+        if not _is_abandoned(guards[-1]):
+            return  # another process has removed it
     try:
-        path.rename(aside)
+        if _text(path) == text and identity in (None, _identity(path)):
+            path.unlink(missing_ok=True)
+    finally:
+        for guard in guards:
+            guard.unlink(missing_ok=True)
+
+
+def _is_abandoned(guard: Path) -> bool:
+    """Whether the process that created a guard is dead; waits for the end of a process that is alive."""
+    while (text := _text(guard)) is not None:
+        owner = _owner(text)
+        if owner and is_dead(owner):
+            return True
+        if _is_unchanged(guard, text, GUARD_S if owner else UNREADABLE_S):
+            if owner:
+                raise InUse(_message(guard, owner))
+            return True
+    return False
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from its successor of the same name and content: inode and time of the last change."""
+    try:
+        status = path.stat()
     except FileNotFoundError:
-        return
-    if (moved := _text(aside)) is not None and moved != text:
-        _create(path, moved)
-    aside.unlink(missing_ok=True)
+        return None
+    return status.st_ino, status.st_ctime_ns
 
 
-def _create(path: Path, text: str) -> None:
-    """Create the file with its content; does nothing if it exists."""
+def _create(path: Path, text: str) -> bool:
+    """Create the file with its content; False if it exists."""
     try:
         file = path.open("x", encoding="utf-8")
     except FileExistsError:
-        return
+        return False
     try:
         with file:
             file.write(text)
     except OSError:  # a full disk
         path.unlink(missing_ok=True)
         raise
+    return True
 
 
-def _is_unchanged(path: Path, text: str) -> bool:
-    """Whether an unreadable lock stays as it is; a lock that is being written changes."""
-    end = time.monotonic() + UNREADABLE_S
+def _is_unchanged(path: Path, text: str, seconds: float) -> bool:
+    """Whether the file keeps its content for so long."""
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         if _text(path) != text:
             return False
