@@ -23,7 +23,6 @@ from wsi_stain.geometry import Box, Size
 from wsi_stain.model.bundle import IdentityGenerator
 from wsi_stain.tissue.mask import from_geojson
 
-
 TILES = "grid.tile=256", "grid.overlap=64", "cache_mb=0"
 
 

@@ -1,7 +1,7 @@
 """The work on one block: read, generate, blend, paint.
 
 A worker receives a small `Job` and a `Block`. Slide, generator and canvas are slow to open, so each process opens them
-once per job and shares them among its threads; one lock guards the device.
+once per job and shares them among its threads; one lock guards each device.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
@@ -33,8 +34,12 @@ log = logging.getLogger(__name__)
 
 
 def stain_block(job: Job, block: Block) -> BlockReport:
-    """Paint one block; the function of a task."""
-    return painter(job).paint(block)
+    """Paint one block; the function of a task. An exception names the block."""
+    try:
+        return painter(job).paint(block)
+    except Exception as err:
+        err.add_note(f"while block {block.index} of {job.output} was painted")
+        raise
 
 
 def measure_statistics(job: Job) -> None:
@@ -73,6 +78,7 @@ class Painter:
         own = {} if job.statistics is None else {"statistics": job.statistics}
         self._generator = bundle.generator(job.device, precision=job.fingerprint.precision, **own)
         self.device = str(getattr(self._generator, "device", job.device))
+        self._device = _devices[self.device]
         self._window = window(job.grid.tile, job.grid.overlap)
         self._glass = np.full((job.grid.tile, job.grid.tile, 3), job.canvas.glass, np.uint8)
         self._cache = TileCache(job.cache_mb << 20)
@@ -127,7 +133,7 @@ class Painter:
                     tile = self._view.read(place.tile)
             except UnreadableRegion:
                 continue
-            with clock.holding(_device, "generate"):
+            with clock.holding(self._device, "generate"):
                 other = self._run(tile[None])[0]
             with clock("certify"):
                 painted = pixels[at.shift(-block.write.y0, -block.write.x0).slices()]
@@ -166,7 +172,7 @@ class Painter:
         blocks at the same time, then read and write at the same time while the device waits.
         """
         outputs, count = {}, 0
-        with clock.holding(_device, "generate"):
+        with clock.holding(self._device, "generate"):
             # Look up while holding the device: tiles that another thread just stained are then not stained twice.
             waiting = []
             for tile in inputs:
@@ -236,8 +242,9 @@ class Painter:
 
 _painters: dict[Job, Painter] = {}
 _opening = threading.Lock()
-_device = threading.Lock()
-"""Held by the thread that generates: two threads on one device are not faster and may exhaust its memory."""
+_devices: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+"""For each device, held by the thread that generates: two threads on one device are not faster and may exhaust its
+memory. Painters are opened one at a time, so that each device gets one lock."""
 
 
 def painter(job: Job) -> Painter:
