@@ -21,16 +21,17 @@ NAMES = ("wsi-stain identity", "vips tiffsave Q 90 (4:4:4)", "vips tiffsave Q 89
 
 def read_alone(slide: Path, workers: int) -> None:
     """Every pixel of level 0, in the engine's blocks and threads."""
-    from wsi_stain.cluster.workers import ThreadWorkers
+    from wsi_stain.cluster.workers import Workers
     from wsi_stain.config.convert import GridConfig
     from wsi_stain.slide.slide import Slide
     from wsi_stain.tiling.grid import TileGrid
 
-    with Slide.open(slide) as opened, ThreadWorkers(workers) as threads:
+    with Slide.open(slide) as opened, Workers(workers) as threads:
         view = opened.at(None)
         blocks = TileGrid(view.size, 512, 0, block=GridConfig().block).blocks()
-        pixels = sum(threads.map(lambda block: view.read(block.write).size // 3, blocks))
-    report(pixels=pixels)
+        pixels: list[int] = []
+        threads.run(lambda block: view.read(block.write).size // 3, blocks, pixels.append)
+    report(pixels=sum(pixels))
 
 
 def vips(slide: Path, output: Path, quality: int) -> None:

@@ -19,12 +19,14 @@ def start_up() -> None:
     """Imports and threads of a conversion, without a slide."""
     import importlib
 
-    from wsi_stain.cluster.workers import ThreadWorkers
+    from wsi_stain.cluster.workers import Workers
 
     for module in ("wsi_stain.conversion.engine", "wsi_stain.slide.readers.tiff"):
         importlib.import_module(module)
-    with ThreadWorkers(2) as workers:
-        report(sum=sum(workers.map(abs, range(10))))
+    sums: list[int] = []
+    with Workers(2) as workers:
+        workers.run(abs, range(10), sums.append)
+    report(sum=sum(sums))
 
 
 def picture(path: Path, curves: dict[int, list[tuple[float, float, float]]]) -> None:

@@ -1,9 +1,11 @@
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 import textwrap
@@ -76,6 +78,57 @@ def test_a_cluster_s_workers_in_another_folder_give_the_same_bytes(tmp_path, mon
         monkeypatch.chdir(home)
         request = request_of(Path("s.tif"), Path("x.ome.zarr"), scheduler=cluster.scheduler_address)
         assert digest(convert(request).output) == digest(local.output)
+
+
+@pytest.mark.parametrize("ending", ["ome.tiff", "ome.zarr"])
+def test_the_same_graph_gives_the_same_bytes_on_threads_and_on_a_scheduler(tmp_path, use, ending):
+    use(InvertAndBlur)
+    slide = write_slide(tmp_path / "s.tif", noise(1100, 1300))
+    with LocalCluster(
+        n_workers=2, threads_per_worker=2, processes=False, dashboard_address=":0", protocol="tcp"
+    ) as cluster:
+        kinds = {
+            "serial": {"workers": 0},
+            "threads": {"workers": 3},
+            "cluster": {"scheduler": cluster.scheduler_address},
+        }
+        records, digests = [], set()
+        for name, fields in kinds.items():
+            (tmp_path / name).mkdir()
+            result = convert(request_of(slide, tmp_path / name / f"x.{ending}", **fields))
+            digests.add(digest(result.output))
+            records.append(result.record)
+    assert len(digests) == 1
+    assert [record["blocks"]["painted_in_this_run"] for record in records] == [9, 9, 9]
+    assert len({json.dumps(record["fingerprint"]) for record in records}) == 1
+    assert len({json.dumps(record["seams"]) for record in records}) == 1
+
+
+@pytest.mark.parametrize("kind", ["serial", "threads", "cluster"])
+def test_a_failing_block_is_named_and_what_was_painted_stays(tmp_path, use, kind):
+    class Failing(InvertAndBlur):
+        def __call__(self, tiles):
+            calls.append(1)
+            return super().__call__(tiles) if len(calls) < 10 else 1 // 0
+
+    use(Failing)
+    calls = []
+    slide = write_slide(tmp_path / "s.tif", noise(1500, 1300))
+    with contextlib.ExitStack() as stack:
+        if kind == "cluster":
+            options = {"n_workers": 1, "threads_per_worker": 2, "processes": False, "dashboard_address": ":0"}
+            cluster = stack.enter_context(LocalCluster(protocol="tcp", **options))
+            fields = {"scheduler": cluster.scheduler_address}
+        else:
+            fields = {"workers": 2 if kind == "threads" else 0}
+        with pytest.raises(ZeroDivisionError) as caught:
+            convert(request_of(slide, tmp_path / "x.ome.tiff", **fields))
+    (note,) = caught.value.__notes__
+    assert re.fullmatch(r"while block \(\d, \d\) of .*x\.ome\.tiff was painted", note)
+    painted = {path.name for path in (tmp_path / "x.ome.tiff.spool").glob("b_*")}
+    row, column = re.findall(r"\d", note)[:2]
+    assert painted
+    assert f"b_{row}_{column}.zip" not in painted
 
 
 # Identity ------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wsi_stain.cluster.workers import Workers, choose
+from wsi_stain.cluster.workers import Workers
 from wsi_stain.config.loader import dump
 from wsi_stain.conversion import seams
 from wsi_stain.conversion.certificate import certify
@@ -83,7 +83,7 @@ def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None
     """
     on_progress = progress or (lambda _: None)
     on_progress(Progress("plan"))
-    workers = choose(request.workers, request.scheduler)
+    workers = Workers(request.workers, request.scheduler)
     survey = Survey.of(request)
     job = Job.of(survey)
     estimate = Estimate.of(survey, job)
@@ -114,7 +114,7 @@ class _Run:
         self._start, self._started = time.perf_counter(), datetime.now(UTC)
         self._usage, self._staining_since = Usage(), self._start
         self._stages: dict[str, float] = {"stain": 0.0}
-        self._generated = self._repeats = self._painted = 0
+        self._done_blocks = self._done_tiles = self._generated = self._repeats = self._painted = 0
         self._device = job.device
 
     def begin(self, canvas: Canvas) -> None:
@@ -140,22 +140,24 @@ class _Run:
         self._painted = len(todo)
         unreadable = _unreadable(canvas)
         self._check_unreadable(unreadable)
-        done, tiles = len(blocks) - len(todo), 0
-        self.report("stain", done, tiles)
+        self._done_blocks = len(blocks) - len(todo)
+        self.report("stain")
         if not todo:
             return self._in_output(unreadable)
         with workers, ExitStack() as last:
             last.callback(release, self._job)  # runs before the threads are joined, and ends their work
             self._measure_statistics(workers)
             self._load()
+
+            def on_report(block: BlockReport) -> None:
+                unreadable.update(block.unreadable)
+                self._count(block)
+                self._check_unreadable(unreadable)
+                self.report("stain")
+
             with self._stage("stain"):
                 self._staining_since = time.perf_counter()
-                for block_report in workers.map(partial(stain_block, self._job), painting_order(todo)):
-                    done, tiles = done + 1, tiles + block_report.tissue
-                    unreadable.update(block_report.unreadable)
-                    self._count(block_report)
-                    self._check_unreadable(unreadable)
-                    self.report("stain", done, tiles)
+                workers.run(partial(stain_block, self._job), painting_order(todo), on_report)
         return self._in_output(unreadable)
 
     def certify(self, canvas: Canvas) -> dict[str, Any] | None:
@@ -187,8 +189,7 @@ class _Run:
         if norm != "frozen":
             log.warning("%s: %s", self._survey.bundle.name, NORM_WORDS[norm])
         if job.statistics is not None and not job.statistics.exists():
-            for _ in workers.map(measure_statistics, [job]):
-                pass
+            workers.run(measure_statistics, [job], lambda _: None)
 
     def _check_unreadable(self, unreadable: set[Box]) -> None:
         total, allowed = self._survey.tissue_tiles, self._request.config.max_unreadable
@@ -205,22 +206,24 @@ class _Run:
         grid = self._job.grid
         return tuple(sorted(grid.in_output(box & grid.region) for box in boxes))
 
-    def _count(self, block_report: BlockReport) -> None:
-        self._generated += block_report.generated
-        self._repeats += block_report.again
-        self._usage.add(block_report.seconds, block_report.where)
+    def _count(self, block: BlockReport) -> None:
+        self._done_blocks += 1
+        self._done_tiles += block.tissue
+        self._generated += block.generated
+        self._repeats += block.again
+        self._usage.add(block.seconds, block.where)
 
-    def report(self, stage: Stage, done_blocks: int | None = None, done_tiles: int = 0) -> None:
-        """Report progress; by default, all blocks are done."""
+    def report(self, stage: Stage) -> None:
+        """Report progress."""
         blocks, tiles = len(self._survey.blocks), self._estimate.tissue_tiles
         now = time.perf_counter()
         wall, usage = now - self._staining_since, self._usage
         self._on_progress(
             Progress(
                 stage,
-                blocks if done_blocks is None else done_blocks,
+                self._done_blocks,
                 blocks,
-                done_tiles,
+                self._done_tiles,
                 tiles,
                 now - self._start,
                 dict(usage.seconds),

@@ -33,8 +33,12 @@ log = logging.getLogger(__name__)
 
 
 def stain_block(job: Job, block: Block) -> BlockReport:
-    """Paint one block; the function of a task."""
-    return painter(job).paint(block)
+    """Paint one block; the function of a task. An exception names the block."""
+    try:
+        return painter(job).paint(block)
+    except Exception as err:
+        err.add_note(f"while block {block.index} of {job.output} was painted")
+        raise
 
 
 def measure_statistics(job: Job) -> None:
