@@ -10,6 +10,7 @@ import numpy as np
 import openslide
 
 from wsi_stain.geometry import Box, Size
+from wsi_stain.slide.lengths import number
 from wsi_stain.slide.readers.base import (
     CACHE_BYTES,
     Facts,
@@ -17,7 +18,6 @@ from wsi_stain.slide.readers.base import (
     TileCache,
     Undecodable,
     Unsuited,
-    number,
     over_white,
 )
 
