@@ -22,7 +22,6 @@ PACKAGES = (
     "imagecodecs",
     "opencv-python-headless",
     "openslide-python",
-    "tiffslide",
     "zarr",
     "distributed",
 )

@@ -101,7 +101,10 @@ def _open_tiff(path: Path, vendor: str | None, image: int | None, z: int | None)
 
 
 def _better(path: Path, tiff: TiffBackend) -> Backend:
-    """OpenSlide's reader if it finds a different image, more levels, or missing tiles that it can fill."""
+    """OpenSlide's reader if it finds a larger image, more levels, or missing tiles that it can fill.
+
+    OpenSlide does not know what OME-XML states: of an OME-TIFF it can take the macro for the slide.
+    """
     try:
         other = OpenSlideBackend(path)
     except Unsuited:
@@ -111,7 +114,10 @@ def _better(path: Path, tiff: TiffBackend) -> Backend:
         other.facts = replace(theirs, mpp=ours.mpp, mpp_from=ours.mpp_from)
     else:
         tiff.facts = replace(ours, mpp=theirs.mpp)
-    better = other.sizes[0] != tiff.sizes[0] or len(other.sizes) > len(tiff.sizes) or ours.has_gaps
+    if other.sizes[0] == tiff.sizes[0]:
+        better = len(other.sizes) > len(tiff.sizes) or ours.has_gaps
+    else:
+        better = ours.format != "OME-TIFF" and min(other.sizes[0]) > min(tiff.sizes[0])
     (tiff if better else other).close()
     return other if better else tiff
 

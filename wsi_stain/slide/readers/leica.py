@@ -199,7 +199,7 @@ def _choose(name: str, groups: list[list[Scan]], image: int | None) -> tuple[lis
     if len(groups) == 1:
         return best, ()
     listed = ", ".join(
-        f"{n} ({len(scans)} areas at {scans[0].objective or '?'}×, {float(scans[0].nm_per_px) / 1000:g} µm/px)"
+        f"{n} (areas: {len(scans)}, {scans[0].objective or 0:g}×, {float(scans[0].nm_per_px) / 1000:g} µm/px)"
         for n, scans in enumerate(groups)
     )
     number_ = groups.index(best)
