@@ -33,8 +33,8 @@ def command(file: Path, mpp: float | None, image: int | None, z: int | None, as_
 
 
 def _facts(file: Path, mpp: float | None, image: int | None, z: int | None) -> dict[str, Any]:
-    if (file / "zarr.json").is_file():
-        return _zarr_facts(file)
+    if facts := _output_facts(file):
+        return facts
     from wsi_stain.errors import SlideError
     from wsi_stain.output import ometiff
     from wsi_stain.slide.slide import Slide
@@ -58,21 +58,17 @@ def _facts(file: Path, mpp: float | None, image: int | None, z: int | None) -> d
         }
 
 
-def _zarr_facts(folder: Path) -> dict[str, Any]:
-    """Metadata of an OME-Zarr, read without opening its arrays."""
-    from wsi_stain.errors import SlideError
-
+def _output_facts(folder: Path) -> dict[str, Any]:
+    """Metadata of an OME-Zarr of ours, read without opening its arrays; empty for any other folder."""
     try:
         attributes = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))["attributes"]
-        scales = attributes["ome"]["multiscales"][0]
-    except (ValueError, KeyError, IndexError, TypeError) as err:
-        raise SlideError(
-            f"{folder} is a Zarr but not an OME-Zarr 0.5 image; choose the folder of an OME-Zarr image"
-        ) from err
+        annotations, scales = attributes["wsi_stain"], attributes["ome"]["multiscales"][0]
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return {}
     return {
         "file": folder.name,
-        "ome_zarr": attributes.get("ome", {}).get("version"),
+        "ome_zarr": attributes["ome"].get("version"),
         "levels": [dataset["path"] for dataset in scales.get("datasets", [])],
         "axes": [axis["name"] for axis in scales.get("axes", [])],
-        "annotations": attributes.get("wsi_stain", {}),
+        "annotations": annotations,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from builders.formats import dicom, hamamatsu, mirax, tiff
+from builders.formats import dicom, hamamatsu, mirax, omezarr, tiff
 from builders.formats.picture import Built
 
 SIDE_BY_SIDE = ((10001, 20003, 900, 640), (11206, 20417, 700, 900))
@@ -36,6 +36,9 @@ FORMATS: dict[str, Callable[[Path], Built]] = {
     "mirax": _to("a.mrxs", mirax.mirax),
     "dicom": _to("dicom", dicom.dicom, codec="none"),
     "dicom-jpeg": _to("dicom", dicom.dicom, codec="JPEG"),
+    "ome-zarr-0.4": _to("a.zarr", omezarr.ome_zarr, version="0.4"),
+    "ome-zarr-0.5": _to("a.zarr", omezarr.ome_zarr, version="0.5"),
+    "bioformats2raw": _to("a.zarr", omezarr.ome_zarr, version="0.4", raw=True),
     "dicom-jpeg-422": _to("dicom", dicom.dicom, codec="JPEG 4:2:2"),
 }
 """Builders by name; each writes into an empty folder."""

@@ -1,7 +1,7 @@
 """Chooses the reader of a slide by the file's content; used by `wsi_stain.slide.slide` only.
 
 `tiff` (tifffile) reads Aperio and generic TIFF four times as fast as OpenSlide; `leica` places the areas of an SCN
-exactly; `openslide` reads all other scanner formats; `image` reads PNG and JPEG.
+exactly; `zarr` reads OME-Zarr; `openslide` reads all other scanner formats; `image` reads PNG and JPEG.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Backend", "Facts", "Undecodable", "open_backend"]
 
-READS = "Aperio, Hamamatsu, Leica, MIRAX, Philips, Ventana, Zeiss, DICOM, tiled TIFF, OME-TIFF, PNG and JPEG"
+READS = "Aperio, Hamamatsu, Leica, MIRAX, Philips, Ventana, Zeiss, DICOM, tiled TIFF, OME-TIFF, OME-Zarr, PNG and JPEG"
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+ZARR_MARKERS = ("zarr.json", ".zattrs", ".zgroup")
 OPTIONS = {"image": "image", "z": "focal plane"}
 IMAGE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
 
 def open_backend(path: Path, image: int | None = None, z: int | None = None) -> Backend:
-    """The best reader for a file, chosen by its content; a folder is read as a DICOM series.
+    """The best reader for a file, chosen by its content; a folder is read as OME-Zarr or as a DICOM series.
 
     Args:
         path: the slide's file or folder.
@@ -52,7 +53,7 @@ def _open(path: Path, image: int | None, z: int | None) -> Backend:
     if not path.exists():
         raise SlideError(f"no such file: {path}; check the path")
     if path.is_dir():
-        return _open_dicom_folder(path)
+        return _open_zarr(path, image, z) if is_zarr(path) else _open_dicom_folder(path)
     try:
         with path.open("rb") as file:
             magic = file.read(8)
@@ -70,6 +71,20 @@ def _open(path: Path, image: int | None, z: int | None) -> Backend:
     if magic.startswith(IMAGE_MAGIC):
         return ImageBackend(path)
     raise SlideError(f"{path.name} has an unsupported format; convert it to one of: {READS}")
+
+
+def is_zarr(folder: Path) -> bool:
+    """Whether a folder is a Zarr group or array."""
+    return any((folder / marker).is_file() for marker in ZARR_MARKERS)
+
+
+def _open_zarr(path: Path, image: int | None, z: int | None) -> Backend:
+    from wsi_stain.slide.readers.zarr import ZarrBackend
+
+    try:
+        return ZarrBackend(path, image, z)
+    except Unsuited as why:
+        raise SlideError(f"{path.name} {why}") from why
 
 
 def _open_leica(path: Path, image: int | None, z: int | None) -> Backend:

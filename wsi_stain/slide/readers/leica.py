@@ -27,8 +27,8 @@ from wsi_stain.geometry import Box, Size
 from wsi_stain.slide.lengths import number
 from wsi_stain.slide.pixel_size import exact_downsample
 from wsi_stain.slide.readers.base import Facts
+from wsi_stain.slide.readers.select import choose_plane
 from wsi_stain.slide.readers.tiff import Level, Parsed, TiffBackend, level_of
-from wsi_stain.slide.readers.tiff_images import choose_plane
 from wsi_stain.slide.resample import Axis, resampled
 
 WHITE = 255
@@ -118,11 +118,11 @@ class LeicaBackend:
         scans, notes = _choose(tiff.filename, groups, self._image)
         series = [tiff.series[scan.number] for scan in scans]
         depth = min(len(one.levels) for one in series)
-        page, plane, more = choose_plane(tiff.filename, series[0].axes, series[0].shape, self._z)
+        plane = choose_plane(tiff.filename, series[0].axes, series[0].shape, self._z)
         y0, x0 = (min(scan.origin[axis] for scan in scans) for axis in (0, 1))
         levels: list[Level] = []
         for scan, one in zip(scans, series, strict=True):
-            own = [level_of(level, page) for level in one.levels[:depth]]
+            own = [level_of(level, plane.index) for level in one.levels[:depth]]
             sizes = tuple(level.size for level in own)
             box = Box.at(scan.origin[0] - y0, scan.origin[1] - x0, own[0].size)
             steps = tuple(exact_downsample(own[0].size, size) for size in sizes)
@@ -144,8 +144,8 @@ class LeicaBackend:
             icc=keyframe.iccprofile,
             offset=(x0, y0),
             image=groups.index(scans) if len(groups) > 1 else None,
-            plane=plane,
-            notes=notes + more,
+            plane=plane.number,
+            notes=notes + plane.notes,
         )
 
 

@@ -21,7 +21,7 @@ from wsi_stain.errors import SlideError
 from wsi_stain.geometry import Box, Size
 from wsi_stain.slide.lengths import number
 from wsi_stain.slide.readers.base import Facts, PerThread, TileCache, Undecodable, Unsuited, over_white
-from wsi_stain.slide.readers.tiff_images import Choice, choose_image
+from wsi_stain.slide.readers.tiff_images import Choice, choose
 from wsi_stain.slide.readers.tiff_scale import tiff_magnification, tiff_mpp
 
 # Our errors include tifffile's messages on damaged files; without a handler Python would also print them.
@@ -144,9 +144,9 @@ def parse_tiff(tiff: TiffFile, image: int | None = None, z: int | None = None) -
         raise Unsuited(
             f"is a {stitched.upper()} file that OpenSlide does not recognise; the file may be damaged; copy it again"
         )
-    choice = choose_image(tiff, image, z)
+    choice = choose(tiff, image, z)
     series = choice.image.series
-    levels = tuple(level_of(level, choice.page) for level in series.levels)
+    levels = tuple(level_of(level, choice.plane.index) for level in series.levels)
     return levels, _facts(tiff, choice, has_gaps=any(0 in level.counts for level in levels))
 
 
@@ -158,7 +158,7 @@ def scale_of_tiff(path: Path, facts: Facts) -> dict[str, Any]:
     """
     try:
         with TiffFile(path) as tiff:
-            choice = choose_image(tiff, None, None)
+            choice = choose(tiff, None, None)
             if choice.notes:
                 raise SlideError(f"{choice.notes[0]}; convert that one to interleaved RGB first")
             mpp, mpp_from = tiff_mpp(choice.image, choice.image.series.keyframe)
@@ -179,8 +179,8 @@ def _facts(tiff: TiffFile, choice: Choice, *, has_gaps: bool) -> Facts:
         codec=COMPRESSION(page.compression).name,
         icc=page.iccprofile,
         has_gaps=has_gaps,
-        image=choice.image.number if choice.is_one_of_many else None,
-        plane=choice.plane,
+        image=choice.image.what.number if choice.is_one_of_many else None,
+        plane=choice.plane.number,
         notes=choice.notes,
     )
 

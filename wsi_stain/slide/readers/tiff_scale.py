@@ -20,8 +20,8 @@ UNIT_NAMES = {
 
 def tiff_mpp(image: Image, page: Any) -> tuple[tuple[float, float] | None, str]:
     """µm per px along (x, y), and the properties that hold it, or would hold it."""
-    if image.mpp:
-        return image.mpp, "OME PhysicalSizeX and PhysicalSizeY"
+    if image.what.mpp:
+        return image.what.mpp, "OME PhysicalSizeX and PhysicalSizeY"
     text = description(page)
     aperio = number(aperio_values(text).get("MPP"))
     if aperio:
