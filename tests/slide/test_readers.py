@@ -30,7 +30,7 @@ REAL = {  # file: the reader that takes it, or words of the sentence that refuse
     "ihc_CRC-AI-15.tif": "tiffslide",
     "mislabelled_A_BB_563479_1.svs": "tiffslide",
     "mislabelled_N1_BB_563479_1.ndpi": "tiffslide",
-    "dicom_CMU-1-Small-Region": "refused: YBR_FULL",
+    "dicom_CMU-1-Small-Region": "wsidicom",
     "wsic_CMU-1-Small-Region.jpeg.tiff": "tiffslide",
     "wsic_CMU-1-Small-Region.jp2.tiff": "tiffslide",
     "wsic_CMU-1-Small-Region.webp.tiff": "tiffslide",
