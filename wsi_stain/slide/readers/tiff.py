@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import tiffslide
-from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffFileError
+from tifffile import COMPRESSION, TiffFile, TiffFileError
 
-from wsi_stain.errors import SlideError
 from wsi_stain.geometry import Box, Size
-from wsi_stain.slide.readers.base import Facts, PerThread, TileCache, Undecodable, Unsuited, number, over_white
+from wsi_stain.slide.readers.base import Facts, PerThread, TileCache, Undecodable, Unsuited, number
+from wsi_stain.slide.readers.tiff_samples import Plane, planes, to_rgb
 
 # Our errors include tifffile's messages on damaged files; without a handler Python would also print them.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -28,8 +29,6 @@ DAMAGED = (TiffFileError, OSError, ValueError, RuntimeError, KeyError, IndexErro
 """Exceptions that tifffile, tiffslide and the codecs raise on broken input."""
 MAX_SEGMENT_PX = 1 << 26
 STITCHED = ("philips", "ndpi", "scn", "bif")
-RGB_CODECS = (COMPRESSION.JPEG, COMPRESSION.OJPEG, COMPRESSION.WEBP)
-"""Codecs that decode to RGB for any photometric interpretation in the file."""
 UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
 
@@ -39,10 +38,13 @@ class Level:
 
     size: Size
     segment: Size
-    offsets: tuple[int, ...]
-    counts: tuple[int, ...]
-    decode: Any
-    jpegtables: bytes | None
+    planes: tuple[Plane, ...]
+    """One of interleaved colours, or one of each colour."""
+    to_rgb: Callable[[np.ndarray], np.ndarray]
+
+    def is_absent(self, index: int) -> bool:
+        """Whether the file deliberately holds no data for a segment."""
+        return not any(plane.counts[index] for plane in self.planes)
 
     def touching(self, box: Box) -> list[tuple[int, int, int]]:
         """(index, y0, x0) of every segment that touches the box."""
@@ -81,20 +83,23 @@ class TiffBackend:
         for index, y, x in source.touching(box):
             part = Box.at(y, x, source.segment) & box & whole
             target = part.shift(-box.y0, -box.x0).slices()
-            if not source.counts[index]:
+            if source.is_absent(index):
                 out[target] = 255
                 continue
             tile = self._cache.get((level, index), lambda index=index: self._decode(source, index))
-            out[target] = tile[part.shift(-y, -x).slices()]
+            pixels = tile[part.shift(-y, -x).slices()]
+            if pixels.shape != out[target].shape:
+                raise Undecodable(f"tile {index} holds {tile.shape[1]} × {tile.shape[0]} px, fewer than it must")
+            out[target] = pixels
         return out
 
     def _decode(self, source: Level, index: int) -> np.ndarray:
         try:
-            data = self._files.get().read(source.offsets[index], source.counts[index])
-            tile = source.decode(data, index, jpegtables=source.jpegtables)[0][0]
+            file = self._files.get()
+            parts = [p.decode(file.read(p.offsets[index], p.counts[index]), index) for p in source.planes]
+            return source.to_rgb(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2))
         except DAMAGED as err:
             raise Undecodable(f"tile {index}: {err or type(err).__name__}") from err
-        return over_white(tile) if tile.shape[2] == 4 else tile
 
     def renew(self) -> None:
         """Give the calling thread a fresh handle."""
@@ -151,46 +156,25 @@ def _describe(slide: tiffslide.TiffSlide) -> tuple[tuple[Level, ...], Facts]:
         magnification=number(properties.get("tiffslide.objective-power")) or _ome_magnification(tiff),
         codec=COMPRESSION(page.compression).name,
         icc=page.iccprofile,
-        has_gaps=any(0 in level.counts for level in levels),
+        has_gaps=any(0 in plane.counts for level in levels for plane in level.planes),
     )
 
 
 def _level(series: Any) -> Level:
     page = series.keyframe
-    _check_pixels(series)
+    convert = to_rgb(series)
     size = Size(page.imagelength, page.imagewidth)
     segment = Size(page.tilelength, page.tilewidth) if page.is_tiled else Size(min(page.rowsperstrip, size.h), size.w)
     if segment.h * segment.w > MAX_SEGMENT_PX:
         raise Unsuited(
             f"is not tiled ({size.w} × {size.h} px in one piece); convert it to a tiled TIFF, for example with vips"
         )
-    data = series[0]
+    parts = planes(series)
     expected = size.ceil_div(segment.h).h * size.ceil_div(segment.w).w
-    if len(data.dataoffsets) != expected or len(data.databytecounts) != expected:
-        raise Unsuited(f"lists {len(data.dataoffsets)} of {expected} tiles; the file may be damaged; copy it again")
-    return Level(size, segment, tuple(data.dataoffsets), tuple(data.databytecounts), page.decode, page.jpegtables)
-
-
-def _check_pixels(series: Any) -> None:
-    """Raise `SlideError` if the file is not a brightfield slide, `Unsuited` if only this reader cannot read it."""
-    page = series.keyframe
-    colours = page.samplesperpixel if page.photometric != PHOTOMETRIC.MINISBLACK else 1
-    if colours not in (3, 4) or len(series) != 1:
-        shape = "×".join(str(n) for n in series.shape)
-        raise SlideError(
-            f"{series.parent.filename} has {shape} ({series.axes}) values, not RGB pixels; "
-            "fluorescence and single-channel images are not supported, pass a brightfield slide"
-        )
-    if page.dtype != np.uint8 or page.bitspersample != 8:
-        raise SlideError(
-            f"{series.parent.filename} has {page.bitspersample} bits per sample ({page.dtype}); "
-            "it must be 8-bit RGB; convert it first"
-        )
-    if series.axes != "YXS" or page.planarconfig != PLANARCONFIG.CONTIG:
-        raise Unsuited(f"stores its colours in separate planes ({series.axes}); convert it to interleaved RGB first")
-    if page.photometric != PHOTOMETRIC.RGB and page.compression not in RGB_CODECS:
-        name, codec = PHOTOMETRIC(page.photometric).name, COMPRESSION(page.compression).name
-        raise Unsuited(f"stores {name} as {codec}, which has no conversion to RGB; convert it to RGB or JPEG first")
+    for part in parts:
+        if len(part.offsets) != expected or len(part.counts) != expected:
+            raise Unsuited(f"lists {len(part.offsets)} of {expected} tiles; the file may be damaged; copy it again")
+    return Level(size, segment, parts, convert)
 
 
 def _mpp(tiff: TiffFile, properties: Any) -> tuple[tuple[float, float] | None, str]:
