@@ -22,11 +22,10 @@ def alone(arguments: list[str]) -> None:
 
     from wsi_stain.conversion.engine import plan
     from wsi_stain.model.bundle import Bundle
-    from wsi_stain.slide.slide import Slide
 
     made = plan(request_of(arguments))
     job, tiles = made.job, sorted({tile for block in made.blocks for tile in block.tiles})
-    with Slide.open(job.slide, mpp=job.slide_mpp) as slide:
+    with job.open_slide() as slide:
         view = slide.at(job.view_mpp, allow_upsampling=job.allow_upsampling)
         tissue = [tile for tile in tiles if made.mask.touches(tile & _whole(view), view.scale)]
         inputs = [view.read(tile) for tile in tissue]

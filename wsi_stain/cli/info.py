@@ -12,10 +12,12 @@ import click
 @click.command("info")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--mpp", type=float, help="Pixel size in µm, if the file has none.")
+@click.option("--image", type=click.IntRange(min=0), help="Image to show, if the file holds several.")
+@click.option("--z", type=click.IntRange(min=0), help="Focal plane to show, if there are several.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(file: Path, mpp: float | None, as_json: bool) -> None:
+def command(file: Path, mpp: float | None, image: int | None, z: int | None, as_json: bool) -> None:
     """Show size, levels, µm/px and codec of a slide or an output and, for wsi-stain outputs, the provenance."""
-    facts = _facts(file, mpp)
+    facts = _facts(file, mpp, image, z)
     if as_json:
         click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
         return
@@ -30,7 +32,7 @@ def command(file: Path, mpp: float | None, as_json: bool) -> None:
             click.echo(f"{key:26} {'–' if value is None else value}")
 
 
-def _facts(file: Path, mpp: float | None) -> dict[str, Any]:
+def _facts(file: Path, mpp: float | None, image: int | None, z: int | None) -> dict[str, Any]:
     if (file / "zarr.json").is_file():
         return _zarr_facts(file)
     from wsi_stain.errors import SlideError
@@ -41,9 +43,9 @@ def _facts(file: Path, mpp: float | None) -> dict[str, Any]:
         facts = ometiff.describe(file)
     except SlideError:
         facts = {}  # not a TIFF: the slide reader describes or rejects it
-    if facts.get("ome"):
-        return facts
-    with Slide.open(file, mpp=mpp) as slide:
+    if facts.get("virtual") or facts.get("stain"):
+        return facts  # an output of ours; any other OME-TIFF is described as `convert` reads it
+    with Slide.open(file, mpp=mpp, image=image, z=z) as slide:
         return {
             "file": file.name,
             "size_px": f"{slide.size.w} × {slide.size.h}",
@@ -52,6 +54,7 @@ def _facts(file: Path, mpp: float | None) -> dict[str, Any]:
             "levels": [f"{level.size.w} × {level.size.h}" for level in slide.levels],
             "icc_profile": slide.icc,
             "properties": slide.properties,
+            **({"notes": list(slide.notes)} if slide.notes else {}),
         }
 
 

@@ -110,7 +110,12 @@ def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None
     run, canvas = _Run(conversion_plan, workers, on_progress), conversion_plan.job.open_canvas()
     with _disk_full(conversion_plan), _folder_of(canvas), locked(canvas.store.folder / "lock"):
         # Checked again: another run may have finished it between the plan and the lock.
-        if is_done(conversion_plan.job.canvas, conversion_plan.fingerprint, restart=request.restart):
+        if is_done(
+            conversion_plan.job.canvas,
+            conversion_plan.fingerprint,
+            conversion_plan.job.region,
+            restart=request.restart,
+        ):
             canvas.store.remove()  # left by a run killed after writing its record
             return Result(conversion_plan.output, True, record.read(record.path_of(conversion_plan.output)))
         check_room(conversion_plan)
@@ -282,6 +287,7 @@ class _Run:
             "notice": ometiff.NOTICE,
             "output": conversion_plan.output.name,
             "fingerprint": conversion_plan.fingerprint,
+            "slide": conversion_plan.slide_facts,
             "arguments": _arguments(request),
             "config": dump(request.config),
             "versions": record.versions(),
@@ -293,7 +299,7 @@ class _Run:
                 "stained_again_in_this_run": self._repeats,
             },
             "blocks": {"all": len(conversion_plan.blocks), "painted_in_this_run": self._painted},
-            "unreadable": [list(box) for box in unreadable],
+            "unreadable": [[box.x0, box.y0, box.size.w, box.size.h] for box in unreadable],
             "size_px": list(conversion_plan.job.region.size),
             "seconds": {"all": seconds, **self._stages, "threads": usage.seconds},
             "threads": len(usage.threads),

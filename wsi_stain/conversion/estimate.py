@@ -15,7 +15,7 @@ from wsi_stain.errors import UnreadableRegion
 from wsi_stain.geometry import Box
 from wsi_stain.model.bundle import Bundle
 from wsi_stain.output.encoding import TILE_PX, Encoding, pad_tile
-from wsi_stain.slide.slide import Slide, View
+from wsi_stain.slide.slide import View
 
 SAMPLE_S = 2.0
 """Duration of the sample in s, after the first batch, which warms up the device."""
@@ -52,7 +52,7 @@ def sample(plan: Plan, seconds: float = SAMPLE_S) -> Sample | None:
     """
     job, start, before = plan.job, time.perf_counter(), _memory()
     generator = Bundle.open(job.model).generator(job.device, precision=job.precision)
-    with Slide.open(job.slide, mpp=job.slide_mpp) as slide:
+    with job.open_slide() as slide:
         view = slide.at(job.view_mpp, allow_upsampling=job.allow_upsampling)
         tiles = list(_tissue(plan, view))
         batch = job.batch or generator.batch

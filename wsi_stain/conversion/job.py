@@ -16,6 +16,7 @@ from wsi_stain.geometry import Box
 from wsi_stain.output.canvas import Canvas, CanvasSpec
 from wsi_stain.output.tiff_canvas import TileSpool
 from wsi_stain.output.zarr_canvas import ZarrCanvas
+from wsi_stain.slide.slide import Slide
 from wsi_stain.tiling.grid import Block
 from wsi_stain.tissue.mask import TissueMask
 
@@ -31,6 +32,10 @@ class Job:
     slide: Path
     slide_mpp: float | None
     """µm per px of level 0 of the slide, if the user passed it."""
+    image: int | None
+    """Number of the image in the slide's file; None means the largest."""
+    z: int | None
+    """Number of the focal plane; None means the middle one."""
     view_mpp: float | None
     """µm per px at which the generator works; None means level 0."""
     allow_upsampling: bool
@@ -58,6 +63,10 @@ class Job:
     def statistics(self) -> Path | None:
         """File with the statistics of the slide, used by all workers and by a resumed run."""
         return self.canvas.spool / "norm.safetensors" if self.calibration else None
+
+    def open_slide(self) -> Slide:
+        """The slide of this job, opened."""
+        return Slide.open(self.slide, mpp=self.slide_mpp, image=self.image, z=self.z)
 
     def open_canvas(self) -> Canvas:
         """The canvas of this job."""

@@ -23,7 +23,6 @@ from wsi_stain.errors import DeviceError, SlideError, UnreadableRegion
 from wsi_stain.geometry import Box
 from wsi_stain.model.bundle import Bundle
 from wsi_stain.output.tile_store import SLOW_S, Shelf
-from wsi_stain.slide.slide import Slide
 from wsi_stain.tiling.blend import Blender, window
 from wsi_stain.tiling.cache import TileCache
 from wsi_stain.tiling.grid import Block, TileGrid
@@ -43,7 +42,7 @@ def measure_statistics(job: Job) -> None:
         SlideError: none of the tiles can be read.
     """
     assert job.statistics, "only a network with per-tile statistics needs those of a slide"
-    with Slide.open(job.slide, mpp=job.slide_mpp) as slide:
+    with job.open_slide() as slide:
         view, tiles = slide.at(job.view_mpp, allow_upsampling=job.allow_upsampling), []
         for box in job.calibration:
             with suppress(UnreadableRegion):
@@ -66,7 +65,7 @@ class Painter:
         cv2.setNumThreads(1)
         bundle = Bundle.open(job.model)
         self.job = job
-        self._slide = Slide.open(job.slide, mpp=job.slide_mpp)
+        self._slide = job.open_slide()
         self._view = self._slide.at(job.view_mpp, allow_upsampling=job.allow_upsampling)
         self._mask = None if job.mask is None else load_mask(job.mask)
         self._canvas = job.open_canvas()

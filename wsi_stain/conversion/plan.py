@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from wsi_stain.conversion.certificate import Tissue, calibration, places
 from wsi_stain.conversion.job import Job, Kind
 from wsi_stain.conversion.request import ConvertRequest
 from wsi_stain.conversion.resources import disk_bytes, disk_free, gib, memory_bytes
-from wsi_stain.errors import NoRoom, OutputError, SlideError
+from wsi_stain.errors import MaskError, NoRoom, OutputError, SlideError
 from wsi_stain.geometry import Box, Size
 from wsi_stain.model.bundle import Bundle
 from wsi_stain.output.canvas import CanvasSpec
@@ -26,6 +26,8 @@ from wsi_stain.slide.slide import Slide, View
 from wsi_stain.tiling.grid import Block, TileGrid
 from wsi_stain.tissue.detect import find_tissue
 from wsi_stain.tissue.mask import TissueMask, everything, from_geojson
+
+log = logging.getLogger(__name__)
 
 ENDINGS: dict[str, Kind] = {".ome.tiff": "tiff", ".ome.tif": "tiff", ".ome.zarr": "zarr"}
 
@@ -61,6 +63,8 @@ class Plan:
     disk_free_bytes: int
     memory_bytes: int
     """Estimate of the memory of the blocks in work, without the model."""
+    slide_facts: dict[str, Any]
+    """What the record states of the slide: its bounds on the glass, the image and the plane that are read."""
 
     @property
     def output(self) -> Path:
@@ -70,7 +74,7 @@ class Plan:
     @property
     def mask_path(self) -> Path | None:
         """Path of the tissue mask next to the output; None without a mask, or if it would overwrite the user's file."""
-        if self.request.mask == "none":
+        if self.request.mask == "none" or "stored_mpp" in self.slide_facts:  # outlines are drawn on square pixels
             return None
         path = self.output.with_name(self.output.name[: -len(_ending(self.output))] + ".tissue.geojson")
         return None if path.resolve() == Path(self.request.mask).resolve() else path
@@ -88,20 +92,24 @@ def plan(request: ConvertRequest, *, source: tuple[str, int] | None = None) -> P
     """
     bundle = Bundle.open(request.model)
     precision = provenance.precision(request, bundle)
-    with Slide.open(request.slide, mpp=request.mpp) as slide:
+    with Slide.open(request.slide, mpp=request.mpp, image=request.image, z=request.z) as slide:
         view = slide.at(bundle.mpp, allow_upsampling=request.allow_upsampling)
         mask = _mask(request, slide)
         magnification = _magnification(slide, view)
-        region = _region(request, view, slide.size)
-        icc = slide.icc
-    print_ = provenance.fingerprint(request, bundle, mask, region, view, source) | {
+        region = _region(request, view, slide)
+        icc, facts, notes = slide.icc, provenance.slide_facts(slide), slide.notes
+        stored = request.region or (0, 0, slide.stored_size.w, slide.stored_size.h)
+    for note in notes:
+        log.warning("%s", note)
+    print_ = provenance.fingerprint(request, bundle, mask, stored, view, source) | {
         "precision": precision,
         "icc_profile": icc or "none: pixels as stored",
+        **{key: facts[key] for key in ("image", "plane") if key in facts},
     }
-    job = _job(request, bundle, view, region, print_)
+    job = _job(request, bundle, view, region, print_, facts)
     grid = TileGrid(view.size, job.tile, job.overlap, bundle.multiple)
     blocks = tuple(grid.blocks(request.config.grid.block, region))
-    done = provenance.is_done(job.canvas, print_, restart=request.restart)
+    done = provenance.is_done(job.canvas, print_, region, restart=request.restart)
     tissue = _tissue_of(job, mask, view, blocks)
     sites = places(grid, job, {} if bundle.is_pointwise or not request.config.certificate else tissue)
     job = replace(job, again=sites.again, calibration=calibration(job, tissue) if print_["norm"] == "slide" else ())
@@ -127,6 +135,7 @@ def plan(request: ConvertRequest, *, source: tuple[str, int] | None = None) -> P
         disk_bytes=0 if done else disk_bytes(job, left / max(1, grid.count(region))),
         disk_free_bytes=disk_free(job.canvas.output),
         memory_bytes=memory_bytes(job, request.workers),
+        slide_facts=facts,
     )
 
 
@@ -172,23 +181,28 @@ def _ending(output: Path) -> str:
 def _mask(request: ConvertRequest, slide: Slide) -> TissueMask:
     if request.mask == "none":
         return everything(slide.size)
+    if request.mask != "auto" and slide.stretch != (1, 1):
+        raise MaskError(
+            f"the pixels of {slide.path.name} are not square, and a mask drawn on them does not fit the squares that "
+            "are read; omit --mask, or convert the slide to square pixels first"
+        )
     return find_tissue(slide) if request.mask == "auto" else from_geojson(Path(request.mask), slide.size)
 
 
-def _region(request: ConvertRequest, view: View, slide_size: Size) -> Box:
+def _region(request: ConvertRequest, view: View, slide: Slide) -> Box:
     """The box to convert in the view's px, rounded outwards."""
     if request.region is None:
         return Box.of(view.size)
     x, y, w, h = request.region
-    box = Box.at(y, x, Size(h, w))
-    if w < 1 or h < 1 or not Box.of(slide_size).contains(box):
+    box, size = Box.at(y, x, Size(h, w)), slide.stored_size
+    if w < 1 or h < 1 or not Box.of(size).contains(box):
         raise SlideError(
             f"the region {x},{y},{w},{h} (x, y, width, height) is not inside the slide, which is "
-            f"{slide_size.w} × {slide_size.h} px at level 0; pass another --region"
+            f"{size.w} × {size.h} px at level 0; pass another --region"
         )
-    scale = Fraction(view.scale)
-    low = (math.floor(box.y0 / scale), math.floor(box.x0 / scale))
-    return Box(*low, math.ceil(box.y1 / scale), math.ceil(box.x1 / scale)) & Box.of(view.size)
+    down, across = (view.scale / stretch for stretch in slide.stretch)
+    low = (math.floor(box.y0 / down), math.floor(box.x0 / across))
+    return Box(*low, math.ceil(box.y1 / down), math.ceil(box.x1 / across)) & Box.of(view.size)
 
 
 def _magnification(slide: Slide, view: View) -> float | None:
@@ -204,7 +218,14 @@ def _magnification(slide: Slide, view: View) -> float | None:
     return nearest if abs(nearest / usual - 1) < 0.1 else round(usual, 2)
 
 
-def _job(request: ConvertRequest, bundle: Bundle, view: View, region: Box, print_: Mapping[str, Any]) -> Job:
+def _job(
+    request: ConvertRequest,
+    bundle: Bundle,
+    view: View,
+    region: Box,
+    print_: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> Job:
     output = _shared(request, request.output or Path(f"{request.slide.stem}.{bundle.stain_slug}.ome.tiff"))
     kind = ENDINGS[_ending(output)]
     if output.exists() and output.is_dir() != (kind == "zarr"):
@@ -220,11 +241,13 @@ def _job(request: ConvertRequest, bundle: Bundle, view: View, region: Box, print
         glass=bundle.glass,
         encoding=config.output,
         mpp=None if view.mpp is None else float(view.mpp),
-        provenance=tuple(provenance.provenance(print_, bundle.stain).items()),
+        provenance=tuple(provenance.provenance(print_, bundle.stain, facts).items()),
     )
     return Job(
         slide=_shared(request, request.slide),
         slide_mpp=request.mpp,
+        image=request.image,
+        z=request.z,
         view_mpp=bundle.mpp,
         allow_upsampling=request.allow_upsampling,
         model=str(_shared(request, Path(request.model)) if Path(request.model).is_dir() else request.model),

@@ -19,14 +19,22 @@ from wsi_stain.geometry import Box
 from wsi_stain.model.bundle import Bundle
 from wsi_stain.output import ometiff
 from wsi_stain.output.canvas import CanvasSpec
-from wsi_stain.slide.slide import View
+from wsi_stain.slide.slide import Slide, View
 from wsi_stain.tissue.mask import TissueMask
+
+ORDER = "x, y, w, h"
+"""Order of `region` in records, in level-0 px of the slide's file."""
 
 
 def fingerprint(
-    request: ConvertRequest, bundle: Bundle, mask: TissueMask, region: Box, view: View, source: tuple[str, int] | None
+    request: ConvertRequest,
+    bundle: Bundle,
+    mask: TissueMask,
+    region: tuple[int, int, int, int],
+    view: View,
+    source: tuple[str, int] | None,
 ) -> dict[str, Any]:
-    """Everything that can change a byte of the output."""
+    """Everything that can change a byte of the output; `region` is (x, y, w, h) in level-0 px of the file."""
     grid = request.config.grid
     sha256, size = source or _source(request.slide)
     return {
@@ -35,6 +43,7 @@ def fingerprint(
         "mpp": None if view.mpp is None else float(view.mpp),
         "scale": str(view.scale),
         "region": list(region),
+        "region_order": ORDER,
         "model": bundle.name,
         "model_version": bundle.version,
         "model_sha256": bundle.sha256,
@@ -86,8 +95,19 @@ def _source(slide: Path) -> tuple[str, int]:
     return total.hexdigest(), size
 
 
-def provenance(print_: Mapping[str, Any], stain: str) -> dict[str, str]:
-    """The provenance that an output records: a whitelist without texts from the slide."""
+def slide_facts(slide: Slide) -> dict[str, Any]:
+    """What a record states of how the slide is read; absent where there is nothing to state."""
+    facts: dict[str, Any] = {"image": slide.image, "plane": slide.plane, "notes": list(slide.notes) or None}
+    facts["bounds"] = None if slide.bounds is None else list(slide.bounds)
+    facts["stored_mpp"] = None if slide.stretch == (1, 1) else [float(slide.mpp * s) for s in slide.stretch[::-1]]
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def provenance(print_: Mapping[str, Any], stain: str, facts: Mapping[str, Any]) -> dict[str, str]:
+    """The provenance that an output records: a whitelist without texts from the slide.
+
+    Regions and bounds are x,y,w,h in level-0 px of the slide's file.
+    """
     keys = (
         "source_sha256",
         "model",
@@ -106,15 +126,38 @@ def provenance(print_: Mapping[str, Any], stain: str) -> dict[str, str]:
         "stain": stain,
         **{key: str(print_[key]) for key in keys},
         "region": ",".join(map(str, print_["region"])),
+        **({"bounds": ",".join(map(str, facts["bounds"]))} if "bounds" in facts else {}),
+        **{key: str(facts[key]) for key in ("image", "plane") if key in facts},
         "software": f"wsi-stain {__version__}",
     }
 
 
-def is_done(canvas: CanvasSpec, print_: Mapping[str, Any], *, restart: bool) -> bool:
-    """Whether the finished output has the fingerprint `print_`; OutputError if it has another."""
+def in_this_order(old: Mapping[str, Any], print_: Mapping[str, Any], region: Box) -> Mapping[str, Any]:
+    """A recorded fingerprint; one without `region_order` has its region as (y0, x0, y1, x1) in the view's px.
+
+    Args:
+        old: the recorded fingerprint.
+        print_: today's fingerprint of the same conversion.
+        region: today's region in the view's px.
+    """
+    if "region_order" in old or old.get("region") != list(region):
+        return old
+    return {**old, "region": print_["region"], "region_order": ORDER}
+
+
+def is_done(canvas: CanvasSpec, print_: Mapping[str, Any], region: Box, *, restart: bool) -> bool:
+    """Whether the finished output has the fingerprint `print_`; OutputError if it has another.
+
+    Args:
+        canvas: the output.
+        print_: the fingerprint of this conversion.
+        region: its region in the view's px, for records of older versions.
+        restart: whether an existing output is to be replaced.
+    """
     if restart or not canvas.output.exists():
         return False
-    if record.read(record.path_of(canvas.output)).get("fingerprint") == print_:
+    old = record.read(record.path_of(canvas.output)).get("fingerprint")
+    if old is not None and in_this_order(old, print_, region) == print_:
         return True
     if record.read(canvas.spool / "run.json") == print_:
         return False  # an interrupted restart: it already has permission to replace the output

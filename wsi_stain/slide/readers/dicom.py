@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 
 from wsi_stain.geometry import Box, Size
-from wsi_stain.slide.readers.base import Facts, TileCache, Undecodable, Unsuited, number
+from wsi_stain.slide.lengths import number
+from wsi_stain.slide.readers.base import Facts, TileCache, Undecodable, Unsuited
 from wsi_stain.slide.readers.jpeg import Colours, decode_jpeg, stream_colours
 
 INSTALL = "pip install 'wsi-stain[dicom]'"

@@ -55,10 +55,10 @@ def planes(series: Any, plane: int = 0) -> tuple[Plane, ...]:
     """
     page = series.keyframe
     if series.axes.endswith("S"):
-        return (_interleaved(series[plane]),)
+        return (_interleaved(_page(series, plane)),)
     if page.planarconfig == PLANARCONFIG.SEPARATE and page.samplesperpixel > 1:
-        return _separate(series[plane])
-    return tuple(_interleaved(series[index]) for index in _channels(series.axes, series.shape, plane))
+        return _separate(_page(series, plane))
+    return tuple(_interleaved(_page(series, index)) for index in _channels(series.axes, series.shape, plane))
 
 
 def to_rgb(series: Any) -> Callable[[np.ndarray], np.ndarray]:
@@ -124,10 +124,15 @@ def _check_codec(page: Any) -> None:
         raise Unsuited("stores YCbCr as JPEG 2000 in Aperio's way")
 
 
+def _page(series: Any, index: int) -> Any:
+    page = series[index] if index < len(series) else None
+    if page is None or page.parent is not series.parent:
+        raise SlideError(f"{series.parent.filename} keeps these pixels in another file; pass the file that holds them")
+    return page
+
+
 def _interleaved(page: Any) -> Plane:
     """All segments of a page."""
-    if page is None:
-        raise Unsuited("keeps a colour plane in a way that is not supported; convert it to interleaved RGB first")
     return Plane(tuple(page.dataoffsets), tuple(page.databytecounts), _decoder(page.keyframe))
 
 
@@ -166,7 +171,7 @@ def _decoder(page: Any) -> Decode:
 
 
 def _extra(extra: tuple[EXTRASAMPLE, ...]) -> Callable[[np.ndarray], np.ndarray]:
-    """What a fourth sample means: TIFF 6.0, section 18. Only a sample that is declared to be opacity is taken for it."""
+    """What a fourth sample means (TIFF 6.0, section 18): it is opacity only if it is declared to be."""
     kind = extra[0] if extra else None
     if kind == EXTRASAMPLE.UNASSALPHA:
         return lambda pixels: over_white(pixels) if pixels.shape[2] == 4 else pixels
