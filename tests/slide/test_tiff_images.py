@@ -164,6 +164,22 @@ def test_areas_of_two_magnifications_are_two_images(tmp_path: Path) -> None:
         Slide.open(built.path, image=2)
 
 
+def test_tiles_that_no_area_holds_are_white_or_come_from_a_finer_level(tmp_path: Path) -> None:
+    areas = ((10001, 20003, 640, 600), (10901, 20003, 640, 600))
+    whole_ = leica(tmp_path / "a.scn", areas=areas)
+    holes = leica(tmp_path / "b.scn", areas=areas, absent={4: (0,), 5: (0,), 2: (0,)})
+    with Slide.open(whole_.path) as a, Slide.open(holes.path) as b:
+        expected = whole(a).copy()
+        expected[:256, 900 : 900 + 256] = 255  # level 0 of the second area
+        np.testing.assert_array_equal(whole(b), expected)
+        for slide in (a, b):
+            assert slide.size == (600, 1540)
+        fine, coarse = (s.at(2.0).read(Box(0, 0, 150, 385)).astype(int) for s in (a, b))
+        assert np.abs(fine - coarse)[:, :160].mean() < 1.5  # page 2 from page 1
+        assert (coarse[:64, 225 : 225 + 64] == 255).all()  # page 5 from page 4, where level 0 was not scanned
+        assert np.abs(fine - coarse)[:, 225 + 64 :].mean() < 1.5
+
+
 def test_convert_says_and_records_what_it_chose(tmp_path: Path) -> None:
     path = write(
         tmp_path / "a.ome.tif",

@@ -59,8 +59,17 @@ def aperio(path: Path, *, lossless: bool = False, factors: tuple[int, ...] = (4,
     return Built(path, truth, 0.2525, 40, format="Aperio SVS", codec="JPEG 2000" if lossless else "JPEG")
 
 
-def leica(path: Path, *, areas: tuple[tuple[int, int, int, int], ...], objectives: tuple[int, ...] = (20,)) -> Built:
-    """SCN with a macro image and scanned areas (x, y, w, h in px of the glass); every area's objective in turn."""
+def leica(
+    path: Path,
+    *,
+    areas: tuple[tuple[int, int, int, int], ...],
+    objectives: tuple[int, ...] = (20,),
+    absent: dict[int, tuple[int, ...]] | None = None,
+) -> Built:
+    """SCN with a macro image and scanned areas (x, y, w, h in px of the glass); every area's objective in turn.
+
+    `absent` lists tiles without bytes by their page: the macro is page 0, the levels of the areas follow.
+    """
     mpp, glass = 0.5, (26_000_000, 76_000_000)
     right, bottom = (max(a[i] + a[i + 2] for a in areas) for i in (0, 1))
     left, top = (min(a[i] for a in areas) for i in (0, 1))
@@ -81,7 +90,8 @@ def leica(path: Path, *, areas: tuple[tuple[int, int, int, int], ...], objective
     )
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
         for number, pixels in enumerate(pages):
-            level(tiff, pixels, description=text if number == 0 else None)
+            gone = (absent or {}).get(number, ())
+            level(tiff, pixels, description=text if number == 0 else None, absent=gone)
     return Built(path, truth, mpp, objectives[0], (left, top, right - left, bottom - top), format="Leica SCN")
 
 

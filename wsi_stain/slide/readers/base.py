@@ -40,8 +40,10 @@ class Facts:
     bounds: Box | None = None
     """The scanned part of level 0 (`openslide.bounds-*`)."""
     icc: bytes | None = None
-    has_gaps: bool = False
-    """Whether tiles are deliberately missing (zero bytes long)."""
+    absent: float = 0.0
+    """Share of level 0 for which the file holds no data (tiles of zero bytes)."""
+    orientation: int = 1
+    """How the stored picture must be turned to be upright: the number of TIFF's and EXIF's tag 274."""
     offset: tuple[int, int] | None = None
     """(x, y) of the first pixel in the file's own level 0, if the reader leaves out the rest of the glass."""
     image: int | None = None

@@ -1,11 +1,13 @@
 """Chooses the reader of a slide by the file's content; used by `wsi_stain.slide.slide` only.
 
 `tiff` (tifffile) reads Aperio and generic TIFF four times as fast as OpenSlide; `leica` places the areas of an SCN
-exactly; `zarr` reads OME-Zarr; `openslide` reads all other scanner formats; `image` reads PNG and JPEG.
+exactly; `zarr` reads OME-Zarr; `openslide` reads all other scanner formats; `dicom` (wsidicom) reads the DICOM series
+that OpenSlide refuses or would show in false colours; `image` reads PNG and JPEG.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +15,15 @@ from typing import TYPE_CHECKING
 
 import openslide
 
-from wsi_stain.errors import SlideError
+from wsi_stain.errors import SlideError, WsiStainError
+from wsi_stain.geometry import Box
+from wsi_stain.slide.readers.absent import check_absent
 from wsi_stain.slide.readers.base import Backend, Facts, Undecodable, Unsuited
+from wsi_stain.slide.readers.cover import opened_path
 from wsi_stain.slide.readers.image import ImageBackend
 from wsi_stain.slide.readers.openslide import OpenSlideBackend
+from wsi_stain.slide.readers.refusal import refusal
+from wsi_stain.slide.readers.turned import turned
 
 if TYPE_CHECKING:
     from wsi_stain.slide.readers.tiff import TiffBackend
@@ -28,6 +35,8 @@ TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ZARR_MARKERS = ("zarr.json", ".zattrs", ".zgroup")
 OPTIONS = {"image": "image", "z": "focal plane"}
 IMAGE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+
+log = logging.getLogger(__name__)
 
 
 def open_backend(path: Path, image: int | None = None, z: int | None = None) -> Backend:
@@ -41,7 +50,16 @@ def open_backend(path: Path, image: int | None = None, z: int | None = None) -> 
     Raises:
         SlideError: the file is missing, not a slide, damaged, or not 8-bit RGB, or has no such image or plane.
     """
-    backend = _open(path, image, z)
+    try:
+        backend = _open(path, image, z)
+    except (WsiStainError, Unsuited):
+        raise
+    except Exception as err:  # a damaged file leads parsers and codecs to errors of any kind
+        reason = str(err).replace(str(path), path.name) or type(err).__name__
+        raise SlideError(
+            f"{path.name} cannot be opened ({reason}); the file may be damaged or of a kind that is not supported; "
+            "copy it again, or convert it, for example to OME-TIFF with bfconvert"
+        ) from err
     for option, chosen, number in (("image", backend.facts.image, image), ("z", backend.facts.plane, z)):
         if number and chosen != number:
             backend.close()
@@ -61,15 +79,19 @@ def _open(path: Path, image: int | None, z: int | None) -> Backend:
         raise SlideError(f"cannot read {path}: {err.strerror}; check its permissions") from err
     if not magic:
         raise SlideError(f"{path.name} is empty (0 bytes); copy it again")
+    path = opened_path(path)
     vendor = openslide.OpenSlide.detect_format(path)
     if magic.startswith(TIFF_MAGIC) and vendor in (None, "aperio", "generic-tiff"):
         return _open_tiff(path, vendor, image, z)
     if vendor == "leica":
         return _open_leica(path, image, z)
+    if vendor == "dicom":
+        return _open_dicom(path)
     if vendor:
-        return _open_vendor(path)
+        return _open_vendor(path, vendor)
     if magic.startswith(IMAGE_MAGIC):
-        return ImageBackend(path)
+        picture = ImageBackend(path)
+        return turned(picture, picture.facts.orientation, path.name)
     raise SlideError(f"{path.name} has an unsupported format; convert it to one of: {READS}")
 
 
@@ -97,26 +119,27 @@ def _open_leica(path: Path, image: int | None, z: int | None) -> Backend:
 
 
 def _open_tiff(path: Path, vendor: str | None, image: int | None, z: int | None) -> Backend:
-    from wsi_stain.slide.readers.tiff import TiffBackend, parse_tiff, scale_of_tiff
+    from wsi_stain.slide.readers.tiff import TiffBackend, missed_by_openslide, parse_tiff
 
+    backend: Backend
     try:
-        tiff = TiffBackend(path, partial(parse_tiff, image=image, z=z))
+        backend = TiffBackend(path, partial(parse_tiff, image=image, z=z))
+        if vendor and not backend.facts.notes:  # OpenSlide reads the first image and plane
+            backend = _better(path, backend)
     except Unsuited as why:
         if vendor is None:
             raise SlideError(f"{path.name} {why}") from why
         try:
-            other = OpenSlideBackend(path)
+            backend = OpenSlideBackend(path)
         except Unsuited as err:
             raise SlideError(f"{path.name} {why} (OpenSlide: {err})") from why
-        other.facts = replace(other.facts, **scale_of_tiff(path, other.facts))
-        return other
-    if vendor is None or tiff.facts.notes:  # OpenSlide reads the first image and plane
-        return tiff
-    return _better(path, tiff)
+        backend.facts = replace(backend.facts, **missed_by_openslide(path, backend.facts))
+    check_absent(backend.facts.absent, path.name)
+    return turned(backend, backend.facts.orientation, path.name)
 
 
 def _better(path: Path, tiff: TiffBackend) -> Backend:
-    """OpenSlide's reader if it finds a larger image, more levels, or missing tiles that it can fill.
+    """OpenSlide's reader if it finds a larger image or more levels.
 
     OpenSlide does not know what OME-XML states: of an OME-TIFF it can take the macro for the slide.
     """
@@ -125,37 +148,54 @@ def _better(path: Path, tiff: TiffBackend) -> Backend:
     except Unsuited:
         return tiff
     ours, theirs = tiff.facts, other.facts
+    theirs = replace(theirs, orientation=ours.orientation, absent=ours.absent)
     if ours.mpp_from.startswith("OME") or theirs.mpp is None:
-        other.facts = replace(theirs, mpp=ours.mpp, mpp_from=ours.mpp_from)
+        theirs = replace(theirs, mpp=ours.mpp, mpp_from=ours.mpp_from)
     else:
         tiff.facts = replace(ours, mpp=theirs.mpp)
+    other.facts = theirs
+    here, there = (Box.of(backend.sizes[0]).area for backend in (tiff, other))
     if other.sizes[0] == tiff.sizes[0]:
-        better = len(other.sizes) > len(tiff.sizes) or ours.has_gaps
+        better = len(other.sizes) > len(tiff.sizes)
     else:
-        better = ours.format != "OME-TIFF" and min(other.sizes[0]) > min(tiff.sizes[0])
+        better = there > here and ours.format != "OME-TIFF"
     (tiff if better else other).close()
     return other if better else tiff
 
 
-def _open_vendor(path: Path) -> Backend:
+def _open_vendor(path: Path, vendor: str) -> Backend:
     try:
         return OpenSlideBackend(path)
     except Unsuited as err:
-        hint = "the file may be truncated or damaged; copy it again"
-        if "YBR_FULL" in str(err):
-            hint = "OpenSlide cannot read DICOM with YBR_FULL JPEG; convert it, for example to OME-TIFF with bfconvert"
-        raise SlideError(f"{path.name} cannot be opened ({err}); {hint}") from err
+        raise SlideError(refusal(path.name, vendor, str(err))) from err
+
+
+def _open_dicom(path: Path) -> Backend:
+    """One series: OpenSlide, unless it refuses the series or would show false colours."""
+    from wsi_stain.slide.readers.dicom import DicomBackend, false_colours  # imports pydicom
+
+    reason = false_colours(path)
+    if reason is None:
+        try:
+            return OpenSlideBackend(path)
+        except Unsuited as err:
+            reason = f"OpenSlide cannot read it: {err}"
+    log.info("%s: %s; it is read with wsidicom", path.name, reason)
+    try:
+        return DicomBackend(path)
+    except Unsuited as err:
+        raise SlideError(f"{path.name} {err} ({reason})") from err
 
 
 def _open_dicom_folder(path: Path) -> Backend:
-    """The series of the largest instance that opens: OpenSlide finds the other levels in the folder."""
+    """The series of the largest instance that opens: the other levels are found in the folder."""
     instances = sorted(path.glob("*.dcm"), key=lambda p: (-p.stat().st_size, p.name))
     if not instances:
         raise SlideError(f"{path} is a folder without DICOM instances (*.dcm); pass the slide file")
     errors = []
     for instance in instances:
         try:
-            return _open_vendor(instance)
+            return _open_dicom(instance)
         except SlideError as err:
             errors.append(err)
     raise errors[0]

@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from wsi_stain.errors import SlideError
 from wsi_stain.geometry import Box, Size
 from wsi_stain.slide.readers.base import Facts, over_white
+from wsi_stain.slide.readers.turned import TAG
 
 MAX_PX = 100_000_000
 """Largest image, in pixels: the whole image is held in memory (300 MB)."""
@@ -58,8 +59,9 @@ def _load(path: Path) -> tuple[np.ndarray, Facts]:
         pixels = np.asarray(image.convert("RGB") if image.mode == "RGB" else image.convert("RGBA"))
         codec = image.format or ""
         icc = image.info.get("icc_profile")
+        orientation = image.getexif().get(TAG, 1)
     pixels = pixels.copy() if pixels.shape[2] == 3 else over_white(pixels)
-    facts = Facts(vendor="generic", format=codec, mpp=None, mpp_from="", codec=codec, icc=icc)
+    facts = Facts(vendor="generic", format=codec, mpp=None, mpp_from="", codec=codec, icc=icc, orientation=orientation)
     return pixels, facts
 
 

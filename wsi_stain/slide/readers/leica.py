@@ -81,6 +81,7 @@ class LeicaBackend:
         self._image, self._z = image, z
         self._areas: list[Area] = []
         self._tiles = TiffBackend(path, self._parse)
+        self._tiles.bases = tuple(area.first for area in self._areas)
         self.facts = self._tiles.facts
         bounds = self.facts.bounds or Box(0, 0, 1, 1)
         largest = max(self._areas, key=lambda area: area.box.area)

@@ -10,19 +10,25 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffFileError
+from tifffile import COMPRESSION, TiffFile, TiffFileError
 
 from wsi_stain.errors import SlideError
 from wsi_stain.geometry import Box, Size
 from wsi_stain.slide.lengths import number
-from wsi_stain.slide.readers.base import Facts, PerThread, TileCache, Undecodable, Unsuited, over_white
+from wsi_stain.slide.pixel_size import exact_downsample
+from wsi_stain.slide.readers.base import Facts, PerThread, TileCache, Undecodable, Unsuited
 from wsi_stain.slide.readers.tiff_images import Choice, choose
+from wsi_stain.slide.readers.tiff_samples import Plane, planes, to_rgb
 from wsi_stain.slide.readers.tiff_scale import tiff_magnification, tiff_mpp
+from wsi_stain.slide.readers.turned import TAG
+from wsi_stain.slide.resample import Axis, resampled
 
 # Our errors include tifffile's messages on damaged files; without a handler Python would also print them.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -31,8 +37,6 @@ DAMAGED = (TiffFileError, OSError, ValueError, RuntimeError, KeyError, IndexErro
 """Exceptions that tifffile and the codecs raise on broken input."""
 MAX_SEGMENT_PX = 1 << 26
 STITCHED = ("philips", "ndpi", "scn", "bif")
-RGB_CODECS = (COMPRESSION.JPEG, COMPRESSION.OJPEG, COMPRESSION.WEBP)
-"""Codecs that decode to RGB for any photometric interpretation in the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +45,19 @@ class Level:
 
     size: Size
     segment: Size
-    offsets: tuple[int, ...]
-    counts: tuple[int, ...]
-    decode: Any
-    jpegtables: bytes | None
+    planes: tuple[Plane, ...]
+    """One of interleaved colours, or one of each colour."""
+    to_rgb: Callable[[np.ndarray], np.ndarray]
+
+    def is_absent(self, index: int) -> bool:
+        """Whether the file deliberately holds no data for a segment."""
+        return not any(plane.counts[index] for plane in self.planes)
+
+    @property
+    def absent(self) -> float:
+        """Share of the segments without data."""
+        n = len(self.planes[0].counts)
+        return sum(map(self.is_absent, range(n))) / n
 
     def touching(self, box: Box) -> list[tuple[int, int, int]]:
         """(index, y0, x0) of every segment that touches the box."""
@@ -76,6 +89,8 @@ class TiffBackend:
             reason = str(err).replace(str(path), path.name) or type(err).__name__
             raise Unsuited(f"cannot be opened ({reason}); the file may be truncated or damaged; copy it again") from err
         self.sizes = tuple(level.size for level in self._levels)
+        self.bases = (0,)
+        """Indices of the levels that begin a pyramid, ascending: they have no finer level."""
         self._files = PerThread(lambda: RawFile(path))
         self._cache = TileCache()
 
@@ -87,20 +102,33 @@ class TiffBackend:
         for index, y, x in source.touching(box):
             part = Box.at(y, x, source.segment) & box & whole
             target = part.shift(-box.y0, -box.x0).slices()
-            if not source.counts[index]:
+            if source.is_absent(index) and level in self.bases:
                 out[target] = 255
                 continue
-            tile = self._cache.get((level, index), lambda index=index: self._decode(source, index))
-            out[target] = tile[part.shift(-y, -x).slices()]
+            make = partial(self._decode, source, index)
+            if source.is_absent(index):
+                make = partial(self._from_finer, level, Box.at(y, x, source.segment) & whole)
+            tile = self._cache.get((level, index), make)
+            pixels = tile[part.shift(-y, -x).slices()]
+            if pixels.shape != out[target].shape:
+                raise Undecodable(f"tile {index} holds {tile.shape[1]} × {tile.shape[0]} px, fewer than it must")
+            out[target] = pixels
         return out
 
     def _decode(self, source: Level, index: int) -> np.ndarray:
         try:
-            data = self._files.get().read(source.offsets[index], source.counts[index])
-            tile = source.decode(data, index, jpegtables=source.jpegtables)[0][0]
+            file = self._files.get()
+            parts = [p.decode(file.read(p.offsets[index], p.counts[index]), index) for p in source.planes]
+            return source.to_rgb(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2))
         except DAMAGED as err:
             raise Undecodable(f"tile {index}: {err or type(err).__name__}") from err
-        return over_white(tile) if tile.shape[2] == 4 else tile
+
+    def _from_finer(self, level: int, box: Box) -> np.ndarray:
+        """A box of a level from the next finer one: a hole above level 0 must not hide what was scanned."""
+        base = max(n for n in self.bases if n <= level)
+        fine, coarse = (exact_downsample(self.sizes[base], self.sizes[n]) for n in (level - 1, level))
+        y, x = (Axis(coarse / fine, Fraction(0), 0, length) for length in self.sizes[level - 1])
+        return resampled(partial(self.read, level - 1), (y, x), box)
 
     def renew(self) -> None:
         """Give the calling thread a fresh handle."""
@@ -147,11 +175,11 @@ def parse_tiff(tiff: TiffFile, image: int | None = None, z: int | None = None) -
     choice = choose(tiff, image, z)
     series = choice.image.series
     levels = tuple(level_of(level, choice.plane.index) for level in series.levels)
-    return levels, _facts(tiff, choice, has_gaps=any(0 in level.counts for level in levels))
+    return levels, _facts(tiff, choice, absent=levels[0].absent)
 
 
-def scale_of_tiff(path: Path, facts: Facts) -> dict[str, Any]:
-    """The µm/px that OME-XML or ImageJ gives, for a TIFF that OpenSlide reads without knowing them; else nothing.
+def missed_by_openslide(path: Path, facts: Facts) -> dict[str, Any]:
+    """What OpenSlide does not read of a TIFF: its orientation, and the µm/px that OME-XML or ImageJ gives.
 
     Raises:
         SlideError: OpenSlide would read another image or plane than the one to be read.
@@ -161,13 +189,16 @@ def scale_of_tiff(path: Path, facts: Facts) -> dict[str, Any]:
             choice = choose(tiff, None, None)
             if choice.notes:
                 raise SlideError(f"{choice.notes[0]}; convert that one to interleaved RGB first")
-            mpp, mpp_from = tiff_mpp(choice.image, choice.image.series.keyframe)
+            page = choice.image.series.keyframe
+            mpp, mpp_from = tiff_mpp(choice.image, page)
+            missed = {"orientation": page.tags.valueof(TAG, default=1)}
     except DAMAGED:
         return {}
-    return {"mpp": mpp, "mpp_from": mpp_from} if mpp and (mpp_from[:3] == "OME" or facts.mpp is None) else {}
+    is_known = mpp is None or (mpp_from[:3] != "OME" and facts.mpp is not None)
+    return missed if is_known else {**missed, "mpp": mpp, "mpp_from": mpp_from}
 
 
-def _facts(tiff: TiffFile, choice: Choice, *, has_gaps: bool) -> Facts:
+def _facts(tiff: TiffFile, choice: Choice, *, absent: float) -> Facts:
     page = choice.image.series.keyframe
     mpp, mpp_from = tiff_mpp(choice.image, page)
     return Facts(
@@ -178,7 +209,8 @@ def _facts(tiff: TiffFile, choice: Choice, *, has_gaps: bool) -> Facts:
         magnification=tiff_magnification(choice.image, _objectives(tiff), page),
         codec=COMPRESSION(page.compression).name,
         icc=page.iccprofile,
-        has_gaps=has_gaps,
+        absent=absent,
+        orientation=page.tags.valueof(TAG, default=1),
         image=choice.image.what.number if choice.is_one_of_many else None,
         plane=choice.plane.number,
         notes=choice.notes,
@@ -188,43 +220,19 @@ def _facts(tiff: TiffFile, choice: Choice, *, has_gaps: bool) -> Facts:
 def level_of(series: Any, plane: int = 0) -> Level:
     """One level of an image: the tiles of the page that holds a plane of it."""
     page = series.keyframe
-    _check_pixels(series)
+    convert = to_rgb(series)
     size = Size(page.imagelength, page.imagewidth)
     segment = Size(page.tilelength, page.tilewidth) if page.is_tiled else Size(min(page.rowsperstrip, size.h), size.w)
     if segment.h * segment.w > MAX_SEGMENT_PX:
         raise Unsuited(
             f"is not tiled ({size.w} × {size.h} px in one piece); convert it to a tiled TIFF, for example with vips"
         )
-    data = series[plane] if plane < len(series) else None
-    if data is None or data.parent is not series.parent:
-        raise SlideError(f"{series.parent.filename} keeps these pixels in another file; pass the file that holds them")
+    parts = planes(series, plane)
     expected = size.ceil_div(segment.h).h * size.ceil_div(segment.w).w
-    if len(data.dataoffsets) != expected or len(data.databytecounts) != expected:
-        raise Unsuited(f"lists {len(data.dataoffsets)} of {expected} tiles; the file may be damaged; copy it again")
-    return Level(size, segment, tuple(data.dataoffsets), tuple(data.databytecounts), page.decode, page.jpegtables)
-
-
-def _check_pixels(series: Any) -> None:
-    """Raise `SlideError` if the file is not a brightfield slide, `Unsuited` if only this reader cannot read it."""
-    page = series.keyframe
-    colours = page.samplesperpixel if page.photometric != PHOTOMETRIC.MINISBLACK else 1
-    planes = dict(zip(series.axes, series.shape, strict=True))
-    if colours not in (3, 4) or planes.get("C", 1) != 1:
-        shape = "×".join(str(n) for n in series.shape)
-        raise SlideError(
-            f"{series.parent.filename} has {shape} ({series.axes}) values, not RGB pixels; "
-            "fluorescence and single-channel images are not supported, pass a brightfield slide"
-        )
-    if page.dtype != np.uint8 or page.bitspersample != 8:
-        raise SlideError(
-            f"{series.parent.filename} has {page.bitspersample} bits per sample ({page.dtype}); "
-            "it must be 8-bit RGB; convert it first"
-        )
-    if not series.axes.endswith("YXS") or page.planarconfig != PLANARCONFIG.CONTIG:
-        raise Unsuited(f"stores its colours in separate planes ({series.axes}); convert it to interleaved RGB first")
-    if page.photometric != PHOTOMETRIC.RGB and page.compression not in RGB_CODECS:
-        name, codec = PHOTOMETRIC(page.photometric).name, COMPRESSION(page.compression).name
-        raise Unsuited(f"stores {name} as {codec}, which has no conversion to RGB; convert it to RGB or JPEG first")
+    for part in parts:
+        if len(part.offsets) != expected or len(part.counts) != expected:
+            raise Unsuited(f"lists {len(part.offsets)} of {expected} tiles; the file may be damaged; copy it again")
+    return Level(size, segment, parts, convert)
 
 
 def _objectives(tiff: TiffFile) -> dict[str, float]:
