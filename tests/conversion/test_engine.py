@@ -803,7 +803,7 @@ import sys
 from pathlib import Path
 from wsi_stain.files import record
 from wsi_stain.conversion.engine import ConvertRequest, convert
-import distributed, zarr, tifffile, openslide, tiffslide
+import distributed, zarr, tifffile, openslide
 start = record.peak_memory_bytes()
 convert(ConvertRequest(Path(sys.argv[1]), Path(sys.argv[2]), "identity", mask="none", workers=2))
 print(record.peak_memory_bytes() - start)

@@ -30,6 +30,12 @@ class RegionType(click.ParamType[Any]):
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="x.ome.tiff or x.ome.zarr.")
 @click.option("--model", help="Model bundle: a name or a folder. [default: the shipped model]")
 @click.option("--mpp", type=float, help="Pixel size of the slide in µm, if the file has none or a wrong one.")
+@click.option(
+    "--image", type=click.IntRange(min=0), help="Image to read, if the file holds several. [default: the largest]"
+)
+@click.option(
+    "--z", type=click.IntRange(min=0), help="Focal plane to read, if there are several. [default: the middle]"
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--precision",
@@ -44,7 +50,7 @@ class RegionType(click.ParamType[Any]):
     show_default=True,
     help="auto (detect tissue), none (whole slide), or a GeoJSON file exported from QuPath.",
 )
-@click.option("--region", type=RegionType(), help="Convert only this region, in level-0 pixels.")
+@click.option("--region", type=RegionType(), help="Convert only this region: x, y, width, height in level-0 pixels.")
 @click.option("--workers", type=int, help="Number of threads; 0 uses the calling thread. [default: one per processor]")
 @click.option("--scheduler", metavar="ADDRESS", help="Address of a running Dask scheduler.")
 @click.option("--quality", type=int, help="JPEG quality, 1-100. [default: 90]")

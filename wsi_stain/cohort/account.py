@@ -40,7 +40,7 @@ def account_of(row: Row, request: ConvertRequest) -> dict[str, Any]:
     assert request.output, "a cohort names its outputs"
     run = record.read(record.path_of(request.output))
     bundle = Bundle.open(request.model)
-    with Slide.open(request.slide, mpp=request.mpp) as slide:
+    with Slide.open(request.slide, mpp=request.mpp, image=request.image, z=request.z) as slide:
         he, size = slide.thumbnail(THUMBNAIL_PX), slide.size
     mask, mask_file = _mask(request, size)
     level, mpp = _level(request.output, run)

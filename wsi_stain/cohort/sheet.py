@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from wsi_stain.cohort.request import CohortRequest, Row
+from wsi_stain.config.ranges import MAX_MPP, MIN_MPP
 from wsi_stain.errors import ConfigError
-from wsi_stain.slide.pixel_size import MAX_MPP, MIN_MPP
 
 COLUMNS = ("slide", "slide_id", "mpp", "model", "mask")
 SLIDE_ENDINGS = frozenset(

@@ -91,7 +91,7 @@ def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None
     full = told_when_full(job.output, estimate.disk_bytes)
     with full, _folder_of(canvas), locked(canvas.store.folder / "lock"):
         # Checked again: another run may have finished it between the estimate and the lock.
-        if is_done(job.canvas, job.fingerprint, restart=request.restart):
+        if is_done(job.canvas, job.fingerprint, job.grid.region, restart=request.restart):
             canvas.store.remove()  # left by a run killed after writing its record
             return Result(job.output, True, record.read(record.path_of(job.output)))
         check_room(estimate)
@@ -128,7 +128,7 @@ class _Run:
             buffer = io.BytesIO()
             save_mask(self._survey.mask, buffer)
             canvas.store.write(self._job.mask.name, buffer.getvalue())
-        if (path := mask_beside(self._request, self._job.output)) is not None:
+        if (path := mask_beside(self._survey, self._job.output)) is not None:
             to_geojson(self._survey.mask, path)
 
     def paint(self, canvas: Canvas, workers: Workers) -> tuple[Box, ...]:
@@ -246,6 +246,7 @@ class _Run:
             "notice": ometiff.NOTICE,
             "output": job.output.name,
             "fingerprint": job.fingerprint.as_dict(),
+            "slide": survey.reading.as_dict(),
             "arguments": _arguments(self._request),
             "config": dump(self._request.config),
             "versions": self._versions[-1],
@@ -258,7 +259,7 @@ class _Run:
                 "stained_again_in_this_run": self._repeats,
             },
             "blocks": {"all": len(survey.blocks), "painted_in_this_run": self._painted},
-            "unreadable": [list(box) for box in unreadable],
+            "unreadable": [[box.x0, box.y0, box.size.w, box.size.h] for box in unreadable],
             "size_px": list(job.grid.region.size),
             "seconds": {"all": seconds, **self._stages, "threads": usage.seconds},
             "threads": len(usage.threads),

@@ -77,7 +77,7 @@ class Estimate:
         Raises:
             OutputError: the output exists with other settings, or its folder is missing or cannot be written to.
         """
-        done = is_done(job.canvas, job.fingerprint, restart=survey.request.restart)
+        done = is_done(job.canvas, job.fingerprint, job.grid.region, restart=survey.request.restart)
         todo = () if done else _todo(survey, job)
         tiles = sum(len(survey.tissue[block.index]) for block in todo)
         blocks_bytes = resources.memory_bytes(job, survey.request.workers)

@@ -116,9 +116,10 @@ class BlockReport:
     """The thread that painted it."""
 
 
-def mask_beside(request: ConvertRequest, output: Path) -> Path | None:
+def mask_beside(survey: Survey, output: Path) -> Path | None:
     """Path of the tissue mask next to the output; None without a mask, or if it would overwrite the user's file."""
-    if request.mask == "none":
+    request = survey.request
+    if request.mask == "none" or survey.reading.stored_mpp:  # outlines are drawn on square pixels
         return None
     path = output.with_name(output.name[: -len(_ending(output))] + ".tissue.geojson")
     return None if path.resolve() == Path(request.mask).resolve() else path
@@ -160,7 +161,7 @@ def _canvas(survey: Survey, fingerprint: Fingerprint, output: Path) -> CanvasSpe
         glass=survey.bundle.glass,
         encoding=survey.request.config.output,
         mpp=survey.view_mpp,
-        provenance=tuple(provenance(fingerprint, survey.bundle.stain).items()),
+        provenance=tuple(provenance(fingerprint, survey.bundle.stain, survey.reading.bounds).items()),
         magnification=survey.magnification,
         stain=survey.bundle.stain,
         uuid=fingerprint.uuid,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from wsi_stain.output.canvas import CanvasSpec
 if TYPE_CHECKING:  # workers need no survey, which imports scikit-image
     from wsi_stain.conversion.survey import Survey
 
+ORDER = "x, y, w, h"
+"""Order of `region` in records, in level-0 px of the slide's file."""
 RECORDED = (
     "source_sha256",
     "model",
@@ -47,8 +50,10 @@ class Fingerprint:
     """µm per px of the view."""
     scale: str
     """Level-0 px per px of the view, as a fraction."""
-    region: Box
-    """In the view's frame."""
+    region: tuple[int, int, int, int]
+    """(x, y, w, h) in level-0 px as the file stores them."""
+    region_order: str
+    """`ORDER`; absent in records of older versions."""
     model: str
     model_version: str
     model_sha256: str
@@ -64,6 +69,8 @@ class Fingerprint:
     """Version of this package."""
     precision: Precision
     icc_profile: str
+    image: int | None = None
+    plane: int | None = None
 
     @classmethod
     def of(cls, survey: Survey) -> Fingerprint:
@@ -74,7 +81,8 @@ class Fingerprint:
             source_bytes=survey.source_bytes,
             mpp=survey.view_mpp,
             scale=str(survey.scale),
-            region=grid.region,
+            region=survey.region,
+            region_order=ORDER,
             model=bundle.name,
             model_version=bundle.version,
             model_sha256=bundle.sha256,
@@ -89,11 +97,14 @@ class Fingerprint:
             wsi_stain=__version__,
             precision=survey.precision,
             icc_profile=survey.icc or "none: pixels as stored",
+            image=survey.reading.image,
+            plane=survey.reading.plane,
         )
 
     def as_dict(self) -> dict[str, Any]:
         """The fingerprint as JSON stores it: tuples are lists, sections are mappings."""
-        return dump(self)
+        content: dict[str, Any] = dump(self)
+        return {key: value for key, value in content.items() if value is not None or key not in ("image", "plane")}
 
     @property
     def uuid(self) -> str:
@@ -101,24 +112,50 @@ class Fingerprint:
         return str(uuid.uuid5(uuid.NAMESPACE_URL, "wsi-stain:" + json.dumps(self.as_dict(), sort_keys=True)))
 
 
-def provenance(fingerprint: Fingerprint, stain: str) -> dict[str, str]:
-    """The provenance that an output records."""
+def provenance(fingerprint: Fingerprint, stain: str, bounds: tuple[int, int, int, int] | None) -> dict[str, str]:
+    """The provenance that an output records.
+
+    `region`, and the scan's `bounds` on the glass, are x,y,w,h in level-0 px as the slide's file stores them.
+    """
+    read = {"bounds": bounds and ",".join(map(str, bounds)), "image": fingerprint.image, "plane": fingerprint.plane}
     return {
         "notice": ometiff.NOTICE,
         "use": ometiff.RESEARCH_USE,
         "stain": stain,
         **{key: str(getattr(fingerprint, key)) for key in RECORDED},
         "region": ",".join(map(str, fingerprint.region)),
+        **{key: str(value) for key, value in read.items() if value is not None},
         "software": f"wsi-stain {__version__}",
     }
 
 
-def is_done(canvas: CanvasSpec, fingerprint: Fingerprint, *, restart: bool) -> bool:
-    """Whether the finished output has this fingerprint; OutputError if it has another."""
+def in_this_order(old: Mapping[str, Any], fingerprint: Fingerprint, region: Box) -> dict[str, Any]:
+    """A recorded fingerprint in today's form: without `region_order`, its region is (y0, x0, y1, x1) in the view's px.
+
+    Args:
+        old: the recorded fingerprint.
+        fingerprint: today's fingerprint of the same conversion.
+        region: today's region in the view's px.
+    """
+    if "region_order" in old or old.get("region") != list(region):
+        return dict(old)
+    return {**old, "region": list(fingerprint.region), "region_order": ORDER}
+
+
+def is_done(canvas: CanvasSpec, fingerprint: Fingerprint, region: Box, *, restart: bool) -> bool:
+    """Whether the finished output has this fingerprint; OutputError if it has another.
+
+    Args:
+        canvas: the output.
+        fingerprint: of this conversion.
+        region: its region in the view's px, for records of older versions.
+        restart: whether an existing output is to be replaced.
+    """
     if restart or not canvas.output.exists():
         return False
     ours = fingerprint.as_dict()
-    if record.read(record.path_of(canvas.output)).get("fingerprint") == ours:
+    old = record.read(record.path_of(canvas.output)).get("fingerprint")
+    if old is not None and in_this_order(old, fingerprint, region) == ours:
         return True
     if record.read(canvas.spool / "run.json") == ours:
         return False  # an interrupted restart: it already has permission to replace the output

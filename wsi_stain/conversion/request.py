@@ -20,11 +20,15 @@ class ConvertRequest:
     model: str | Path = DEFAULT
     mpp: float | None = None
     """µm per px of level 0 of the slide, if the file has none or a wrong one."""
+    image: int | None = None
+    """Number of the image, if the slide's file holds several; the largest by default."""
+    z: int | None = None
+    """Number of the focal plane, if the slide has several; the middle one by default."""
     device: str = "auto"
     mask: Literal["auto", "none"] | Path = "auto"
     """Tissue: `auto` detects it on a thumbnail, `none` stains the whole slide, a path is a GeoJSON file."""
     region: tuple[int, int, int, int] | None = None
-    """(x, y, w, h) in level-0 px; only this region is converted."""
+    """(x, y, w, h) in level-0 px as the file stores them; only this region is converted."""
     workers: int | None = None
     """Number of threads; 0 uses the calling thread, None one per processor."""
     scheduler: str | None = None

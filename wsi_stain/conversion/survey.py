@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from wsi_stain.cluster.workers import ask
 from wsi_stain.config.convert import Precision
+from wsi_stain.config.loader import dump
 from wsi_stain.conversion.request import ConvertRequest
 from wsi_stain.conversion.view import ViewSpec, stained
-from wsi_stain.errors import ConfigError, SlideError
+from wsi_stain.errors import ConfigError, MaskError, SlideError
 from wsi_stain.geometry import Box, Size
 from wsi_stain.model.bundle import Bundle
 from wsi_stain.slide.slide import Slide, View
@@ -25,6 +27,34 @@ from wsi_stain.tissue.mask import TissueMask, everything, from_geojson
 
 NormSource = Literal["frozen", "slide", "tile"]
 """Where a network takes its normalization statistics from: its training, the slide, or each tile."""
+
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the slide is read, as its record states it; None where there is nothing to state."""
+
+    image: int | None
+    plane: int | None
+    notes: tuple[str, ...]
+    """What the reader chose for the user, as sentences."""
+    bounds: tuple[int, int, int, int] | None
+    """The scan on the glass: (x, y, w, h) in level-0 px as the file stores them."""
+    stored_mpp: tuple[float, float] | None
+    """µm per px along (x, y) as stored, if the pixels are not square."""
+
+    @classmethod
+    def of(cls, slide: Slide) -> Reading:
+        """How an open slide is read."""
+        down, across = (float(slide.mpp * stretch) for stretch in slide.stretch)
+        stored = None if slide.stretch == (1, 1) else (across, down)
+        return cls(slide.image, slide.plane, slide.notes, slide.bounds, stored)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What there is to state, for `run.json`."""
+        return {key: value for key, value in dump(self).items() if value not in (None, [])}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +76,9 @@ class Survey:
     """µm per px of the view; None if the slide has no pixel size and the model works at level 0."""
     scale: Fraction
     """Level-0 px per px of the view."""
+    region: tuple[int, int, int, int]
+    """What is converted: (x, y, w, h) in level-0 px as the file stores them."""
+    reading: Reading
     magnification: float | None
     icc: str | None
     """Description of the colour profile that is applied to the slide; None if none is."""
@@ -69,12 +102,22 @@ class Survey:
         """
         bundle = Bundle.open(request.model)
         precision = _precision(request, bundle)
-        spec = ViewSpec(request.reachable(request.slide), request.mpp, bundle.mpp, request.allow_upsampling)
+        spec = ViewSpec(
+            slide=request.reachable(request.slide),
+            mpp=request.mpp,
+            model_mpp=bundle.mpp,
+            allow_upsampling=request.allow_upsampling,
+            image=request.image,
+            z=request.z,
+        )
         view = spec.open()
         with view.slide:
             mask = _mask(request, view.slide)
             grid = _grid(request, bundle, view)
             magnification, icc = _magnification(view), view.slide.icc
+            reading, stored = Reading.of(view.slide), view.slide.stored_size
+        for note in reading.notes:
+            log.warning("%s", note)
         blocks = tuple(grid.blocks())
         sha256, size = source or _source(request.slide)
         return cls(
@@ -87,6 +130,8 @@ class Survey:
             spec,
             None if view.mpp is None else float(view.mpp),
             view.scale,
+            request.region or (0, 0, stored.w, stored.h),
+            reading,
             magnification,
             icc,
             mask,
@@ -143,6 +188,11 @@ def _source(slide: Path) -> tuple[str, int]:
 def _mask(request: ConvertRequest, slide: Slide) -> TissueMask:
     if request.mask == "none":
         return everything(slide.size)
+    if request.mask != "auto" and slide.stretch != (1, 1):
+        raise MaskError(
+            f"the pixels of {slide.path.name} are not square, and a mask drawn on them does not fit the squares that "
+            "are read; omit --mask, or convert the slide to square pixels first"
+        )
     return find_tissue(slide) if request.mask == "auto" else from_geojson(Path(request.mask), slide.size)
 
 
@@ -162,16 +212,17 @@ def _region(request: ConvertRequest, view: View) -> Box:
     """The box to convert in the view's frame, rounded outwards; `--region` is in the slide's frame."""
     if request.region is None:
         return Box.of(view.size)
-    x, y, w, h = request.region
-    slide, box = view.slide.size, Box.at(y, x, Size(h, w))
-    if w < 1 or h < 1 or not Box.of(slide).contains(box):
+    slide = view.slide
+    (x, y, w, h), size = request.region, slide.stored_size
+    box = Box.at(y, x, Size(h, w))
+    if w < 1 or h < 1 or not Box.of(size).contains(box):
         raise SlideError(
             f"the region {x},{y},{w},{h} (x, y, width, height) is not inside the slide, which is "
-            f"{slide.w} × {slide.h} px at level 0; pass another --region"
+            f"{size.w} × {size.h} px at level 0; pass another --region"
         )
-    scale = Fraction(view.scale)
-    low = (math.floor(box.y0 / scale), math.floor(box.x0 / scale))
-    return Box(*low, math.ceil(box.y1 / scale), math.ceil(box.x1 / scale)) & Box.of(view.size)
+    down, across = (view.scale / stretch for stretch in slide.stretch)
+    low = (math.floor(box.y0 / down), math.floor(box.x0 / across))
+    return Box(*low, math.ceil(box.y1 / down), math.ceil(box.x1 / across)) & Box.of(view.size)
 
 
 def _magnification(view: View) -> float | None:

@@ -30,6 +30,10 @@ class ViewSpec:
     model_mpp: float | None = None
     """µm per px at which the model works; None means level 0."""
     allow_upsampling: bool = False
+    image: int | None = None
+    """Number of the image in the slide's file; None means the largest."""
+    z: int | None = None
+    """Number of the focal plane; None means the middle one."""
 
     def open(self) -> View:
         """Open the slide at the model's scale; the caller closes `view.slide`.
@@ -37,7 +41,7 @@ class ViewSpec:
         Raises:
             SlideError: the file is not a usable slide, or its µm/px does not suit the model.
         """
-        slide = Slide.open(self.slide, mpp=self.mpp)
+        slide = Slide.open(self.slide, mpp=self.mpp, image=self.image, z=self.z)
         try:
             return slide.at(self.model_mpp, allow_upsampling=self.allow_upsampling)
         except BaseException:

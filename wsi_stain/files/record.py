@@ -20,7 +20,7 @@ from wsi_stain.files.atomic import atomic_write
 log = logging.getLogger(__name__)
 
 PACKAGES = (
-    *("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs", "pillow"),  # reading, colour profile
+    *("openslide-python", "openslide-bin", "tifffile", "imagecodecs", "pillow"),  # reading, colour profile
     *("wsidicom", "pydicom", "pylibCZIrw", "slideio"),  # optional readers
     *("numpy", "scipy", "scikit-image", "opencv-python-headless"),  # resampling, tissue, halving
     *("torch", "safetensors", "pytorch-wavelets", "PyWavelets"),  # the network

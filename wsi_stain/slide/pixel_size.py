@@ -9,9 +9,12 @@ from wsi_stain.errors import SlideError
 from wsi_stain.geometry import Size
 from wsi_stain.slide.readers.base import Facts
 
+MAX_OBLONG = 0.005
+"""Largest difference of a pixel's sides that counts as square: scanners calibrate both axes to about 0.2 %."""
+
 
 def slide_mpp(facts: Facts, name: str) -> float:
-    """µm per px of level 0, as stored in the file `name`.
+    """µm per px of level 0, as stored in the file `name`; of oblong pixels the shorter side.
 
     Raises:
         SlideError: the file has no pixel size, or an implausible one.
@@ -26,12 +29,25 @@ def slide_mpp(facts: Facts, name: str) -> float:
                 "pass the correct value, for example --mpp 0.25"
             )
     x, y = facts.mpp
-    if abs(x / y - 1) > 0.02:
-        raise SlideError(
-            f"{name} has {x:.6g} × {y:.6g} µm/px in {facts.mpp_from}; pixels must be square; "
-            "pass one value, for example --mpp 0.25"
-        )
-    return float(f"{(x + y) / 2:.7g}")  # backends differ beyond the seventh digit
+    if max(square_pixels(facts)) > 1:
+        return _seven(min(x, y))
+    return _seven((x + y) / 2)
+
+
+def square_pixels(facts: Facts) -> tuple[Fraction, Fraction]:
+    """Square px per stored px along (y, x): 1 along the axis with the shorter sides, more along the other."""
+    if facts.mpp is None or not all(MIN_MPP <= value <= MAX_MPP for value in facts.mpp):
+        return Fraction(1), Fraction(1)
+    x, y = facts.mpp
+    if abs(x / y - 1) <= MAX_OBLONG:
+        return Fraction(1), Fraction(1)
+    x, y = Fraction(str(_seven(x))), Fraction(str(_seven(y)))
+    return y / min(x, y), x / min(x, y)
+
+
+def _seven(mpp: float) -> float:
+    """Seven digits: readers differ beyond."""
+    return float(f"{mpp:.7g}")
 
 
 def check_mpp(mpp: float, name: str) -> None:
@@ -51,8 +67,7 @@ def exact_downsample(base: Size, size: Size) -> Fraction:
 
     A level of n px satisfies n − 1 < base / downsample < n + 1; returns the simplest fraction that fits both axes.
     """
-    low = max(Fraction(b, n + 1) for b, n in zip(base, size, strict=True))
-    high = min(Fraction(b, n - 1) if n > 1 else Fraction(b + 1) for b, n in zip(base, size, strict=True))
+    low, high = _range(base, size)
     guess = max(Fraction(b, n) for b, n in zip(base, size, strict=True) if n == max(size))
     if low < high and not low < guess < high:  # a level of a few pixels is too coarse an estimate
         guess = (low + high) / 2
@@ -61,3 +76,16 @@ def exact_downsample(base: Size, size: Size) -> Fraction:
         if low < simple < high or simple == guess:
             return simple
     return guess
+
+
+def can_be_level(base: Size, size: Size) -> bool:
+    """Whether an image of this size can be a level of the other: smaller by one factor on both axes."""
+    low, high = _range(base, size)
+    return size != base and low < high and high > 1
+
+
+def _range(base: Size, size: Size) -> tuple[Fraction, Fraction]:
+    """The downsamples between which both axes fit; the first is not below the second if they do not."""
+    low = max(Fraction(b, n + 1) for b, n in zip(base, size, strict=True))
+    high = min(Fraction(b, n - 1) if n > 1 else Fraction(b + 1) for b, n in zip(base, size, strict=True))
+    return low, high

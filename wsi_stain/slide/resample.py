@@ -9,6 +9,7 @@ drift over large distances. Downsampling takes the mean over the area of a pixel
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from math import lcm
@@ -16,6 +17,11 @@ from math import lcm
 import cv2
 import numpy as np
 from scipy.sparse import csr_array
+
+from wsi_stain.geometry import Box, Size
+
+PIECE_PX = 1 << 22
+"""Source pixels resampled at once: bounds memory (about 100 MB per thread) for any box."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,34 @@ class Axis:
         rows = np.arange(len(i) + 1, dtype=np.int32) * columns.shape[1]
         data = weights.astype(np.float32).ravel()
         return csr_array((data, columns.ravel(), rows), shape=(len(i), hi - lo)), float(total)
+
+
+def resampled(read: Callable[[Box], np.ndarray], axes: tuple[Axis, Axis], box: Box) -> np.ndarray:
+    """The pixels of a target box from a source that `read` reads; a large source is resampled in pieces.
+
+    Args:
+        read: uint8 (h, w, 3) of a box of the source.
+        axes: the mapping along (y, x).
+        box: in target pixels.
+
+    Returns:
+        uint8 (h, w, 3) of the box.
+    """
+    (y0, y1), (x0, x1) = axes[0].source(box.y0, box.y1), axes[1].source(box.x0, box.x1)
+    source = Box(y0, x0, y1, x1)
+    if source.size == box.size and all(axis.is_plain for axis in axes):  # a source may be smaller than the target
+        return read(source)
+    h, w = box.size
+    if source.area > PIECE_PX and max(h, w) > 1:
+        axis = 0 if h > 1 else 1
+        parts = [box._replace(y1=box.y0 + h // 2), box._replace(y0=box.y0 + h // 2)]
+        if axis:
+            parts = [box._replace(x1=box.x0 + w // 2), box._replace(x0=box.x0 + w // 2)]
+        return np.concatenate([resampled(read, axes, part) for part in parts], axis=axis)
+    pixels = read(source)
+    if source.size == Size(2 * h, 2 * w) and all(a.step == 2 and a.offset.denominator == 1 for a in axes):
+        return halve(pixels)
+    return shrink(pixels, axes[0].weights(box.y0, box.y1), axes[1].weights(box.x0, box.x1))
 
 
 def shrink(pixels: np.ndarray, y: tuple[csr_array, float], x: tuple[csr_array, float]) -> np.ndarray:

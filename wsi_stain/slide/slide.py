@@ -3,7 +3,8 @@
     file ── backend ── Slide (levels, µm/px, ICC) ── at(µm/px) ── View.read(box)
 
 Coordinates are (y, x) with the end excluded. A slide with scan bounds (`openslide.bounds-*`) is
-cropped to them.
+cropped to them. A slide whose pixels are not square is read as if they were: its level 0 is
+resampled along one axis, to the finer of both pixel sizes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from math import ceil, floor
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,12 @@ from PIL import ImageCms
 from wsi_stain.errors import SlideError, UnreadableRegion
 from wsi_stain.geometry import Box, Size
 from wsi_stain.slide.icc import apply_colour, srgb_transform
-from wsi_stain.slide.pixel_size import check_mpp, exact_downsample, slide_mpp
+from wsi_stain.slide.pixel_size import check_mpp, exact_downsample, slide_mpp, square_pixels
 from wsi_stain.slide.readers import Backend, Undecodable, open_backend
-from wsi_stain.slide.resample import Axis, halve, shrink
+from wsi_stain.slide.resample import Axis, resampled
 
 MAX_GROWTH = Fraction(11, 10)
 """Finest view relative to level 0: upsampling by 10 % does not change model output, more would invent detail."""
-PIECE_PX = 1 << 22
-"""Source pixels resampled at once: bounds memory (about 100 MB per thread) for any box."""
 
 log = logging.getLogger(__name__)
 
@@ -59,40 +58,85 @@ class Slide:
         self._backend = backend
         self._is_closed = False
         self._mpp = mpp
+        self._choice: tuple[int | None, int | None] = (None, None)
         whole = Box.of(backend.sizes[0])
         bounds = (backend.facts.bounds or whole) & whole
         self._crop = bounds if bounds.area else whole
+        self._downsamples = tuple(exact_downsample(backend.sizes[0], size) for size in backend.sizes)
+        self.stretch = (Fraction(1), Fraction(1)) if mpp is not None else square_pixels(backend.facts)
+        """Level-0 px per stored px along (y, x); 1 for square pixels, more along the axis with the longer pixels."""
         self.levels = tuple(
-            Level(_cropped(size, downsample, self._crop, whole), downsample)
-            for size, downsample in ((size, exact_downsample(backend.sizes[0], size)) for size in backend.sizes)
+            Level(_cropped(size, downsample, self._crop, whole), downsample * max(self.stretch))
+            for size, downsample in zip(backend.sizes, self._downsamples, strict=True)
         )
 
     @classmethod
-    def open(cls, path: Path | str, *, mpp: float | None = None) -> Slide:
+    def open(
+        cls, path: Path | str, *, mpp: float | None = None, image: int | None = None, z: int | None = None
+    ) -> Slide:
         """Open a slide.
 
         Args:
             path: the slide's file; for DICOM one instance, or the folder of the series.
             mpp: µm per px of level 0, if the file has none or a wrong one.
+            image: number of the image, if the file holds several; the largest by default.
+            z: number of the focal plane, if the file holds several; the middle one by default.
 
         Raises:
-            SlideError: the file is not a supported slide, or `mpp` is implausible.
+            SlideError: the file is not a supported slide, has no such image or plane, or `mpp` is implausible.
         """
         path = Path(path)
         if mpp is not None:
             mpp = float(mpp)
             check_mpp(mpp, "--mpp")
-        return cls(path, open_backend(path), mpp=mpp)
+        slide = cls(path, open_backend(path, image, z), mpp=mpp)
+        slide._choice = (image, z)
+        return slide
 
     @property
     def backend(self) -> str:
-        """Name of the reader: openslide, tiffslide or image."""
+        """Name of the reader: openslide, tifffile, leica, zarr or image."""
         return self._backend.name
 
     @property
     def size(self) -> Size:
-        """Level 0 in px."""
-        return self.levels[0].size
+        """Level 0 in px; square ones."""
+        y, x = self.stretch
+        return Size(ceil(self._crop.size.h * y), ceil(self._crop.size.w * x))
+
+    @property
+    def stored_size(self) -> Size:
+        """Level 0 as the file stores it; differs from `size` if the pixels are not square."""
+        return self._crop.size
+
+    @property
+    def bounds(self) -> tuple[int, int, int, int] | None:
+        """The scanned part, (x, y, w, h) in the file's own level-0 px; `None` if that is all of it."""
+        facts = self._backend.facts
+        if facts.bounds is None and facts.offset is None:
+            return None
+        x, y = facts.offset or (0, 0)
+        return x + self._crop.x0, y + self._crop.y0, self._crop.size.w, self._crop.size.h
+
+    @property
+    def image(self) -> int | None:
+        """Number of the image that is read, if the file holds several."""
+        return self._backend.facts.image
+
+    @property
+    def plane(self) -> int | None:
+        """Number of the focal plane that is read, if the file holds several."""
+        return self._backend.facts.plane
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was chosen among several images, planes or pixel sizes, in sentences for the user."""
+        notes = self._backend.facts.notes
+        if self.stretch != (1, 1) and self._backend.facts.mpp:
+            x, y = self._backend.facts.mpp
+            stored = f"{self.path.name} has pixels of {x:.6g} × {y:.6g} µm"
+            notes += (f"{stored}; it is read with square ones of {self.mpp:.6g} µm",)
+        return notes
 
     @cached_property
     def mpp(self) -> float:
@@ -141,8 +185,12 @@ class Slide:
             "magnification": self.magnification,
             "icc": self.icc,
         }
-        if facts.bounds is not None:
-            values["bounds"] = f"x {self._crop.x0}, y {self._crop.y0}, {self.size.w} × {self.size.h}"
+        if self.bounds is not None:
+            x, y, w, h = self.bounds
+            values["bounds"] = f"x {x}, y {y}, {w} × {h}"
+        values |= {"image": self.image, "plane": self.plane}
+        if self.stretch != (1, 1) and facts.mpp:
+            values["stored pixels"] = f"{facts.mpp[0]:.6g} × {facts.mpp[1]:.6g} µm"
         for index, level in enumerate(self.levels):
             values[f"level {index}"] = f"{level.size.w} × {level.size.h}, downsample {float(level.downsample):g}"
         return {key: str(value) for key, value in values.items() if value not in (None, "")}
@@ -183,7 +231,7 @@ class Slide:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.path, self._mpp)
+        return _reopen, (self.path, self._mpp, *self._choice)
 
     def __repr__(self) -> str:
         return f"Slide({str(self.path)!r}, {self.backend}, {self.size.w}×{self.size.h})"
@@ -194,9 +242,9 @@ class Slide:
 
     def _axes(self, level: int, scale: Fraction) -> tuple[Axis, Axis]:
         """Maps a view of this scale to a level of the file; levels of the file are not cropped."""
-        downsample, size = self.levels[level].downsample, self._backend.sizes[level]
-        return _axis(scale, downsample, self._crop.y0, self._crop.y1, size.h), _axis(
-            scale, downsample, self._crop.x0, self._crop.x1, size.w
+        downsample, size, (y, x) = self._downsamples[level], self._backend.sizes[level], self.stretch
+        return _axis(scale / y, downsample, self._crop.y0, self._crop.y1, size.h), _axis(
+            scale / x, downsample, self._crop.x0, self._crop.x1, size.w
         )
 
     def _read(self, level: int, box: Box) -> np.ndarray:
@@ -248,7 +296,7 @@ class View:
             return np.empty((*box.size, 3), np.uint8)
         inside = _nearest(box, self.size)
         level = self.slide._best_level(self.scale)
-        pixels = self._resample(inside, level, self.slide._axes(level, self.scale))
+        pixels = resampled(partial(self.slide._read, level), self.slide._axes(level, self.scale), inside)
         if self.slide._colour:
             pixels = apply_colour(pixels, self.slide._colour[0])
         if inside == box:
@@ -257,27 +305,9 @@ class View:
         bottom, right = box.size.h - inside.size.h - top, box.size.w - inside.size.w - left
         return cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_REPLICATE)
 
-    def _resample(self, box: Box, level: int, axes: tuple[Axis, Axis]) -> np.ndarray:
-        """The pixels of a box inside the view; a large source is resampled in pieces."""
-        (y0, y1), (x0, x1) = axes[0].source(box.y0, box.y1), axes[1].source(box.x0, box.x1)
-        source = Box(y0, x0, y1, x1)
-        if source.size == box.size and all(axis.is_plain for axis in axes):  # a level may be smaller than the view
-            return self.slide._read(level, source)
-        h, w = box.size
-        if source.area > PIECE_PX and max(h, w) > 1:
-            axis = 0 if h > 1 else 1
-            parts = [box._replace(y1=box.y0 + h // 2), box._replace(y0=box.y0 + h // 2)]
-            if axis:
-                parts = [box._replace(x1=box.x0 + w // 2), box._replace(x0=box.x0 + w // 2)]
-            return np.concatenate([self._resample(part, level, axes) for part in parts], axis=axis)
-        pixels = self.slide._read(level, source)
-        if source.size == Size(2 * h, 2 * w) and all(a.step == 2 and a.offset.denominator == 1 for a in axes):
-            return halve(pixels)
-        return shrink(pixels, axes[0].weights(box.y0, box.y1), axes[1].weights(box.x0, box.x1))
 
-
-def _reopen(path: Path, mpp: float | None) -> Slide:
-    return Slide.open(path, mpp=mpp)
+def _reopen(path: Path, mpp: float | None, image: int | None, z: int | None) -> Slide:
+    return Slide.open(path, mpp=mpp, image=image, z=z)
 
 
 def _cropped(size: Size, downsample: Fraction, crop: Box, whole: Box) -> Size:

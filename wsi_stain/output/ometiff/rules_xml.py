@@ -7,13 +7,13 @@ import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 
+from wsi_stain.config.ranges import MAX_MPP, MIN_MPP
 from wsi_stain.files.notice import NOTICE, RESEARCH_USE
 from wsi_stain.output.ometiff import tiff as t
 from wsi_stain.output.ometiff import xml
 from wsi_stain.output.ometiff.subject import Problem, Subject, error, warning
 
 _UM_PER_UNIT = {2: 25400.0, 3: 10000.0}
-_SANE_MPP = (0.05, 10.0)
 _PRIVATE = ("Experimenter", "ExperimenterGroup", "Project", "Dataset", "Experiment")
 
 
@@ -81,11 +81,9 @@ def scale(subject: Subject) -> Iterator[Problem]:
         missing = "physical size" if both == [None, None] else "usable physical size along both axes"
         yield warning(11, f"it has no {missing}: no scale bar; write PhysicalSizeX and PhysicalSizeY in µm")
         return
-    if not all(_SANE_MPP[0] <= side <= _SANE_MPP[1] for side in (x, y)):
-        low, high = _SANE_MPP
-        yield warning(
-            11, f"its pixel is {x:g}×{y:g} µm, outside {low:g} to {high:g}: check the scale of the source (--mpp)"
-        )
+    if not all(MIN_MPP <= side <= MAX_MPP for side in (x, y)):
+        limits = f"{MIN_MPP:g} to {MAX_MPP:g}"
+        yield warning(11, f"its pixel is {x:g}×{y:g} µm, outside {limits}: check the scale of the source (--mpp)")
     for level, page in enumerate(subject.levels):
         factor = max(subject.first.size) / max(
             1, *page.size

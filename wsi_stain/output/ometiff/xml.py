@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from wsi_stain import __version__
 from wsi_stain.files.notice import NOTICE, RESEARCH_USE
 from wsi_stain.geometry import Box, Size
+from wsi_stain.slide.lengths import in_um
 
 SCHEMA = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 PROVENANCE = "wsi-stain/provenance"
@@ -174,17 +175,9 @@ def parse(description: str) -> ET.Element | None:
     return root if root.tag == "OME" else None
 
 
-_MICROMETRES = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "in": 25400.0, "Å": 1e-4}
-
-
 def physical_size(pixels: ET.Element, axis: str) -> float | None:
     """µm per px along `axis` ("X" or "Y"); None if it is missing or in an unknown unit."""
-    try:
-        value = float(pixels.get(f"PhysicalSize{axis}", ""))
-    except ValueError:
-        return None
-    factor = _MICROMETRES.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-    return value * factor if factor else None
+    return in_um(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm"))
 
 
 def magnification(root: ET.Element) -> float | None:

@@ -40,8 +40,18 @@ class Facts:
     bounds: Box | None = None
     """The scanned part of level 0 (`openslide.bounds-*`)."""
     icc: bytes | None = None
-    has_gaps: bool = False
-    """Whether tiles are deliberately missing (zero bytes long)."""
+    absent: float = 0.0
+    """Share of level 0 for which the file holds no data (tiles of zero bytes)."""
+    orientation: int = 1
+    """How the stored picture must be turned to be upright: the number of TIFF's and EXIF's tag 274."""
+    offset: tuple[int, int] | None = None
+    """(x, y) of the first pixel in the file's own level 0, if the reader leaves out the rest of the glass."""
+    image: int | None = None
+    """Number of the image that is read, if the file holds several of slide scale."""
+    plane: int | None = None
+    """Number of the focal plane (or time) that is read, if there are several."""
+    notes: tuple[str, ...] = ()
+    """Choices that the reader made and the user should know, each a sentence."""
 
 
 class Backend(Protocol):
@@ -146,15 +156,6 @@ class TileCache:
         with self._lock:
             self._tiles.clear()
             self.nbytes = 0
-
-
-def number(text: object) -> float | None:
-    """A property's text as a finite number; `None` if it is not one."""
-    try:
-        value = float(str(text))
-    except ValueError:
-        return None
-    return value if np.isfinite(value) else None
 
 
 def over_white(rgba: np.ndarray) -> np.ndarray:

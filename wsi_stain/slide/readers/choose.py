@@ -1,37 +1,77 @@
 """Chooses the reader of a slide by the file's content; used by `wsi_stain.slide.slide` only.
 
-`tiff` (tiffslide) reads Aperio and generic TIFF four times as fast as OpenSlide; `openslide` reads all other scanner
-formats; `image` reads PNG and JPEG.
+`tiff` (tifffile) reads Aperio and generic TIFF four times as fast as OpenSlide; `leica` places the areas of an SCN
+exactly; `zarr` reads OME-Zarr; `openslide` reads all other scanner formats; `dicom` (wsidicom) reads the DICOM series
+that OpenSlide refuses or would show in false colours; `image` reads PNG and JPEG.
 """
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import openslide
 
-from wsi_stain.errors import SlideError
+from wsi_stain.errors import SlideError, WsiStainError
+from wsi_stain.geometry import Box
+from wsi_stain.slide.readers.absent import check_absent
 from wsi_stain.slide.readers.base import Backend, Facts, Undecodable, Unsuited
+from wsi_stain.slide.readers.cover import opened_path
 from wsi_stain.slide.readers.image import ImageBackend
 from wsi_stain.slide.readers.openslide import OpenSlideBackend
+from wsi_stain.slide.readers.refusal import refusal
+from wsi_stain.slide.readers.turned import turned
+
+if TYPE_CHECKING:
+    from wsi_stain.slide.readers.tiff import TiffBackend
 
 __all__ = ["Backend", "Facts", "Undecodable", "open_backend"]
 
-READS = "Aperio, Hamamatsu, Leica, MIRAX, Philips, Ventana, Zeiss, DICOM, tiled TIFF, OME-TIFF, PNG and JPEG"
+READS = "Aperio, Hamamatsu, Leica, MIRAX, Philips, Ventana, Zeiss, DICOM, tiled TIFF, OME-TIFF, OME-Zarr, PNG and JPEG"
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+ZARR_MARKERS = ("zarr.json", ".zattrs", ".zgroup")
+OPTIONS = {"image": "image", "z": "focal plane"}
 IMAGE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
+log = logging.getLogger(__name__)
 
-def open_backend(path: Path) -> Backend:
-    """The best reader for a file, chosen by its content; a folder is read as a DICOM series.
+
+def open_backend(path: Path, image: int | None = None, z: int | None = None) -> Backend:
+    """The best reader for a file, chosen by its content; a folder is read as OME-Zarr or as a DICOM series.
+
+    Args:
+        path: the slide's file or folder.
+        image: number of the image, in a file that holds several; `None` reads the largest.
+        z: number of the focal plane, in a file that holds several; `None` reads the middle one.
 
     Raises:
-        SlideError: the file is missing, not a slide, damaged, or not 8-bit RGB.
+        SlideError: the file is missing, not a slide, damaged, or not 8-bit RGB, or has no such image or plane.
     """
+    try:
+        backend = _open(path, image, z)
+    except (WsiStainError, Unsuited):
+        raise
+    except Exception as err:  # a damaged file leads parsers and codecs to errors of any kind
+        reason = str(err).replace(str(path), path.name) or type(err).__name__
+        raise SlideError(
+            f"{path.name} cannot be opened ({reason}); the file may be damaged or of a kind that is not supported; "
+            "copy it again, or convert it, for example to OME-TIFF with bfconvert"
+        ) from err
+    for option, chosen, number in (("image", backend.facts.image, image), ("z", backend.facts.plane, z)):
+        if number and chosen != number:
+            backend.close()
+            raise SlideError(f"{path.name} has one {OPTIONS[option]} that can be read; omit --{option}")
+    return backend
+
+
+def _open(path: Path, image: int | None, z: int | None) -> Backend:
     if not path.exists():
         raise SlideError(f"no such file: {path}; check the path")
     if path.is_dir():
-        return _open_dicom_folder(path)
+        return _open_zarr(path, image, z) if is_zarr(path) else _open_dicom_folder(path)
     try:
         with path.open("rb") as file:
             magic = file.read(8)
@@ -39,68 +79,122 @@ def open_backend(path: Path) -> Backend:
         raise SlideError(f"cannot read {path}: {err.strerror}; check its permissions") from err
     if not magic:
         raise SlideError(f"{path.name} is empty (0 bytes); copy it again")
+    path = opened_path(path)
     vendor = openslide.OpenSlide.detect_format(path)
     if magic.startswith(TIFF_MAGIC) and vendor in (None, "aperio", "generic-tiff"):
-        return _open_tiff(path, vendor)
+        return _open_tiff(path, vendor, image, z)
+    if vendor == "leica":
+        return _open_leica(path, image, z)
+    if vendor == "dicom":
+        return _open_dicom(path)
     if vendor:
-        return _open_vendor(path)
+        return _open_vendor(path, vendor)
     if magic.startswith(IMAGE_MAGIC):
         return ImageBackend(path)
     raise SlideError(f"{path.name} has an unsupported format; convert it to one of: {READS}")
 
 
-def _open_tiff(path: Path, vendor: str | None) -> Backend:
-    from wsi_stain.slide.readers.tiff import (
-        TiffBackend,  # imports zarr and fsspec (0.5 s), needed for TIFF only
-    )
+def is_zarr(folder: Path) -> bool:
+    """Whether a folder is a Zarr group or array."""
+    return any((folder / marker).is_file() for marker in ZARR_MARKERS)
+
+
+def _open_zarr(path: Path, image: int | None, z: int | None) -> Backend:
+    from wsi_stain.slide.readers.zarr import ZarrBackend
 
     try:
-        tiff = TiffBackend(path)
+        return ZarrBackend(path, image, z)
+    except Unsuited as why:
+        raise SlideError(f"{path.name} {why}") from why
+
+
+def _open_leica(path: Path, image: int | None, z: int | None) -> Backend:
+    from wsi_stain.slide.readers.leica import LeicaBackend
+
+    try:
+        return LeicaBackend(path, image, z)
+    except Unsuited as why:
+        raise SlideError(f"{path.name} {why}") from why
+
+
+def _open_tiff(path: Path, vendor: str | None, image: int | None, z: int | None) -> Backend:
+    from wsi_stain.slide.readers.tiff import TiffBackend, missed_by_openslide, parse_tiff
+
+    backend: Backend
+    try:
+        backend = TiffBackend(path, partial(parse_tiff, image=image, z=z))
+        if vendor and not backend.facts.notes:  # OpenSlide reads the first image and plane
+            backend = _better(path, backend)
     except Unsuited as why:
         if vendor is None:
             raise SlideError(f"{path.name} {why}") from why
         try:
-            return OpenSlideBackend(path)
+            backend = OpenSlideBackend(path)
         except Unsuited as err:
             raise SlideError(f"{path.name} {why} (OpenSlide: {err})") from why
-    other = _better_openslide(path, tiff) if vendor else None
-    if other is None:
-        return tiff
-    tiff.close()
-    return other
+        backend.facts = replace(backend.facts, **missed_by_openslide(path, backend.facts))
+    check_absent(backend.facts.absent, path.name)
+    return turned(backend, backend.facts.orientation, path.name)
 
 
-def _better_openslide(path: Path, tiff: Backend) -> Backend | None:
-    """OpenSlide's reader if it finds a different image, more levels, or missing tiles that it can fill; else `None`."""
+def _better(path: Path, tiff: TiffBackend) -> Backend:
+    """OpenSlide's reader if it finds a larger image or more levels.
+
+    OpenSlide does not know what OME-XML states: of an OME-TIFF it can take the macro for the slide.
+    """
     try:
         other = OpenSlideBackend(path)
     except Unsuited:
-        return None
-    if other.sizes[0] != tiff.sizes[0] or len(other.sizes) > len(tiff.sizes) or tiff.facts.has_gaps:
-        return other
-    other.close()
-    return None
+        return tiff
+    ours, theirs = tiff.facts, other.facts
+    theirs = replace(theirs, orientation=ours.orientation, absent=ours.absent)
+    if ours.mpp_from.startswith("OME") or theirs.mpp is None:
+        theirs = replace(theirs, mpp=ours.mpp, mpp_from=ours.mpp_from)
+    else:
+        tiff.facts = replace(ours, mpp=theirs.mpp)
+    other.facts = theirs
+    here, there = (Box.of(backend.sizes[0]).area for backend in (tiff, other))
+    if other.sizes[0] == tiff.sizes[0]:
+        better = len(other.sizes) > len(tiff.sizes)
+    else:
+        better = there > here and ours.format != "OME-TIFF"
+    (tiff if better else other).close()
+    return other if better else tiff
 
 
-def _open_vendor(path: Path) -> Backend:
+def _open_vendor(path: Path, vendor: str) -> Backend:
     try:
         return OpenSlideBackend(path)
     except Unsuited as err:
-        hint = "the file may be truncated or damaged; copy it again"
-        if "YBR_FULL" in str(err):
-            hint = "OpenSlide cannot read DICOM with YBR_FULL JPEG; convert it, for example to OME-TIFF with bfconvert"
-        raise SlideError(f"{path.name} cannot be opened ({err}); {hint}") from err
+        raise SlideError(refusal(path.name, vendor, str(err))) from err
+
+
+def _open_dicom(path: Path) -> Backend:
+    """One series: OpenSlide, unless it refuses the series or would show false colours."""
+    from wsi_stain.slide.readers.dicom import DicomBackend, false_colours  # imports pydicom
+
+    reason = false_colours(path)
+    if reason is None:
+        try:
+            return OpenSlideBackend(path)
+        except Unsuited as err:
+            reason = f"OpenSlide cannot read it: {err}"
+    log.info("%s: %s; it is read with wsidicom", path.name, reason)
+    try:
+        return DicomBackend(path)
+    except Unsuited as err:
+        raise SlideError(f"{path.name} {err} ({reason})") from err
 
 
 def _open_dicom_folder(path: Path) -> Backend:
-    """The series of the largest instance that opens: OpenSlide finds the other levels in the folder."""
+    """The series of the largest instance that opens: the other levels are found in the folder."""
     instances = sorted(path.glob("*.dcm"), key=lambda p: (-p.stat().st_size, p.name))
     if not instances:
         raise SlideError(f"{path} is a folder without DICOM instances (*.dcm); pass the slide file")
     errors = []
     for instance in instances:
         try:
-            return _open_vendor(instance)
+            return _open_dicom(instance)
         except SlideError as err:
             errors.append(err)
     raise errors[0]

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from wsi_stain.errors import SlideError
 from wsi_stain.geometry import Box, Size
 from wsi_stain.slide.readers.base import Facts, Unsuited, over_white
+from wsi_stain.slide.readers.turned import TAG, notes
 
 MAX_PX = 100_000_000
 """Largest image, in pixels: the whole image is held in memory (300 MB)."""
@@ -38,7 +39,15 @@ class ImageBackend:
         if image.mode not in COLOUR_MODES:
             raise SlideError(f"{path.name} has image mode {image.mode}; a brightfield slide must be 8-bit RGB")
         self._pixels = image.pixels
-        self.facts = Facts("generic", image.format, mpp=None, mpp_from="", codec=image.format, icc=image.icc)
+        self.facts = Facts(
+            vendor="generic",
+            format=image.format,
+            mpp=None,
+            mpp_from="",
+            codec=image.format,
+            icc=image.icc,
+            notes=notes(image.orientation, path.name),
+        )
         self.sizes = (Size(*self._pixels.shape[:2]),)
 
     def read(self, level: int, box: Box) -> np.ndarray:
@@ -65,6 +74,8 @@ class DecodedImage:
     """Pillow's name of the pixels in the file, for example `L` for grey."""
     icc: bytes | None
     """Embedded colour profile, not applied."""
+    orientation: int
+    """Number of the EXIF orientation of the file; the pixels are turned already."""
 
 
 def decode(path: Path) -> DecodedImage:
@@ -98,11 +109,12 @@ def _decoded(image: Image.Image) -> DecodedImage:
     if image.mode not in MODES:
         raise Unsuited(f"has pixel mode {image.mode}; save it as RGB with 8 bits per channel")
     icc, mode, kind = image.info.get("icc_profile"), image.mode, image.format or ""
+    orientation = image.getexif().get(TAG, 1)
     upright = ImageOps.exif_transpose(image)
     pixels = over_white(np.asarray(upright.convert("RGBA"))) if upright.has_transparency_data else None
     pixels = np.array(upright.convert("RGB")) if pixels is None else pixels
     pixels.setflags(write=False)  # callers share it
-    return DecodedImage(pixels, kind, mode, icc)
+    return DecodedImage(pixels, kind, mode, icc, orientation)
 
 
 def _too_large() -> str:

@@ -8,8 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import openslide
+from PIL import ImageCms
 
 from wsi_stain.geometry import Box, Size
+from wsi_stain.slide.lengths import number
 from wsi_stain.slide.readers.base import (
     CACHE_BYTES,
     Facts,
@@ -17,11 +19,14 @@ from wsi_stain.slide.readers.base import (
     TileCache,
     Undecodable,
     Unsuited,
-    number,
     over_white,
 )
 
 CHUNK = 2048
+WHOLE = ("aperio", "generic-tiff")
+"""Formats whose bounds are merely those of the tiles with data: absent tiles are background, not outside."""
+DAMAGED_PROFILE = b"damaged"
+"""Stands for an ICC profile that cannot be read; its use is refused with a warning like that of any broken profile."""
 
 
 class OpenSlideBackend:
@@ -93,7 +98,6 @@ class OpenSlideBackend:
 def _facts(handle: openslide.OpenSlide) -> Facts:
     properties = handle.properties
     x, y = number(properties.get("openslide.mpp-x")), number(properties.get("openslide.mpp-y"))
-    profile = handle.color_profile
     vendor = properties.get("openslide.vendor", "unknown")
     return Facts(
         vendor=vendor,
@@ -101,9 +105,17 @@ def _facts(handle: openslide.OpenSlide) -> Facts:
         mpp=None if x is None or y is None else (x, y),
         mpp_from="openslide.mpp-x and openslide.mpp-y",
         magnification=number(properties.get("openslide.objective-power")),
-        bounds=_bounds(properties),
-        icc=profile.tobytes() if profile else None,
+        bounds=None if vendor in WHOLE else _bounds(properties),
+        icc=_profile(handle),
     )
+
+
+def _profile(handle: openslide.OpenSlide) -> bytes | None:
+    try:
+        profile = handle.color_profile
+    except (ImageCms.PyCMSError, openslide.OpenSlideError, OSError, ValueError):
+        return DAMAGED_PROFILE
+    return profile.tobytes() if profile else None
 
 
 def _bounds(properties: Mapping[str, str]) -> Box | None:

@@ -1,36 +1,42 @@
-"""Aperio and generic TIFF: tiffslide parses the metadata, and tiles are decoded one by one into the region.
+"""Aperio and generic TIFF: tifffile parses the metadata, and tiles are decoded one by one into the region.
 
-Reading through tiffslide and zarr takes four times as long. Files that need more than placing tiles next to each other
-(overlaps, planes, vendor formats) raise `Unsuited` and are read by OpenSlide.
+Reading through tifffile's Zarr view takes four times as long. Files that need more than placing tiles next to each
+other (overlaps, separate colour planes, vendor formats) raise `Unsuited` and are read by OpenSlide.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-import tiffslide
-from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffFileError
+from tifffile import COMPRESSION, TiffFile, TiffFileError
 
 from wsi_stain.errors import SlideError
 from wsi_stain.geometry import Box, Size
-from wsi_stain.slide.readers.base import Facts, PerThread, TileCache, Undecodable, Unsuited, number, over_white
+from wsi_stain.slide.lengths import number
+from wsi_stain.slide.pixel_size import exact_downsample
+from wsi_stain.slide.readers.base import Facts, PerThread, TileCache, Undecodable, Unsuited
+from wsi_stain.slide.readers.tiff_images import Choice, choose
+from wsi_stain.slide.readers.tiff_samples import Plane, planes, to_rgb
+from wsi_stain.slide.readers.tiff_scale import tiff_magnification, tiff_mpp
+from wsi_stain.slide.readers.turned import TAG
+from wsi_stain.slide.resample import Axis, resampled
 
 # Our errors include tifffile's messages on damaged files; without a handler Python would also print them.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 DAMAGED = (TiffFileError, OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, AssertionError)
-"""Exceptions that tifffile, tiffslide and the codecs raise on broken input."""
+"""Exceptions that tifffile and the codecs raise on broken input."""
 MAX_SEGMENT_PX = 1 << 26
 STITCHED = ("philips", "ndpi", "scn", "bif")
-RGB_CODECS = (COMPRESSION.JPEG, COMPRESSION.OJPEG, COMPRESSION.WEBP)
-"""Codecs that decode to RGB for any photometric interpretation in the file."""
-UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +45,19 @@ class Level:
 
     size: Size
     segment: Size
-    offsets: tuple[int, ...]
-    counts: tuple[int, ...]
-    decode: Any
-    jpegtables: bytes | None
+    planes: tuple[Plane, ...]
+    """One of interleaved colours, or one of each colour."""
+    to_rgb: Callable[[np.ndarray], np.ndarray]
+
+    def is_absent(self, index: int) -> bool:
+        """Whether the file deliberately holds no data for a segment."""
+        return not any(plane.counts[index] for plane in self.planes)
+
+    @property
+    def absent(self) -> float:
+        """Share of the segments without data."""
+        n = len(self.planes[0].counts)
+        return sum(map(self.is_absent, range(n))) / n
 
     def touching(self, box: Box) -> list[tuple[int, int, int]]:
         """(index, y0, x0) of every segment that touches the box."""
@@ -55,21 +70,27 @@ class Level:
         ]
 
 
+Parsed = tuple[tuple[Level, ...], Facts]
+"""What is known of a file before its tiles are decoded."""
+
+
 class TiffBackend:
     """One TIFF: its index is read once, with one file handle per thread and a cache of decoded tiles."""
 
-    name = "tiffslide"
+    name = "tifffile"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, parse: Callable[[TiffFile], Parsed] | None = None) -> None:
         try:
-            with tiffslide.TiffSlide(path) as slide:
-                self._levels, self.facts = _describe(slide)
+            with TiffFile(path) as tiff:
+                if not len(tiff.pages):
+                    raise IndexError("its index of pages is missing")
+                self._levels, self.facts = (parse or parse_tiff)(tiff)
         except DAMAGED as err:
             reason = str(err).replace(str(path), path.name) or type(err).__name__
-            if isinstance(err, IndexError):  # tiffslide requests page 0 of a file with a truncated index
-                reason = "its index of pages is missing"
             raise Unsuited(f"cannot be opened ({reason}); the file may be truncated or damaged; copy it again") from err
         self.sizes = tuple(level.size for level in self._levels)
+        self.bases = (0,)
+        """Indices of the levels that begin a pyramid, ascending: they have no finer level."""
         self._files = PerThread(lambda: RawFile(path))
         self._cache = TileCache()
 
@@ -81,20 +102,33 @@ class TiffBackend:
         for index, y, x in source.touching(box):
             part = Box.at(y, x, source.segment) & box & whole
             target = part.shift(-box.y0, -box.x0).slices()
-            if not source.counts[index]:
+            if source.is_absent(index) and level in self.bases:
                 out[target] = 255
                 continue
-            tile = self._cache.get((level, index), lambda index=index: self._decode(source, index))
-            out[target] = tile[part.shift(-y, -x).slices()]
+            make = partial(self._decode, source, index)
+            if source.is_absent(index):
+                make = partial(self._from_finer, level, Box.at(y, x, source.segment) & whole)
+            tile = self._cache.get((level, index), make)
+            pixels = tile[part.shift(-y, -x).slices()]
+            if pixels.shape != out[target].shape:
+                raise Undecodable(f"tile {index} holds {tile.shape[1]} × {tile.shape[0]} px, fewer than it must")
+            out[target] = pixels
         return out
 
     def _decode(self, source: Level, index: int) -> np.ndarray:
         try:
-            data = self._files.get().read(source.offsets[index], source.counts[index])
-            tile = source.decode(data, index, jpegtables=source.jpegtables)[0][0]
+            file = self._files.get()
+            parts = [p.decode(file.read(p.offsets[index], p.counts[index]), index) for p in source.planes]
+            return source.to_rgb(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2))
         except DAMAGED as err:
             raise Undecodable(f"tile {index}: {err or type(err).__name__}") from err
-        return over_white(tile) if tile.shape[2] == 4 else tile
+
+    def _from_finer(self, level: int, box: Box) -> np.ndarray:
+        """A box of a level from the next finer one: a hole above level 0 must not hide what was scanned."""
+        base = max(n for n in self.bases if n <= level)
+        fine, coarse = (exact_downsample(self.sizes[base], self.sizes[n]) for n in (level - 1, level))
+        y, x = (Axis(coarse / fine, Fraction(0), 0, length) for length in self.sizes[level - 1])
+        return resampled(partial(self.read, level - 1), (y, x), box)
 
     def renew(self) -> None:
         """Give the calling thread a fresh handle."""
@@ -131,101 +165,83 @@ class RawFile:
             self._file.close()  # freed with its thread: an open file would cause a ResourceWarning
 
 
-def _describe(slide: tiffslide.TiffSlide) -> tuple[tuple[Level, ...], Facts]:
-    tiff = slide.ts_tifffile
+def parse_tiff(tiff: TiffFile, image: int | None = None, z: int | None = None) -> Parsed:
+    """The levels and the facts of one image of a file, in one plane."""
     stitched = next((kind for kind in STITCHED if getattr(tiff, f"is_{kind}")), None)
     if stitched:
         raise Unsuited(
             f"is a {stitched.upper()} file that OpenSlide does not recognise; the file may be damaged; copy it again"
         )
-    properties = slide.properties
-    series = tiff.series[properties["tiffslide.series-index"]]
-    levels = tuple(_level(level) for level in series.levels)
-    mpp, mpp_from = _mpp(tiff, properties)
-    page = series.keyframe
-    return levels, Facts(
-        vendor=str(properties.get("tiffslide.vendor") or "generic"),
+    choice = choose(tiff, image, z)
+    series = choice.image.series
+    levels = tuple(level_of(level, choice.plane.index) for level in series.levels)
+    return levels, _facts(tiff, choice, absent=levels[0].absent)
+
+
+def missed_by_openslide(path: Path, facts: Facts) -> dict[str, Any]:
+    """What OpenSlide does not read of a TIFF: its orientation, and the µm/px that OME-XML or ImageJ gives.
+
+    Raises:
+        SlideError: OpenSlide would read another image or plane than the one to be read.
+    """
+    try:
+        with TiffFile(path) as tiff:
+            choice = choose(tiff, None, None)
+            if choice.notes:
+                raise SlideError(f"{choice.notes[0]}; convert that one to interleaved RGB first")
+            page = choice.image.series.keyframe
+            mpp, mpp_from = tiff_mpp(choice.image, page)
+            missed = {"orientation": page.tags.valueof(TAG, default=1)}
+    except DAMAGED:
+        return {}
+    is_known = mpp is None or (mpp_from[:3] != "OME" and facts.mpp is not None)
+    return missed if is_known else {**missed, "mpp": mpp, "mpp_from": mpp_from}
+
+
+def _facts(tiff: TiffFile, choice: Choice, *, absent: float) -> Facts:
+    page = choice.image.series.keyframe
+    mpp, mpp_from = tiff_mpp(choice.image, page)
+    return Facts(
+        vendor="aperio" if tiff.is_svs else "generic",
         format="OME-TIFF" if tiff.is_ome else "SVS" if tiff.is_svs else "TIFF",
         mpp=mpp,
         mpp_from=mpp_from,
-        magnification=number(properties.get("tiffslide.objective-power")) or _ome_magnification(tiff),
+        magnification=tiff_magnification(choice.image, _objectives(tiff), page),
         codec=COMPRESSION(page.compression).name,
         icc=page.iccprofile,
-        has_gaps=any(0 in level.counts for level in levels),
+        absent=absent,
+        orientation=page.tags.valueof(TAG, default=1),
+        image=choice.image.what.number if choice.is_one_of_many else None,
+        plane=choice.plane.number,
+        notes=choice.notes,
     )
 
 
-def _level(series: Any) -> Level:
+def level_of(series: Any, plane: int = 0) -> Level:
+    """One level of an image: the tiles of the page that holds a plane of it."""
     page = series.keyframe
-    _check_pixels(series)
+    convert = to_rgb(series)
     size = Size(page.imagelength, page.imagewidth)
     segment = Size(page.tilelength, page.tilewidth) if page.is_tiled else Size(min(page.rowsperstrip, size.h), size.w)
     if segment.h * segment.w > MAX_SEGMENT_PX:
         raise Unsuited(
             f"is not tiled ({size.w} × {size.h} px in one piece); convert it to a tiled TIFF, for example with vips"
         )
-    data = series[0]
+    parts = planes(series, plane)
     expected = size.ceil_div(segment.h).h * size.ceil_div(segment.w).w
-    if len(data.dataoffsets) != expected or len(data.databytecounts) != expected:
-        raise Unsuited(f"lists {len(data.dataoffsets)} of {expected} tiles; the file may be damaged; copy it again")
-    return Level(size, segment, tuple(data.dataoffsets), tuple(data.databytecounts), page.decode, page.jpegtables)
+    for part in parts:
+        if len(part.offsets) != expected or len(part.counts) != expected:
+            raise Unsuited(f"lists {len(part.offsets)} of {expected} tiles; the file may be damaged; copy it again")
+    return Level(size, segment, parts, convert)
 
 
-def _check_pixels(series: Any) -> None:
-    """Raise `SlideError` if the file is not a brightfield slide, `Unsuited` if only this reader cannot read it."""
-    page = series.keyframe
-    colours = page.samplesperpixel if page.photometric != PHOTOMETRIC.MINISBLACK else 1
-    if colours not in (3, 4) or len(series) != 1:
-        shape = "×".join(str(n) for n in series.shape)
-        raise SlideError(
-            f"{series.parent.filename} has {shape} ({series.axes}) values, not RGB pixels; "
-            "fluorescence and single-channel images are not supported, pass a brightfield slide"
-        )
-    if page.dtype != np.uint8 or page.bitspersample != 8:
-        raise SlideError(
-            f"{series.parent.filename} has {page.bitspersample} bits per sample ({page.dtype}); "
-            "it must be 8-bit RGB; convert it first"
-        )
-    if series.axes != "YXS" or page.planarconfig != PLANARCONFIG.CONTIG:
-        raise Unsuited(f"stores its colours in separate planes ({series.axes}); convert it to interleaved RGB first")
-    if page.photometric != PHOTOMETRIC.RGB and page.compression not in RGB_CODECS:
-        name, codec = PHOTOMETRIC(page.photometric).name, COMPRESSION(page.compression).name
-        raise Unsuited(f"stores {name} as {codec}, which has no conversion to RGB; convert it to RGB or JPEG first")
-
-
-def _mpp(tiff: TiffFile, properties: Any) -> tuple[tuple[float, float] | None, str]:
-    """µm per px along (x, y) and the properties that hold it; OME-XML takes precedence over resolution tags."""
-    ome = _ome_pixels(tiff)
-    if ome is not None and "PhysicalSizeX" in ome.attrib and "PhysicalSizeY" in ome.attrib:
-        values = [_um(ome, axis) for axis in "XY"]
-        if None not in values:
-            return (values[0], values[1]), "OME PhysicalSizeX and PhysicalSizeY"  # type: ignore[return-value]
-    x, y = (number(properties.get(f"tiffslide.mpp-{axis}")) for axis in "xy")
-    source = "aperio.MPP" if "aperio.MPP" in properties else "tiff.XResolution and tiff.YResolution"
-    if tiff.is_svs and x is None:
-        source = "aperio.MPP, tiff.XResolution and tiff.YResolution"
-    return (None if x is None or y is None else (x, y)), source
-
-
-def _ome_pixels(tiff: TiffFile) -> ElementTree.Element | None:
-    return _ome_find(tiff, ".//{*}Pixels")
-
-
-def _ome_find(tiff: TiffFile, what: str) -> ElementTree.Element | None:
+def _objectives(tiff: TiffFile) -> dict[str, float]:
+    """Nominal magnifications in OME-XML by the objective's ID."""
     if not tiff.is_ome or not tiff.ome_metadata:
-        return None
+        return {}
     try:
-        return ElementTree.fromstring(tiff.ome_metadata).find(what)
+        found = ElementTree.fromstring(tiff.ome_metadata).findall(".//{*}Objective")
     except ElementTree.ParseError:
-        return None
-
-
-def _um(pixels: ElementTree.Element, axis: str) -> float | None:
-    value = number(pixels.get(f"PhysicalSize{axis}"))
-    factor = UM.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-    return None if value is None or factor is None else value * factor
-
-
-def _ome_magnification(tiff: TiffFile) -> float | None:
-    objective = _ome_find(tiff, ".//{*}Objective")
-    return None if objective is None else number(objective.get("NominalMagnification"))
+        return {}
+    powers = {o.get("ID", ""): number(o.get("NominalMagnification")) for o in found}
+    return {key: power for key, power in powers.items() if power is not None}
