@@ -18,8 +18,12 @@ class GeneratorConfig:
     """Width of the first scale; the paper's is 64."""
     blocks: int = 6
     """Residual blocks of the trunk, at least 4: the fused scales enter blocks 2, 3 and 4."""
+    head: Literal["rgb", "stain"] = "rgb"
+    """Output: colours (the paper's), or `stain`: densities of DAB and hematoxylin, mixed by Beer–Lambert."""
     attention: Literal["global", "windowed"] = "windowed"
     """Scope of CoA: the whole crop (the paper's) or windows anchored to the slide."""
+    window: int = 128
+    """Side of an attention window in px; its keys reach half as far beyond it. Tiles and overlaps are multiples."""
     wavelet: bool = True
     """WTConv in the stem and the residual blocks of VMFE; `false` uses a plain depthwise convolution (ablation)."""
     coa: bool = True
@@ -38,7 +42,7 @@ class GeneratorConfig:
         """Number of px that must divide tile origins and sides: the attention windows, or three Haar levels."""
         if self.kind == "identity":
             return 1
-        return 128 if self.kind == "ceff" and self.coa and self.attention == "windowed" else 8
+        return self.window if self.kind == "ceff" and self.coa and self.attention == "windowed" else 8
 
     def __post_init__(self) -> None:
         if self.blocks < 4:
@@ -47,6 +51,8 @@ class GeneratorConfig:
             )
         if self.channels < 4 or self.channels % 4:
             raise ConfigError(f"generator.channels is {self.channels}: it must be a positive multiple of 4")
+        if self.window < 16 or self.window % 8:
+            raise ConfigError(f"generator.window is {self.window}: it must be a multiple of 8 px, at least 16")
 
 
 @dataclass(frozen=True, slots=True)

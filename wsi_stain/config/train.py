@@ -17,6 +17,31 @@ EncoderSource = Literal["pretrained", "tuned", "random", "joint"]
 
 
 @dataclass(frozen=True, slots=True)
+class AugmentConfig:
+    """Changes of the training crops that make a generator robust; 0 disables each."""
+
+    hue: float = 0.0
+    """Largest rotation of the H&E's colours around grey in optical density, in degrees."""
+    saturation: float = 0.0
+    """Largest relative change of the H&E's colourfulness in optical density."""
+    intensity: float = 0.0
+    """Largest relative change of the H&E's optical density, from pale (1 / (1 + x)) to overstained (1 + x)."""
+    scale: float = 0.0
+    """Largest relative change of size, of both stains."""
+    blur: float = 0.0
+    """Largest σ in px of a Gaussian blur of the H&E; half of the crops are blurred."""
+    jpeg: int = 0
+    """Lowest quality of a JPEG compression of the H&E; half of the crops are compressed."""
+
+    def __post_init__(self) -> None:
+        for name, most in (("hue", 180.0), ("saturation", 1.0), ("intensity", 4.0), ("scale", 0.5), ("blur", 10.0)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ConfigError(f"augment.{name} is {getattr(self, name)}: it must be between 0 and {most:g}")
+        if not 0 <= self.jpeg <= 95:
+            raise ConfigError(f"augment.jpeg is {self.jpeg}: it must be between 0 and 95")
+
+
+@dataclass(frozen=True, slots=True)
 class LossConfig:
     """Loss of the generator."""
 
@@ -34,16 +59,24 @@ class LossConfig:
     """Weight of a fixed L1, and the mean of a rescaled one."""
     l1_levels: int = 1
     """Scales of L1, each half as large (PyramidPix2Pix, Liu et al. 2022); serial sections benefit from several."""
+    l1_first: int = 0
+    """Finest scale of L1: 0 is the image itself, 2 has pixels of 4 px. Serial sections correspond no finer than
+    that, and L1 on finer scales teaches blur."""
     gan: float = 1.0
     """Weight of the adversarial loss; 0 trains without a discriminator."""
+    gan_from: int = 0
+    """Images after which the discriminator begins: by then the generator's output is not trivial to tell."""
     discriminator_filters: int = 64
     """Channels of the discriminator's first layer."""
     conditional: bool = True
-    """Whether the discriminator also receives the H&E."""
+    """Whether the discriminator also receives the H&E. Use `false` for serial sections, whose cells do not
+    correspond: otherwise a nucleus that lies where the H&E has one marks a fake."""
 
     def __post_init__(self) -> None:
         if self.patches < 1 or self.l1_levels < 1:
             raise ConfigError("loss.patches and loss.l1_levels must be at least 1")
+        if self.l1_first < 0 or self.gan_from < 0:
+            raise ConfigError("loss.l1_first and loss.gan_from must be at least 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +191,15 @@ class TrainConfig:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    counterstain: float = 1.0
+    """Darkness of the nuclei that `generator.head: stain` draws, relative to those of the training stain."""
     crop: int = 512
     """Side of the training crops, px."""
     turns: bool = True
     """Also rotate crops by right angles; the paper only flips them."""
     stain_jitter: float = 0.0
     """Stain augmentation of the H&E: largest relative change of each stain's density; 0 disables it."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     seed: int = 0
     device: str = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -174,7 +210,7 @@ class TrainConfig:
     """Processes that decode and cut crops; 0 uses the training process, which suffices if all tiles fit in memory."""
 
     def __post_init__(self) -> None:
-        multiple = 128 if self.generator.coa and self.generator.attention == "windowed" else 8
+        multiple = self.generator.window if self.generator.coa and self.generator.attention == "windowed" else 8
         if self.crop < multiple or self.crop % multiple:
             raise ConfigError(f"crop is {self.crop}: it must be a multiple of {multiple} px for this generator")
         if self.loss.adaptive and self.crop % self.loss.patches:

@@ -55,7 +55,7 @@ def pretrain(config: TrainConfig, progress: Callable[[Step], None] = quiet) -> P
         pairs = _checked_pairs(config, stage_config.crop, folder)
         heldout = find_pairs(config.pairs, stage_config.heldout)
         strangers(heldout)  # fail before the training, not after it
-        crops = Crops(tuple(pairs), stage_config.crop, config.seed, config.turns, config.stain_jitter)
+        crops = Crops(tuple(pairs), stage_config.crop, config.seed, config.turns, config.stain_jitter, config.augment)
         total = total_images(stage_config.schedule, len(pairs))
         fixed = _fixed(config, STAGE_1) | {"generator": {"channels": config.generator.channels}}
         schedule = stage_config.schedule
@@ -81,7 +81,7 @@ def train(config: TrainConfig, progress: Callable[[Step], None] = quiet) -> Path
     schedule = config.schedule
     with _prepared(config, schedule.batch) as group:
         pairs = _checked_pairs(config, config.crop, config.run)
-        crops = Crops(tuple(pairs), config.crop, config.seed, config.turns, config.stain_jitter)
+        crops = Crops(tuple(pairs), config.crop, config.seed, config.turns, config.stain_jitter, config.augment)
         total = total_images(schedule, len(pairs))
         stage = Stage(
             config.run,
