@@ -136,7 +136,7 @@ def _facts(result: Result, facts: Facts) -> str:
 
 def _tables(result: Result, facts: Facts) -> str:
     names = list(next(iter(result.rows.values())))
-    stain = [name for name in names if name.startswith(("DAB", "H r"))]
+    stain = [name for name in names if name.startswith(("DAB", "H r", "streaks", "outline"))]
     rest = [name for name in names if name not in stain]
     one = len({field.group for field in result.fields}) < 2
     intervals = "No intervals: all fields belong to one unit." if one else "In grey: 95 % intervals by bootstrap."
