@@ -25,11 +25,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wsi_stain import phantom
+from wsi_stain.config.model import TOKEN_PX
 from wsi_stain.geometry import Box, Size
 from wsi_stain.measure.deconvolution import POSITIVE_OD, dab
 from wsi_stain.model.bundle import DEFAULT, Bundle
 from wsi_stain.nn.coa import windowed_attention
-from wsi_stain.nn.generator import QUARTER, Generator
+from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.inference import load_generator
 from wsi_stain.nn.pixels import to_pixels, to_tensor
 from wsi_stain.nn.wavelet import use_strided_haar
@@ -71,7 +72,7 @@ class Network:
     def __call__(self, pixels: Pixels, origin: tuple[int, int] = (0, 0)) -> Pixels:
         """uint8 (h, w, 3) → the same; the windows lie on multiples of their side from `origin` back."""
         if self.module.coa is not None and self.window is not None:
-            offset = origin[0] // QUARTER % self.window, origin[1] // QUARTER % self.window
+            offset = origin[0] // TOKEN_PX % self.window, origin[1] // TOKEN_PX % self.window
             self.module.coa.attend = (
                 partial(anchored, offset=offset, width=self.window)
                 if any(offset)
@@ -81,7 +82,7 @@ class Network:
 
 
 def anchored(q: Tensor, k: Tensor, v: Tensor, *, offset: tuple[int, int], width: int) -> Tensor:
-    """`windowed_attention` of a tile whose first token is token `offset` of a width."""
+    """`windowed_attention` of a tile whose first token is token `offset` of a window of `width`."""
     (n, d, h, w), (top, left) = q.shape, offset
     pad = (left, -(left + w) % width, top, -(top + h) % width)
     around = tuple(side + width // 2 for side in pad)

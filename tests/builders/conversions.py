@@ -73,7 +73,5 @@ class FakeBundle:
 class InvertAndBlur(IdentityGenerator):
     """Not the identity, and it looks 2 px around."""
 
-    reach = 2
-
     def __call__(self, tiles):
         return np.stack([cv2.blur(255 - tile, (5, 5), borderType=cv2.BORDER_REPLICATE) for tile in tiles])

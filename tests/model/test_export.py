@@ -212,7 +212,7 @@ def test_check_asks_for_a_promise_and_says_which(folder: Path) -> None:
 class Moody:
     """Adds 1 at every call, or as many as there are tiles."""
 
-    multiple, reach = 1, 0
+    multiple = 1
 
     def __init__(self, by: str) -> None:
         self.by, self.calls = by, 0

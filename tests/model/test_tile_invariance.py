@@ -25,7 +25,7 @@ def bundle(tile: int, overlap: int, mpp: float | None = 1.0) -> Bundle:
 class Framing:
     """Paints the outermost pixels of whatever it gets black or white, ten grey levels away from the rest."""
 
-    multiple, reach = 1, 1
+    multiple = 1
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         out = np.full_like(tiles, 100)
@@ -36,7 +36,7 @@ class Framing:
 class Averaging:
     """Paints a tile in its own mean colour: all depends on the tile."""
 
-    multiple, reach = 1, 10_000
+    multiple = 1
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         return np.broadcast_to(tiles.mean((1, 2), keepdims=True), tiles.shape).astype(np.uint8)

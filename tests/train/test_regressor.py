@@ -47,7 +47,7 @@ def test_the_shipped_settings_make_a_network_of_about_0_6_million_weights() -> N
     config = load(TrainConfig, SHIPPED)
     assert config.generator.kind == "unet"
     assert 0.55e6 < parameters(UNet(config.generator)) < 0.65e6
-    assert config.crop % UNet.multiple == 0
+    assert config.crop % config.generator.multiple == 0
     assert config.crop >= max(BLOCKS_PX)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from wsi_stain.config.convert import ConvertConfig, PrecisionChoice
+from wsi_stain.config.ranges import NonNegative, NonNegativeInt, check_ranges
 from wsi_stain.conversion.request import ConvertRequest
 from wsi_stain.errors import ConfigError
 from wsi_stain.model.bundle import DEFAULT, Bundle
@@ -18,19 +19,17 @@ class CohortConfig:
 
     convert: ConvertConfig = field(default_factory=ConvertConfig)
     """Conversion settings of every slide; the same keys as for `wsi-stain convert`."""
-    retries: int = 2
+    retries: NonNegativeInt = 2
     """Number of retries of a slide after a transient failure: a lost worker, a network file system."""
-    retry_wait_s: float = 5.0
+    retry_wait_s: NonNegative = 5.0
     """Pause before the first retry, s; it doubles each time."""
-    split_over: float = 4.0
+    split_over: NonNegative = 4.0
     """Gigapixels at the model's scale above which the blocks of a slide are distributed over several workers."""
-    stop_s: float = 5.0
+    stop_s: NonNegative = 5.0
     """Time that workers have to finish their blocks after Ctrl-C or SIGTERM before they are ended, s."""
 
     def __post_init__(self) -> None:
-        for name in ("retries", "retry_wait_s", "split_over", "stop_s"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}: it must not be negative")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from wsi_stain.config.ranges import Count, NonNegativeInt, Range, check_ranges
 from wsi_stain.errors import ConfigError
 
 Kind = Literal["local", "slurm", "pbs", "lsf", "sge", "kubernetes"]
@@ -33,17 +34,14 @@ class KubernetesConfig:
     claims: tuple[str, ...] = ()
     """`claim:/path`: persistent volume claims with the slides and for the outputs, mounted in every pod. The command
     itself must run with the same paths, in a pod of that namespace."""
-    gpus: int = 0
-    """GPUs (nvidia.com/gpu) of a worker: 0 or 1."""
+    gpus: Annotated[int, Range(0, 1)] = 0
+    """GPUs (nvidia.com/gpu) of a worker, which uses at most one; raise `workers` for more."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         invalid = [claim for claim in self.claims if not re.fullmatch(r"[a-z0-9.-]+:/.*", claim)]
         if invalid:
             raise ConfigError(f"kubernetes.claims has {invalid[0]!r}: write claim:/path, for example slides:/data")
-        if self.gpus not in (0, 1):
-            raise ConfigError(
-                f"kubernetes.gpus is {self.gpus}: it must be 0 or 1; a worker uses at most one GPU; raise `workers`"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +52,18 @@ class ClusterConfig:
     """What starts workers: `local` (processes of this machine), a batch system, or `kubernetes`."""
     scheduler: str | None = None
     """Address of a running Dask scheduler; its workers are used, and none are started."""
-    workers: tuple[int, int] | None = None
+    workers: tuple[NonNegativeInt, Count] | None = None
     """Minimum and maximum number of workers; within them, one per remaining slide. By default 0 to 8; on this machine
     one per GPU or, without GPUs, one per `cores` processors."""
-    cores: int = 4
+    cores: Count = 4
     """Processors of a worker: as many threads read, blend and encode for one device."""
     memory: str | None = None
     """Memory of a worker, for example `16GB`. By default 16GB on clusters, and no limit on this machine."""
     walltime: str = "08:00:00"
     """Time limit of a job, [D-]HH:MM:SS. A slide that takes longer resumes in the next job."""
-    retire_s: int = 600
+    retire_s: NonNegativeInt = 600
     """Seconds before the walltime at which a worker retires: time to finish a block, and a margin for clock errors."""
-    stagger_s: int = 60
+    stagger_s: NonNegativeInt = 60
     """Workers retire up to this many seconds earlier or later, so that jobs started together do not end together."""
     partition: str | None = None
     """Partition of SLURM, queue of PBS, LSF and SGE; the site's default if not given."""
@@ -90,6 +88,7 @@ class ClusterConfig:
     kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         _check_numbers(self)
         if self.scheduler is not None and not re.fullmatch(r"[a-z+]+://.+", self.scheduler):
             raise ConfigError(f"scheduler is {self.scheduler!r}: it must be an address, for example tcp://host:8786")
@@ -128,14 +127,10 @@ class ClusterConfig:
 
 
 def _check_numbers(config: ClusterConfig) -> None:
-    if config.workers is not None and not 0 <= config.workers[0] <= config.workers[1] >= 1:
+    if config.workers is not None and config.workers[0] > config.workers[1]:
         raise ConfigError(f"workers is {list(config.workers)}: write the minimum and the maximum, for example [0, 8]")
-    if config.cores < 1:
-        raise ConfigError(f"cores is {config.cores}: a worker needs at least 1")
     if config.memory is not None:
         _bytes(config.memory)
-    if config.retire_s < 0 or config.stagger_s < 0:
-        raise ConfigError(f"retire_s is {config.retire_s} and stagger_s is {config.stagger_s}: neither may be negative")
     least = config.retire_s + 2 * config.stagger_s
     if config.walltime_s <= least:
         raise ConfigError(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from wsi_stain.config.ranges import Count, NonNegativeInt, Range, Share, check_ranges
 from wsi_stain.errors import ConfigError
 
 Compression = Literal["jpeg", "deflate"]
@@ -20,21 +21,18 @@ Norm = Literal["tile", "slide"]
 class GridConfig:
     """How a slide is divided into tiles and blocks."""
 
-    tile: int | None = None
+    tile: Count | None = None
     """Side of the generator's input in px; by default that of the bundle."""
-    overlap: int | None = None
+    overlap: NonNegativeInt | None = None
     """Overlap of neighbouring tiles in px; by default that of the bundle."""
-    block: int = 2048
+    block: Annotated[int, Range(512)] = 2048
     """Side of the block of one task in px: 512 × a power of two, so that no pyramid tile belongs to two blocks."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         factor, rest = divmod(self.block, 512)
-        if rest or factor < 1 or factor & (factor - 1):
+        if rest or factor & (factor - 1):
             raise ConfigError(f"grid.block is {self.block}: it must be 512 times a power of two, for example 2048")
-        if self.tile is not None and self.tile < 1:
-            raise ConfigError(f"grid.tile is {self.tile}: it must be at least 1")
-        if self.overlap is not None and self.overlap < 0:
-            raise ConfigError(f"grid.overlap is {self.overlap}: it must not be negative")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +41,15 @@ class OutputConfig:
 
     compression: Compression = "jpeg"
     """`jpeg`, or `deflate` (lossless)."""
-    quality: int = 90
-    """JPEG quality, 1–100; 90 is the highest that slide scanners use, and has no visible loss on stains."""
+    quality: Annotated[int, Range(1, 100)] = 90
+    """JPEG quality; 90 is the highest that slide scanners use, and has no visible loss on stains."""
     subsampling: Subsampling = "420"
     """Chroma of JPEG: `420`, `422`, or `rgb` (archival). YCbCr 4:4:4 opens pink in QuPath and is not supported."""
     compat_openslide: bool = False
     """Also link the first reduced level as a page, so that OpenSlide reads the pyramid (`--compat openslide`)."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.quality <= 100:
-            raise ConfigError(f"output.quality is {self.quality}: it must be between 1 and 100")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +58,15 @@ class ConvertConfig:
 
     grid: GridConfig = field(default_factory=GridConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
-    batch: int | None = None
+    batch: Count | None = None
     """Tiles per call of the generator; by default suited to its device, and halved if the device memory is too small.
     The pixels of a tile do not depend on it."""
-    cache_mb: int = 256
+    cache_mb: NonNegativeInt = 256
     """Memory in MiB for generated tiles that the next block reuses."""
-    max_unreadable: float = 0.01
+    max_unreadable: Share = 0.01
     """Share of the tissue tiles that may be unreadable before the conversion fails."""
     certificate: bool = True
     """Examine the output for seams: one tile in a hundred is stained twice."""
 
     def __post_init__(self) -> None:
-        if self.batch is not None and self.batch < 1:
-            raise ConfigError(f"batch is {self.batch}: it must be at least 1")
-        if self.cache_mb < 0:
-            raise ConfigError(f"cache_mb is {self.cache_mb}: it must not be negative")
-        if not 0 <= self.max_unreadable <= 1:
-            raise ConfigError(f"max_unreadable is {self.max_unreadable}: it must be a share between 0 and 1")
+        check_ranges(self)

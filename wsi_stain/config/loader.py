@@ -11,14 +11,30 @@ import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 
+from wsi_stain.config.ranges import check, hints, is_annotated, range_of, without_none
 from wsi_stain.errors import ConfigError
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where settings come from, for messages."""
+
+    file: Path | None
+    overridden: tuple[str, ...] = ()
+    """Keys that were set on the command line, not in the file."""
+
+    def of(self, key: str) -> str:
+        """The beginning of a message about a setting: its file, or nothing for an override."""
+        is_override = any(f"{key}.".startswith(f"{other}.") for other in self.overridden)
+        return "" if self.file is None or is_override else f"{self.file}: "
 
 
 def load(cls: type[T], source: Path | Mapping[str, Any] | None = None, overrides: Iterable[str] = ()) -> T:
@@ -30,14 +46,12 @@ def load(cls: type[T], source: Path | Mapping[str, Any] | None = None, overrides
         overrides: strings such as `grid.overlap=64`; the value is read as YAML.
 
     Raises:
-        ConfigError: an unknown key (with the nearest known one), a value of the wrong type, a missing key,
-            a file that does not exist or is not a YAML mapping.
+        ConfigError: an unknown key (with the nearest known one), a value of the wrong type or outside its range, a
+            missing key, a file that does not exist or is not a YAML mapping; it names file, key, value and rule.
     """
-    where = str(source) if isinstance(source, Path) else cls.__name__
     data = dict(_read_yaml(source) if isinstance(source, Path) else source or {})
-    for text in overrides:
-        _apply_override(data, text)
-    return _build(cls, data, where, "")
+    overridden = tuple(_apply_override(data, text) for text in overrides)
+    return _build(cls, data, _Source(source if isinstance(source, Path) else None, overridden), "")
 
 
 def dump(config: Any) -> dict[str, Any]:
@@ -86,7 +100,8 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def _apply_override(data: dict[str, Any], text: str) -> None:
+def _apply_override(data: dict[str, Any], text: str) -> str:
+    """Set one value; returns its key."""
     key, eq, value = text.partition("=")
     if not eq or not key:
         raise ConfigError(f"cannot read the setting {text!r}: write key=value, for example grid.overlap=64")
@@ -101,51 +116,58 @@ def _apply_override(data: dict[str, Any], text: str) -> None:
         data[last] = yaml.safe_load(value)
     except yaml.YAMLError as err:
         raise ConfigError(f"cannot read the value of {text!r}: it must be YAML, for example grid.overlap=64") from err
+    return key.strip()
 
 
-def _build(cls: type[T], data: Mapping[str, Any], where: str, prefix: str) -> T:
-    hints = typing.get_type_hints(cls)
+def _build(cls: type[T], data: Mapping[str, Any], source: _Source, prefix: str) -> T:
     fields = {_key(f): f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in data:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1)
             hint = f"did you mean {prefix + near[0]!r}?" if near else f"known keys: {', '.join(fields)}"
-            raise ConfigError(f"{where}: unknown key {prefix + str(key)!r}; {hint}")
+            raise ConfigError(f"{source.of(prefix + str(key))}unknown key {prefix + str(key)!r}; {hint}")
     missing = [
         name
         for name, f in fields.items()
         if name not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise ConfigError(f"{where}: the key {prefix + missing[0]!r} is missing")
+        raise ConfigError(f"{source.of('')}the key {prefix + missing[0]!r} is missing")
     names = {key: fields[key].name for key in data}
-    values = {names[key]: _convert(hints[names[key]], value, where, prefix + key) for key, value in data.items()}
-    return cls(**values)
+    values = {names[key]: _convert(hints(cls)[names[key]], value, source, prefix + key) for key, value in data.items()}
+    try:
+        return cls(**values)
+    except ConfigError as err:  # a rule about several keys
+        raise ConfigError(f"{source.of('')}{err}") from err
 
 
-def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
+def _convert(hint: Any, value: Any, source: _Source, key: str) -> Any:
     """`value` as the type `hint`, or a ConfigError that names file, key, value and rule."""
+    where = f"{source.of(key)}{key}"
     origin, args = get_origin(hint), get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in args:
-            return None
-        return _convert(next(a for a in args if a is not type(None)), value, where, key)
+        return None if value is None else _convert(without_none(hint), value, source, key)
+    if is_annotated(hint):
+        number = _convert(args[0], value, source, key)
+        if rule := range_of(hint):
+            check(number, rule, where)
+        return number
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{where}: {key} is {value!r}: it must be a section with keys")
-        return _build(typing.cast(type, hint), value, where, key + ".")
+            raise ConfigError(f"{where} is {value!r}: it must be a section with keys")
+        return _build(typing.cast(type, hint), value, source, key + ".")
     if origin is Literal:
         # YAML reads 420 as a number, but the choice is text.
         chosen = next((a for a in args if a == value or str(a) == str(value)), None)
         if chosen is None:
-            raise ConfigError(f"{where}: {key} is {value!r}: choose one of {', '.join(map(str, args))}")
+            raise ConfigError(f"{where} is {value!r}: choose one of {', '.join(map(str, args))}")
         return chosen
     if origin is tuple and isinstance(value, list | tuple):
         kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
         if len(kinds) != len(value):
-            raise ConfigError(f"{where}: {key} has {len(value)} values: it must have {len(kinds)}")
+            raise ConfigError(f"{where} has {len(value)} values: it must have {len(kinds)}")
         return tuple(
-            _convert(kind, v, where, f"{key}[{i}]") for i, (kind, v) in enumerate(zip(kinds, value, strict=True))
+            _convert(kind, v, source, f"{key}[{i}]") for i, (kind, v) in enumerate(zip(kinds, value, strict=True))
         )
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
@@ -153,7 +175,7 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
         return Path(value).expanduser()
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise ConfigError(f"{where}: {key} is {value!r}: it must be {_name(hint)}")
+    raise ConfigError(f"{where} is {value!r}: it must be {_name(hint)}")
 
 
 def _name(hint: Any) -> str:

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from wsi_stain.config.ranges import Byte, Count, Mpp, NonNegative, NonNegativeInt, Range, check_ranges
 from wsi_stain.errors import ConfigError
+
+TOKEN_PX = 4
+"""Side of a token of `ceff`: trunk and attention work at quarter resolution."""
+WINDOW_TOKENS = 32
+"""Default side of a query window of windowed attention, in tokens."""
+HAAR_LEVELS = 3
+"""Halvings of the wavelet transform at full resolution: shifts by fewer than 2³ px change the result."""
+UNET_LEVELS = 4
+"""Halvings of `unet`: its deepest features are about the pitch of cells apart, at 1 µm/px."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,21 +24,21 @@ class GeneratorConfig:
 
     kind: Literal["ceff", "unet", "identity"] = "ceff"
     """`ceff` stains; `unet`, a direct regressor, only predicts positive area (`channels` is its width)."""
-    channels: int = 64
+    channels: Count = 64
     """Width of the first scale; the paper's is 64."""
-    blocks: int = 6
-    """Residual blocks of the trunk, at least 4: the fused scales enter blocks 2, 3 and 4."""
+    blocks: Annotated[int, Range(4)] = 6
+    """Residual blocks of the trunk: the fused scales enter blocks 2, 3 and 4."""
     head: Literal["rgb", "stain"] = "rgb"
     """Output: colours (the paper's), or `stain`: densities of DAB and hematoxylin, mixed by Beer–Lambert."""
     attention: Literal["global", "windowed"] = "windowed"
     """Scope of CoA: the whole crop (the paper's) or windows anchored to the slide."""
-    window: int = 128
+    window: Annotated[int, Range(16)] = WINDOW_TOKENS * TOKEN_PX
     """Side of an attention window in px; its keys reach half as far beyond it. Tiles and overlaps are multiples."""
     wavelet: bool = True
     """WTConv in the stem and the residual blocks of VMFE; `false` uses a plain depthwise convolution (ablation)."""
     coa: bool = True
     """Cross attention to the H&E encoder; `false` omits it (ablation)."""
-    alpha: float = 0.2
+    alpha: NonNegative = 0.2
     """Strength of the attention's residual, α (paper: 0.2)."""
     upsample: Literal["transposed", "resize"] = "transposed"
     """Decoder: transposed convolutions (the paper's), or nearest-neighbour upsampling and a convolution, which avoids
@@ -39,20 +49,22 @@ class GeneratorConfig:
 
     @property
     def multiple(self) -> int:
-        """Number of px that must divide tile origins and sides: the attention windows, or three Haar levels."""
+        """Number of px that must divide the sides of its input and the origins of tiles.
+
+        It is the coarsest grid of the network: attention windows, Haar levels, or the strides of its convolutions.
+        """
         if self.kind == "identity":
             return 1
-        return self.window if self.kind == "ceff" and self.coa and self.attention == "windowed" else 8
+        if self.kind == "unet":
+            return 2**UNET_LEVELS
+        if self.coa and self.attention == "windowed":
+            return self.window
+        return 2**HAAR_LEVELS if self.wavelet else TOKEN_PX
 
     def __post_init__(self) -> None:
-        if self.blocks < 4:
-            raise ConfigError(
-                f"generator.blocks is {self.blocks}: it must be at least 4; the fused scales enter blocks 2, 3 and 4"
-            )
-        if self.channels < 4 or self.channels % 4:
-            raise ConfigError(f"generator.channels is {self.channels}: it must be a positive multiple of 4")
-        if self.window < 16 or self.window % 8:
-            raise ConfigError(f"generator.window is {self.window}: it must be a multiple of 8 px, at least 16")
+        check_ranges(self)
+        if self.window % 2**HAAR_LEVELS:
+            raise ConfigError(f"generator.window is {self.window}: it must be a multiple of {2**HAAR_LEVELS} px")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +72,15 @@ class BundleInput:
     """The input that the generator was trained on."""
 
     stain: str
-    mpp: float | None
+    mpp: Mpp | None
     """µm per px; `None` means level 0 of the slide."""
-    tile: int = 512
-    overlap: int = 128
+    tile: Count = 512
+    """Side of its tiles, px."""
+    overlap: NonNegativeInt = 128
+    """Pixels that neighbouring tiles share."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +88,11 @@ class BundleOutput:
     """The output of the generator."""
 
     stain: str
-    glass: tuple[int, int, int] = (243, 243, 243)
+    glass: tuple[Byte, Byte, Byte] = (243, 243, 243)
     """Background colour (R, G, B) of this stain."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +107,17 @@ class BundleWeights:
 class BundlePromise:
     """Largest difference between a field stained in tiles and in one pass of the network, in grey levels."""
 
-    mean: float
+    mean: NonNegative
     """Mean difference of all channels."""
-    p99: float
+    p99: NonNegative
     """99th percentile of the differences."""
-    max: float
+    max: NonNegative
     """Largest difference; only this value detects a seam one pixel wide."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.mean <= self.max or not 0 <= self.p99 <= self.max:
-            raise ConfigError(
-                f"invariance is mean {self.mean}, p99 {self.p99}, max {self.max}: none may be negative or above max"
-            )
+        check_ranges(self)
+        if max(self.mean, self.p99) > self.max:
+            raise ConfigError(f"invariance is mean {self.mean}, p99 {self.p99}, max {self.max}: none may be above max")
 
 
 @dataclass(frozen=True, slots=True)

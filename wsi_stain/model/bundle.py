@@ -42,8 +42,6 @@ class Generator(Protocol):
 
     multiple: int
     """Tile origins and sides must be multiples of this many px."""
-    reach: int
-    """Radius in px within which an input pixel can affect an output pixel."""
     batch: int
     """Number of tiles per call that suits its device."""
 
@@ -56,7 +54,6 @@ class IdentityGenerator:
     """Output = input: tests the whole pipeline except the network."""
 
     multiple = 1
-    reach = 0
     batch = 4
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:

@@ -188,7 +188,7 @@ def _check_tile(bundle: Bundle, generator: Generator) -> list[str]:
 
 def _check_promise(bundle: Bundle, generator: Generator) -> list[str]:
     limits = bundle.config.invariance
-    if limits is None and generator.reach == 0:
+    if limits is None and bundle.is_pointwise:
         return []
     measured = measure(bundle, generator)
     if limits is None:

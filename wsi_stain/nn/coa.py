@@ -13,10 +13,7 @@ from typing import Literal
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from torch import Tensor, nn
 
-WINDOW = 32
-"""Side of a query window in tokens (128 px)."""
-MARGIN = 16
-"""Tokens by which the keys reach beyond the query window, on each side."""
+from wsi_stain.config.model import WINDOW_TOKENS
 
 
 class CoA(nn.Module):
@@ -30,7 +27,7 @@ class CoA(nn.Module):
     """
 
     def __init__(
-        self, channels: int, attention: Literal["global", "windowed"], alpha: float, window: int = WINDOW
+        self, channels: int, attention: Literal["global", "windowed"], alpha: float, window: int = WINDOW_TOKENS
     ) -> None:
         super().__init__()
         self.query = nn.Conv2d(channels, channels, 1)
@@ -54,7 +51,7 @@ def global_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(queries, keys, values).squeeze(1).transpose(1, 2).unflatten(2, q.shape[2:])
 
 
-def windowed_attention(q: Tensor, k: Tensor, v: Tensor, window: int = WINDOW) -> Tensor:
+def windowed_attention(q: Tensor, k: Tensor, v: Tensor, window: int = WINDOW_TOKENS) -> Tensor:
     """Each window of `window`² queries attends to the keys up to half a window around it; all (N, d, H, W)."""
     n, d, h, w = q.shape
     assert h % window == w % window == 0, f"{h}x{w} tokens are not whole windows of {window}"

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from wsi_stain.config.model import GeneratorConfig
+from wsi_stain.config.model import TOKEN_PX, GeneratorConfig
 from wsi_stain.nn.blocks import ResidualBlock
 from wsi_stain.nn.coa import CoA
 from wsi_stain.nn.encoder import EncoderTrunk
@@ -20,11 +20,6 @@ from wsi_stain.nn.msfpm import MSFPM
 from wsi_stain.nn.norm import use_tile_statistics
 from wsi_stain.nn.stain_head import CHANNELS, PRIOR, StainHead
 from wsi_stain.nn.vmfe import VMFE
-
-QUARTER = 4
-"""Pixels per token: trunk and attention work at quarter resolution."""
-HAAR_MULTIPLE = 8
-"""Three Haar levels at full resolution decimate by 8: shifts by fewer pixels change the result."""
 
 
 class Generator(nn.Module):
@@ -39,11 +34,11 @@ class Generator(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         c = config.channels
-        self.multiple = config.window if config.coa and config.attention == "windowed" else HAAR_MULTIPLE
+        self.multiple = config.multiple
         self.vmfe = VMFE(c, wavelet=config.wavelet)
         self.msfpm = MSFPM(c)
         self.encoder = EncoderTrunk(c) if config.coa else None
-        self.coa = CoA(4 * c, config.attention, config.alpha, config.window // QUARTER) if config.coa else None
+        self.coa = CoA(4 * c, config.attention, config.alpha, config.window // TOKEN_PX) if config.coa else None
         self.trunk = nn.ModuleList(ResidualBlock(4 * c) for _ in range(config.blocks))
         self.decoder = nn.Sequential(
             *_upsample(4 * c, 2 * c, config.upsample),

@@ -19,8 +19,6 @@ from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.pixels import to_bytes, to_levels
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-REACH = 129
-"""Receptive-field radius in px without attention: a hard bound, from the kernels and strides."""
 IN_FLIGHT = 8
 """Tiles per call, enough to hide the transfers and the launches of a CUDA device; each still runs alone."""
 
@@ -33,8 +31,6 @@ class TorchGenerator:
         device: `cpu`, `cuda` or `cuda:N`.
         precision: of the arithmetic; input and output are uint8.
     """
-
-    reach = REACH
 
     def __init__(self, module: Generator, device: str, precision: Precision = "fp32") -> None:
         self.multiple = module.multiple
@@ -111,7 +107,7 @@ def load_generator(config: GeneratorConfig, weights: Path) -> Generator:
     except (SafetensorError, OSError) as err:
         raise BundleError(f"{weights} is not a safetensors file: {err}; reinstall the bundle") from err
     except RuntimeError as err:
-        raise BundleError(f"{weights} does not fit the network in bundle.yaml: {err}") from err
+        raise BundleError(f"{weights} does not fit the network in its configuration: {err}") from err
     return module.eval()
 
 

@@ -11,10 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from torch import Tensor, nn
 
-from wsi_stain.config.model import GeneratorConfig
-
-DEPTH = 4
-"""Halvings: the deepest features have a sixteenth of the resolution, about the pitch of cells at 1 µm/px."""
+from wsi_stain.config.model import UNET_LEVELS, GeneratorConfig
 
 PRIOR_LOGIT = -3.0
 """Output before training: one pixel in twenty is positive, as positive tissue is rare.
@@ -30,12 +27,9 @@ class UNet(nn.Module):
         config: only the width `channels` is used; the deepest scale has 16 times as many.
     """
 
-    multiple = 2**DEPTH
-    """Sides of the input must be multiples of this many px."""
-
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
-        widths = [config.channels * 2**level for level in range(DEPTH + 1)]
+        widths = [config.channels * 2**level for level in range(UNET_LEVELS + 1)]
         self.stem = _convs(3, widths[0])
         self.down = nn.ModuleList(_convs(a, b) for a, b in pairwise(widths))
         self.bottom = _convs(widths[-1], widths[-1], n=1)  # cheapest weights, largest receptive field
@@ -44,7 +38,7 @@ class UNet(nn.Module):
         self.head.bias = nn.Parameter(torch.tensor([PRIOR_LOGIT]))
 
     def forward(self, he: Tensor) -> Tensor:
-        """(N, 3, H, W) RGB in [-1, 1], H and W multiples of `multiple` → logits (N, 1, H, W)."""
+        """(N, 3, H, W) RGB in [-1, 1], H and W multiples of 2^`UNET_LEVELS` → logits (N, 1, H, W)."""
         x = self.stem(he)
         skips = []
         for convs in self.down:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from wsi_stain.config.model import HAAR_LEVELS
 from wsi_stain.nn.wavelet import WTConv
 
 
@@ -54,7 +55,7 @@ class VMFE(nn.Module):
             nn.Conv2d(3, c, 3, bias=False),
             nn.BatchNorm2d(c),
             nn.ReLU(),
-            WTConv(c, kernel=7, levels=3, wavelet=wavelet),
+            WTConv(c, kernel=7, levels=HAAR_LEVELS, wavelet=wavelet),
             nn.BatchNorm2d(c),
             nn.ReLU(),
         )

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from wsi_stain.config.ranges import MAX_MPP, MIN_MPP
 from wsi_stain.errors import SlideError
 from wsi_stain.geometry import Size
 from wsi_stain.slide.readers.base import Facts
-
-MIN_MPP, MAX_MPP = 0.05, 10.0
-"""Scanners work at 0.1–1 µm/px, thumbnails below 10; a value outside is a wrong unit (some files hold 1000)."""
 
 
 def slide_mpp(facts: Facts, name: str) -> float:

@@ -124,16 +124,16 @@ def load_regressor(run: Path, device: str = "auto") -> Callable[[np.ndarray], np
         network.load_state_dict(load_file(weights))
     except (SafetensorError, OSError, RuntimeError) as err:
         raise TrainingError(f"{weights} does not match the U-Net in config.yaml: {err}; re-run the training") from err
-    return _predictor(network, torch.device(pick_device(device)))
+    return _predictor(network, config.multiple, torch.device(pick_device(device)))
 
 
-def _predictor(network: UNet, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
+def _predictor(network: UNet, multiple: int, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
     network.to(device).eval().requires_grad_(False)
 
     @torch.inference_mode()
     def predict(he: np.ndarray) -> np.ndarray:
         h, w = he.shape[:2]
-        padded = np.pad(he, ((0, -h % network.multiple), (0, -w % network.multiple), (0, 0)), "reflect")
+        padded = np.pad(he, ((0, -h % multiple), (0, -w % multiple), (0, 0)), "reflect")
         return network(to_tensor(padded[None], device)).float().sigmoid()[0, 0, :h, :w].cpu().numpy()
 
     return predict
