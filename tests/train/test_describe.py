@@ -8,6 +8,8 @@ from builders.pairs import config, placed_pairs
 from click.testing import CliRunner
 
 from wsi_stain.cli import group
+from wsi_stain.config.loader import load
+from wsi_stain.config.train import TrainConfig
 from wsi_stain.nn.encoder import Encoder
 from wsi_stain.train.describe import _kept_numbers, contrast_needs, staining_needs
 
@@ -64,3 +66,12 @@ def test_dry_run_prints_settings_and_needs_and_leaves_nothing(tmp_path: Path, co
     assert f"{900 if command == 'pretrain' else 300} images in total" in result.stderr
     assert "37,480,576 parameters" in result.stderr
     assert not run.exists()
+
+
+def test_the_stain_recipe_needs_hardly_more_than_the_papers_head() -> None:
+    config_file = CONFIGS / "he2cam52-stain.yaml"
+    stain, rgb = (
+        staining_needs(load(TrainConfig, config_file, [f"generator.head={head}"])) for head in ("stain", "rgb")
+    )
+    assert stain.trained["generator"] - rgb.trained["generator"] == 2 * (16 * 49 + 1)
+    assert rgb.memory_bytes < stain.memory_bytes < 1.1 * rgb.memory_bytes

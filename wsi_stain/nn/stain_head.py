@@ -24,12 +24,12 @@ CHANNELS = 5
 """What the network predicts: DAB, gain, and a residual of three colours."""
 DAB_SCALE = 0.6
 """DAB density of softplus(x) = 1; dense DAB has about 1 OD."""
-GAIN_SPAN = 0.6
+GAIN_SPAN = 0.5
 """The gain is 1 ± this: it can never remove the nuclei, which an adversary may ask for (docs/training.md)."""
 RESIDUAL_OD = 0.06
 """Largest residual: the faint tint of unstained tissue, too weak to draw a stain."""
-PRIOR = -3.0
-"""DAB's bias before training: 0.03 OD, as most tissue is not brown."""
+PRIOR = -1.5
+"""DAB's bias before training: 0.12 OD. Most tissue has less, but further down softplus passes on little gradient."""
 BARE_OD, TISSUE_OD = 0.04, 0.08
 """Mean optical density of the H&E at which t begins to rise from 0, and reaches 1."""
 AROUND_PX = 5
