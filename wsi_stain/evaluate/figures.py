@@ -86,7 +86,7 @@ class Target:
     def __init__(self, view: View, ruler: Ruler) -> None:
         self._view, self._ruler = view, ruler
         self._tissue = tissue(view.he, ruler.mpp)
-        self._empty = distance_transform_edt(~self._tissue) > CLEAR_UM / ruler.mpp
+        self._empty = np.asarray(distance_transform_edt(~self._tissue)) > CLEAR_UM / ruler.mpp
         self._hematoxylin = hematoxylin(view.he, HE_GLASS, sigma_px=SMOOTH_UM / ruler.mpp)
         self._amounts = self._measure(view.real)
 
