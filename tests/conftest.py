@@ -5,8 +5,21 @@ from pathlib import Path
 
 import pytest
 
+# On a busy machine, OpenMP threads that spin wait for each other: with two of them, training tests took ten times as
+# long. Subprocesses inherit both; a test of threads sets their number itself.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # Dask's profiler stops a process for ever now and then (python/cpython#106883, mended in 3.11.9 and 3.12.3).
 os.environ.setdefault("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "False")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n 2 --dist loadgroup`, a file's tests share a process, and so do all that share the SLURM."""
+    for item in items:
+        group = "slurm" if item.get_closest_marker("slurm") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,7 @@ def test_scaling_measures_sizes_and_draws(tmp_path: Path) -> None:
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_resume_ends_in_the_same_bytes(tmp_path: Path) -> None:
     slide = write_svs(tmp_path / "s.svs", tissue(2600, 2600))
     slow = ("--set", "grid.block=512", "--set", "grid.tile=32")  # so that it can be stopped halfway

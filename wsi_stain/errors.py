@@ -79,3 +79,8 @@ class DeviceError(WsiStainError):
 
 class TrainingError(WsiStainError):
     """Training cannot start, or must not continue."""
+
+
+def counted(n: int, noun: str) -> str:
+    """A number of things in a message: `1 error`, `2 errors`, `1,234 tiles`."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

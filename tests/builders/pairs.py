@@ -9,9 +9,9 @@ from PIL import Image
 
 from wsi_stain.config.loader import load
 from wsi_stain.config.train import TrainConfig
-from wsi_stain.train.parallel import Ranks
+from wsi_stain.train.parallel import DistributedContext
 
-ALONE = Ranks(0, 1, torch.device("cpu"))
+ALONE = DistributedContext(0, 1, torch.device("cpu"))
 
 
 def write_pairs(folder: Path, pairs: list[tuple[np.ndarray, np.ndarray]], held_out: int = 1) -> Path:

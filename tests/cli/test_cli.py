@@ -249,12 +249,13 @@ def test_region_is_the_same_pixels_as_of_the_whole(
 
 def test_validate_fails_on_a_file_that_is_no_ome_tiff(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "x.ome.tiff").write_bytes(b"not a tiff")
-    code, out, _ = run(capsys, "validate", "x.ome.tiff")
+    code, out, err = run(capsys, "validate", "x.ome.tiff")
     assert code == 1
     assert out.startswith("error:")
+    assert err.strip() == "x.ome.tiff: 1 error, 0 warnings"
 
 
-def test_models_are_listed_shown_and_checked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "models", "list")
     assert code == 0
     assert f"{DEFAULT}  " in out
@@ -262,7 +263,11 @@ def test_models_are_listed_shown_and_checked(capsys: pytest.CaptureFixture[str])
     code, out, _ = run(capsys, "models", "show", DEFAULT)
     assert code == 0
     assert "RESEARCH USE ONLY" in out
-    assert run(capsys, "models", "check", DEFAULT)[0] == 0
+
+
+def test_a_model_without_problems_passes_its_check(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "models", "check", "identity")
+    assert (code, out, err.strip()) == (0, "", "identity: OK")
 
 
 def test_a_command_that_does_not_exist_is_a_wrong_call(capsys: pytest.CaptureFixture[str]) -> None:

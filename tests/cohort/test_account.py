@@ -76,7 +76,7 @@ def test_what_the_record_warns_of_is_in_the_account(tmp_path):
     found = account_of(row, asked)
     assert found["seams"] == seams
     assert found["warnings"] == [
-        "1 tiles of the slide could not be read and were filled with background",
+        "1 tile of the slide could not be read; background was written instead",
         "seams: steps at tile lines",
     ]
     assert everything(Size(300, 300)).array.all()

@@ -268,7 +268,7 @@ def test_a_slide_in_two_splits_is_a_leak_unless_a_gap_is_shown(true_pairs: list[
 @pytest.mark.parametrize("place", [(SIDE, 0), (SIDE, SIDE), (SIDE // 2, -SIDE // 3), (0, 0)])
 def test_tiles_of_two_splits_must_not_touch_or_overlap(true_pairs: list[Pair], place: tuple[int, int]) -> None:
     (sentence,) = problems(placed(true_pairs, [(0, 0, "train"), (*place, "test")]), crop=0)
-    assert "1 tiles of the split test touch or overlap tiles of train at a side of 160 px" in sentence
+    assert "1 tile of the split test touches or overlaps tiles of train at a side of 160 px" in sentence
 
 
 def test_the_grid_shows_that_tiles_were_scaled_down_and_the_table_may_say_so(true_pairs: list[Pair]) -> None:

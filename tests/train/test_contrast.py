@@ -67,7 +67,7 @@ def tile(name: str, slide: str, x: int | None = None, y: int | None = None) -> P
     return Pair(Path(f"{name}.png"), Path(f"{name}_ihc.png"), slide, "train", x, y)
 
 
-def test_neighbours_of_one_slide_are_no_strangers() -> None:
+def test_neighbours_of_one_slide_are_not_negatives() -> None:
     tiles = [
         tile("corner", "s", 0, 0),
         tile("beside", "s", 512, 0),
@@ -111,17 +111,17 @@ def test_gradients_in_chunks_are_those_of_the_whole_batch(
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)
 
 
-def naive_auc(pairs: np.ndarray, strangers: np.ndarray) -> float:
-    wins = [(a > b) + 0.5 * (a == b) for a in pairs for b in strangers]
+def naive_auc(pairs: np.ndarray, negatives: np.ndarray) -> float:
+    wins = [(a > b) + 0.5 * (a == b) for a in pairs for b in negatives]
     return float(np.mean(wins))
 
 
 def test_auc_and_threshold_agree_with_counting() -> None:
     rng = np.random.default_rng(0)
-    pairs, strangers = np.round(rng.normal(0.5, 0.3, 40), 1), np.round(rng.normal(0.1, 0.3, 70), 1)
-    assert auc(pairs, strangers) == pytest.approx(naive_auc(pairs, strangers))
-    accuracies = {t: ((pairs >= t).mean() + (strangers < t).mean()) / 2 for t in np.r_[pairs, strangers]}
-    threshold, accuracy = best_threshold(pairs, strangers)
+    pairs, negatives = np.round(rng.normal(0.5, 0.3, 40), 1), np.round(rng.normal(0.1, 0.3, 70), 1)
+    assert auc(pairs, negatives) == pytest.approx(naive_auc(pairs, negatives))
+    accuracies = {t: ((pairs >= t).mean() + (negatives < t).mean()) / 2 for t in np.r_[pairs, negatives]}
+    threshold, accuracy = best_threshold(pairs, negatives)
     assert accuracy == pytest.approx(max(accuracies.values()))
     assert accuracies[threshold] == pytest.approx(accuracy)
     assert auc(pairs, pairs) == pytest.approx(0.5)
@@ -136,7 +136,7 @@ def graded(folder: Path) -> Path:
     return write_pairs(folder, list(zip(he.astype(np.uint8), ihc.astype(np.uint8), strict=True)), held_out=4)
 
 
-def test_pretrained_encoders_tell_held_out_pairs_from_strangers(tmp_path: Path) -> None:
+def test_pretrained_encoders_tell_held_out_pairs_from_negatives(tmp_path: Path) -> None:
     """And so true pairs weigh more than unrelated ones, which random encoders take for the same."""
     changes = ("pretrain.schedule.images=640", "pretrain.schedule.batch=8", "pretrain.schedule.save_images=640")
     settings = config(graded(tmp_path / "pairs"), tmp_path / "run", *changes, "pretrain.schedule.lr=0.002")

@@ -11,7 +11,7 @@ from wsi_stain.cli import group
 from wsi_stain.config.loader import load
 from wsi_stain.config.train import TrainConfig
 from wsi_stain.nn.encoder import Encoder
-from wsi_stain.train.describe import _kept_numbers, contrast_needs, staining_needs
+from wsi_stain.train.describe import _saved_numbers, contrast_needs, staining_needs
 
 CONFIGS = Path(__file__).parents[2] / "configs/train"
 
@@ -30,9 +30,9 @@ def test_parameters_at_width_64_are_the_papers(tmp_path: Path) -> None:
 def test_counting_without_data_is_counting_with_data() -> None:
     torch.manual_seed(0)
     encoder = Encoder(4)
-    real = _kept_numbers(encoder, (torch.rand(2, 3, 64, 64),))
+    real = _saved_numbers(encoder, (torch.rand(2, 3, 64, 64),))
     with torch.device("meta"):
-        counted = _kept_numbers(Encoder(4), (torch.empty(2, 3, 64, 64),))
+        counted = _saved_numbers(Encoder(4), (torch.empty(2, 3, 64, 64),))
     assert counted == pytest.approx(real, rel=0.02)
 
 

@@ -11,8 +11,9 @@ from builders.pairs import blobs, config, write_pairs
 from PIL import Image
 from skimage.color import hed_from_rgb, rgb_from_hed
 
-from wsi_stain.evaluate.contenders import stain, unpacked
+from wsi_stain.evaluate.contenders import stain
 from wsi_stain.measure.metrics import psnr
+from wsi_stain.model.training_run import TrainingRun
 from wsi_stain.train.stages import train
 
 
@@ -55,7 +56,7 @@ def test_a_toy_stain_is_learned_for_unseen_tissue(tmp_path: Path, data: Path) ->
     # Small crops: steps are what it lacks. Without attention any multiple of 8 px will do.
     time = ("crop=64", "schedule.images=7200", "schedule.batch=8", "schedule.lr=0.003", "schedule.ema=0.95")
     train(config(pairs, run, *network, *loss, *time, "schedule.save_images=7200", "precision=bf16", "threads=2"))
-    generator = unpacked(run).generator("cpu")
+    generator = TrainingRun.open(run).as_bundle().generator("cpu")
     learned = np.mean([psnr(stain(generator, he), toy_stain(he)) for he in unseen])
     flat = np.mean(
         [psnr(np.broadcast_to(toy_stain(he).mean((0, 1)), he.shape).astype(np.uint8), toy_stain(he)) for he in unseen]

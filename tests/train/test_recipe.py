@@ -1,7 +1,9 @@
 """Stage 2: its losses, what stays frozen, and that killing it changes nothing."""
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,32 +16,41 @@ import torch
 import yaml
 from builders.pairs import ALONE, config, placed_pairs, settings
 from PIL import Image
+from safetensors.torch import load as load_tensors
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from wsi_stain.config.loader import dump
+from wsi_stain.config.loader import dump, load
 from wsi_stain.config.model import GeneratorConfig
+from wsi_stain.config.train import TrainConfig
 from wsi_stain.errors import ConfigError, OutputError, TrainingError
 from wsi_stain.model.bundle import WEIGHTS
+from wsi_stain.model.training_run import CHECKPOINT, TrainingRun
 from wsi_stain.nn.encoder import Encoder
 from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.inference import load_generator
 from wsi_stain.nn.stain_head import CHANNELS, StainHead
 from wsi_stain.train import checkpoint, loop
 from wsi_stain.train.encoders import Encoders
+from wsi_stain.train.log import RunLog
 from wsi_stain.train.losses import adversarial, patches, weighted_l1
 from wsi_stain.train.optimize import calibrate
 from wsi_stain.train.palette import palette_of
 from wsi_stain.train.recipe import StainingRecipe
 from wsi_stain.train.stages import train
 
-CHECKPOINT = loop.CHECKPOINT
 ONE = torch.ones(1, 1, 1)
 
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
     return placed_pairs(tmp_path / "pairs")
+
+
+@pytest.fixture(autouse=True)
+def brief_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statistics are measured on 16 crops instead of 64, at every checkpoint."""
+    monkeypatch.setattr(loop, "CALIBRATION_IMAGES", 16)
 
 
 def made_recipe(pairs: Path, run: Path, *changes: str) -> StainingRecipe:
@@ -177,13 +188,10 @@ def test_a_wrong_start_is_refused(tmp_path: Path, pairs: Path) -> None:
         config(pairs, tmp_path / "run", "encoders.source=pretrained", f"start={tmp_path / 'first'}")
 
 
-def test_inference_needs_the_he_alone(tmp_path: Path, pairs: Path) -> None:
+def test_inference_needs_the_he_alone(small_run: TrainingRun) -> None:
     """The paper's code asks for the real stain at inference; ours writes a generator that cannot take one."""
-    settings_of_run = config(pairs, tmp_path / "run", "schedule.images=4")
-    file = train(settings_of_run)
-    assert file is not None
-    assert not [key for key in load_file(file) if "ihc" in key]
-    generator = load_generator(settings_of_run.generator, file)
+    assert not [key for key in load_file(small_run.weights) if "ihc" in key]
+    generator = load_generator(small_run.config.generator, small_run.weights)
     with torch.no_grad():
         dark, light = (generator(torch.full((1, 3, 128, 128), value)) for value in (-0.8, 0.8))
     assert not torch.equal(dark, light)
@@ -242,13 +250,6 @@ def test_fixed_l1_weighs_everything_alike(tmp_path: Path, pairs: Path) -> None:
     assert (weights == 30).all()
 
 
-def test_training_lowers_the_loss(tmp_path: Path, pairs: Path) -> None:
-    train(config(pairs, tmp_path / "run", "schedule.images=60", "schedule.save_images=60", "schedule.lr=0.003"))
-    log = read_log(tmp_path / "run")
-    assert log[-1]["images"] == 60
-    assert log[-1]["l1"] < 0.6 * log[0]["l1"]
-
-
 def test_epochs_count_the_training_split(tmp_path: Path, pairs: Path) -> None:
     train(config(pairs, tmp_path / "run", "schedule.epochs=2"))
     assert read_log(tmp_path / "run")[-1]["images"] == 6  # three training pairs
@@ -285,7 +286,7 @@ def test_killed_and_resumed_training_ends_in_the_same_weights_and_log(tmp_path: 
     process.wait()
     _, facts = checkpoint.load(mark)
     assert facts["images"] < 12, "the run must be killed before its end"
-    subprocess.run(command, check=True, capture_output=True)
+    train(load(TrainConfig, file))
     logs = [[line["l1"] for line in read_log(tmp_path / name)] for name in ("whole", "killed")]
     assert logs[0] == logs[1]
     expected, found = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "killed"))
@@ -293,11 +294,10 @@ def test_killed_and_resumed_training_ends_in_the_same_weights_and_log(tmp_path: 
         assert torch.equal(tensor, found[key]), key
 
 
-def test_a_run_keeps_a_plain_log_curves_and_samples(tmp_path: Path, pairs: Path) -> None:
+def test_a_run_keeps_a_plain_log_curves_and_samples(small_run: TrainingRun) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = tmp_path / "run"
-    train(config(pairs, run))
+    run = small_run.folder
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
     log = read_log(run)
@@ -326,16 +326,21 @@ def test_two_trainings_never_share_a_run_folder(tmp_path: Path, pairs: Path) -> 
     assert read_log(tmp_path / "run")[-1]["images"] == 12
 
 
-def test_a_run_folder_of_other_settings_is_refused(tmp_path: Path, pairs: Path) -> None:
-    train(config(pairs, tmp_path / "run", "schedule.images=4"))
+def test_a_run_folder_of_other_settings_is_refused(small_run: TrainingRun) -> None:
+    files = {path: path.stat().st_mtime_ns for path in small_run.folder.rglob("*")}
     with pytest.raises(ConfigError, match=r"different settings \(schedule\)"):
-        train(config(pairs, tmp_path / "run"))
+        train(config(small_run.config.pairs, small_run.folder, "schedule.images=16"))
+    assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
-@pytest.mark.parametrize("value", [".inf", "1.0e+9"])
-def test_a_lost_training_stops_with_a_sentence_and_its_last_good_state(tmp_path: Path, pairs: Path, value: str) -> None:
+@pytest.mark.parametrize(("value", "loss"), [("3.4e+38", "inf"), ("1.0e+9", r"\d.*")])
+def test_a_lost_training_stops_with_a_sentence_and_its_last_good_state(
+    tmp_path: Path, pairs: Path, value: str, loss: str
+) -> None:
     run = tmp_path / "run"
-    with pytest.raises(TrainingError, match=r"the loss 'weighted_l1' became .* no checkpoint exists yet: lower"):
+    with pytest.raises(
+        TrainingError, match=rf"the loss 'weighted_l1' became {loss} after .* no checkpoint exists yet: lower"
+    ):
         train(config(pairs, run, f"loss.l1={value}", "loss.adaptive=false"))
     assert not (run / CHECKPOINT).exists()
 
@@ -388,12 +393,14 @@ def test_calibrated_statistics_make_evaluation_equal_training_on_the_same_batch(
     assert near < 1e-3 < far / 10  # all that is left is n / (n - 1) of the variance
 
 
-def test_freezing_does_not_throw_the_network_off(tmp_path: Path, pairs: Path) -> None:
+def test_training_lowers_the_loss_and_freezing_does_not_throw_the_network_off(tmp_path: Path, pairs: Path) -> None:
     """Frozen as they run, statistics of a few noisy steps once turned a trained network white."""
     train(config(pairs, tmp_path / "run", "schedule.images=80", "schedule.save_images=80", "schedule.lr=0.003"))
     log = read_log(tmp_path / "run")
     before = np.mean([x["l1"] for x in log if 40 <= x["images"] <= 68])
     after = np.mean([x["l1"] for x in log if x["images"] > 68])
+    assert log[-1]["images"] == 80
+    assert log[-1]["l1"] < 0.6 * log[0]["l1"]
     assert after < 1.3 * before
 
 
@@ -470,3 +477,41 @@ def test_a_stain_head_starts_from_a_network_with_the_papers_head(tmp_path: Path,
         is_own = key.startswith(("head.", f"decoder.{last}."))
         expected = (fresh.generator if is_own else first).state_dict()[key]
         assert torch.equal(tensor, expected), key
+
+
+@pytest.fixture
+def copy(small_run: TrainingRun, tmp_path: Path) -> TrainConfig:
+    """The settings of a copy of the small run, to be damaged."""
+    shutil.copytree(small_run.folder, tmp_path / "run")
+    return dataclasses.replace(small_run.config, run=tmp_path / "run")
+
+
+def test_damaged_pieces_of_a_run_are_refused_in_one_sentence(copy: TrainConfig) -> None:
+    state = copy.run / CHECKPOINT
+    good = state.read_bytes()
+    tensors, facts = checkpoint.load(state)
+    tensors = {key: tensor.clone() for key, tensor in tensors.items()}  # they are mapped from the file
+    state.write_bytes(good[:-1])
+    with pytest.raises(TrainingError, match=r"is not a checkpoint of wsi-stain train .*; remove it to start again"):
+        train(copy)
+    state.write_bytes((copy.run / WEIGHTS).read_bytes())  # a weight file, but no state
+    with pytest.raises(TrainingError, match="is not a checkpoint of wsi-stain train: remove it"):
+        train(copy)
+    checkpoint.save(state, {key: tensor for key, tensor in tensors.items() if "trunk.0" not in key}, facts)
+    with pytest.raises(TrainingError, match=r"lacks a part of the training \(.*trunk\.0.*\): remove it") as error:
+        train(copy)
+    assert "\n" not in str(error.value)
+    (copy.run / "log.jsonl").write_text("no JSON\n")
+    with pytest.raises(TrainingError, match=r"log\.jsonl has a damaged line \('no JSON'\): remove the file to resume"):
+        RunLog(copy.run, 4)
+
+
+def test_removed_pieces_of_a_finished_run_are_written_again(copy: TrainConfig) -> None:
+    before = [(path, path.read_bytes()) for path in (copy.run / WEIGHTS, copy.run / "config.yaml")]
+    for path, _ in before:
+        path.unlink()
+    train(copy)
+    result, settings_of_run = ((path, content) for path, content in before)
+    for key, tensor in load_file(result[0]).items():
+        torch.testing.assert_close(tensor, load_tensors(result[1])[key], rtol=0, atol=0, msg=key)
+    assert yaml.safe_load(settings_of_run[0].read_text()) == yaml.safe_load(settings_of_run[1]) | {"run": str(copy.run)}

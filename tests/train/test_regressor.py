@@ -16,12 +16,12 @@ from wsi_stain.config.train import TrainConfig
 from wsi_stain.errors import TrainingError
 from wsi_stain.nn.pixels import to_tensor
 from wsi_stain.nn.unet import UNet
-from wsi_stain.train.parallel import Ranks
+from wsi_stain.train.parallel import DistributedContext
 from wsi_stain.train.positive import BLOCKS_PX, positive
 from wsi_stain.train.regressor import RegressorRecipe, load_regressor
 
 SHIPPED = Path(__file__).parents[2] / "configs/train/regressor.yaml"
-ALONE = Ranks(0, 1, torch.device("cpu"))
+ALONE = DistributedContext(0, 1, torch.device("cpu"))
 TOTAL = 400
 
 
@@ -181,9 +181,9 @@ def test_pictures_of_any_size_are_padded_by_reflection_and_cropped(run: Path, h:
 
 
 def test_what_is_no_regressor_is_refused(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="holds no finished training"):
+    with pytest.raises(TrainingError, match="is not the folder of a training"):
         load_regressor(tmp_path)
-    with pytest.raises(TrainingError, match="holds a ceff generator, not a direct regressor"):
+    with pytest.raises(TrainingError, match="trained a generator that stains, not a direct regressor"):
         load_regressor(make_run(tmp_path / "stainer", STAINER))
     other = make_run(tmp_path / "other", REGRESSOR)
     save_file(UNet(GeneratorConfig(channels=8)).state_dict(), other / "generator.safetensors")

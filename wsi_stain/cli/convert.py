@@ -101,9 +101,10 @@ def command(slide: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
             err=True,
         )
     if result.unreadable:
-        click.echo(
-            f"{len(result.unreadable)} tiles of the slide could not be read and were filled with background", err=True
-        )
+        from wsi_stain.errors import counted
+
+        tiles = counted(len(result.unreadable), "tile")
+        click.echo(f"{tiles} of the slide could not be read; background was written instead", err=True)
     click.echo(about_seams(result.record.get("seams")), err=True)
     click.echo(json.dumps(result.record, indent=1, ensure_ascii=False) if as_json else str(result.output))
 

@@ -95,24 +95,24 @@ def command(
 
 
 def _bundles(model: str | None, run: Path | None, *, default: bool) -> list[Bundle]:
-    from wsi_stain.evaluate.contenders import unpacked
     from wsi_stain.model.bundle import DEFAULT, Bundle
+    from wsi_stain.model.training_run import TrainingRun
 
     if model is None and run is None and default:
         model = DEFAULT
-    return [*([Bundle.open(model)] if model is not None else []), *([unpacked(run)] if run is not None else [])]
+    bundles = [] if model is None else [Bundle.open(model)]
+    return bundles if run is None else [*bundles, TrainingRun.open(run, "ceff").as_bundle()]
 
 
 def _ruler(bundles: list[Bundle], regressor: Path | None, mpp: float | None) -> Ruler:
     """The scale and the background colour that the evaluated models share."""
-    from wsi_stain.config.loader import load
-    from wsi_stain.config.train import TrainConfig
     from wsi_stain.errors import ConfigError
     from wsi_stain.evaluate.figures import Ruler
+    from wsi_stain.model.training_run import TrainingRun
 
     known = [(bundle.name, bundle.mpp, bundle.glass) for bundle in bundles]
     if regressor is not None:
-        config = load(TrainConfig, regressor / "config.yaml")
+        config = TrainingRun.open(regressor, "unet").config
         known.append((str(regressor), config.input.mpp, config.output.glass))
     scales = {scale: name for name, scale, _ in known if scale is not None}
     if mpp is None and len(scales) > 1:

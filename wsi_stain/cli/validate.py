@@ -18,6 +18,7 @@ def command(file: Path, as_json: bool) -> int:
     """
     import dataclasses
 
+    from wsi_stain.errors import counted
     from wsi_stain.output import ometiff
 
     problems = ometiff.problems(file)
@@ -28,5 +29,6 @@ def command(file: Path, as_json: bool) -> int:
             click.echo(f"{problem.severity}: {problem.message} (rule {problem.rule})")
     errors = sum(problem.severity == "error" for problem in problems)
     if not as_json:
-        click.echo(f"{file}: {errors} errors, {len(problems) - errors} warnings", err=True)
+        warnings = len(problems) - errors
+        click.echo(f"{file}: {counted(errors, 'error')}, {counted(warnings, 'warning')}", err=True)
     return 1 if errors else 0

@@ -14,7 +14,7 @@ import tifffile
 
 from wsi_stain.cohort.request import Row
 from wsi_stain.conversion.request import ConvertRequest
-from wsi_stain.errors import MaskError
+from wsi_stain.errors import MaskError, counted
 from wsi_stain.files import record
 from wsi_stain.geometry import Size
 from wsi_stain.measure.deconvolution import POSITIVE_OD, dab
@@ -134,7 +134,7 @@ def _fitted(array: np.ndarray, size: Size) -> np.ndarray:
 
 def _warnings(run: Mapping[str, Any]) -> Iterator[str]:
     if unreadable := len(run.get("unreadable", ())):
-        yield f"{unreadable} tiles of the slide could not be read and were filled with background"
+        yield f"{counted(unreadable, 'tile')} of the slide could not be read; background was written instead"
     if not run.get("tiles", {}).get("tissue", 1):
         yield "no tissue was found; the whole output is background"
     seams = run.get("seams") or {}

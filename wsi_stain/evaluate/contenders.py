@@ -12,12 +12,9 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from wsi_stain.config.loader import load
-from wsi_stain.config.model import BundleConfig, BundleWeights
-from wsi_stain.config.train import TrainConfig
-from wsi_stain.errors import BundleError, ConfigError
+from wsi_stain.errors import ConfigError
 from wsi_stain.evaluate.figures import View
-from wsi_stain.model.bundle import WEIGHTS, Bundle, Generator, sha256_of
+from wsi_stain.model.bundle import Bundle, Generator
 
 BLUR_PX = 16.0
 SHIFT_PX = 25
@@ -63,29 +60,6 @@ def stain(generator: Generator, he: np.ndarray) -> np.ndarray:
     h, w = he.shape[:2]
     padded = np.pad(he, ((0, -h % generator.multiple), (0, -w % generator.multiple), (0, 0)), "reflect")
     return generator(padded[None])[0, :h, :w]
-
-
-def unpacked(run: Path) -> Bundle:
-    """The generator of a training run as an unpacked bundle: full precision, named after the run folder.
-
-    Raises:
-        BundleError: the run has no generator yet, or one that produces no images.
-        ConfigError: its config.yaml is invalid.
-    """
-    if not (run / WEIGHTS).is_file():
-        raise BundleError(f"{run} holds no finished training ({WEIGHTS} is missing): run wsi-stain train first")
-    config = load(TrainConfig, run / "config.yaml")
-    if config.generator.kind != "ceff":
-        raise BundleError(f"{run} holds a {config.generator.kind} generator, which produces no images: use --regressor")
-    spec = BundleConfig(
-        name=run.resolve().name,
-        version="unpacked",
-        generator=config.generator,
-        input=config.input,
-        output=config.output,
-        weights=BundleWeights(WEIGHTS, sha256_of(run / WEIGHTS)),
-    )
-    return Bundle(spec, run)
 
 
 def from_folder(folder: Path, names: Iterable[str]) -> Contender:

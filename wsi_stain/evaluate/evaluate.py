@@ -76,8 +76,8 @@ class Result:
 
     def shares(self, row: str, scale: str) -> tuple[np.ndarray, np.ndarray]:
         """Positive shares of all blocks of one scale: generated and real, float64 (n,)."""
-        some = self.figures[row]
-        generated, real = ([getattr(f, side).shares[scale] for f in some] for side in ("generated", "real"))
+        figures = self.figures[row]
+        generated, real = ([getattr(f, side).shares[scale] for f in figures] for side in ("generated", "real"))
         return np.concatenate(generated), np.concatenate(real)
 
     def agreement(self, row: str, scale: str) -> Agreement:
@@ -118,7 +118,7 @@ def evaluate(
                 embeddings[contender.name].append(features(answer))
         progress(i + 1, len(fields))
     groups = [field.group for field in fields]
-    rows = {name: summary(some, groups) for name, some in figures.items()}
+    rows = {name: summary(of_row, groups) for name, of_row in figures.items()}
     if features is not None:
         rows = {name: {**row, **_distances(embeddings[name], real)} for name, row in rows.items()}
     return Result(contenders, fields, figures, rows)

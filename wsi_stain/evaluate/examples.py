@@ -60,7 +60,7 @@ def choose(result: Result, row: str) -> list[tuple[str, int]]:
     rest = order[len(best) : len(order) - len(worst)]
     start = max(0, (len(rest) - MEDIAN) // 2)
     median = rest[start : start + MEDIAN]
-    return [(why, i) for why, some in (("best", best), ("median", median), ("worst", worst)) for i in some]
+    return [(why, i) for why, indices in (("best", best), ("median", median), ("worst", worst)) for i in indices]
 
 
 def _jpeg(image: np.ndarray) -> bytes:

@@ -174,14 +174,14 @@ def _plots(result: Result) -> str:
     if not rows:
         return ""
     colours = plots.colours(rows)
-    drawn = "".join(
+    drawings = "".join(
         f"<h3>{escape(row)}</h3>{_image(plots.agreement(result, row, colours[row]), 'png', f'agreement of {row}')}"
         for row in rows
     )
     return (
         "<h2>DAB-positive area, generated and real</h2><p>Left of each pair: the dashed line is equality. Right: "
         "differences against means, with bias and limits of agreement (± 1.96 standard deviations), in percentage "
-        f"points.</p>{drawn}<h2>DAB density</h2>{_image(plots.histograms(result, rows), 'png', 'histograms of DAB')}"
+        f"points.</p>{drawings}<h2>DAB density</h2>{_image(plots.histograms(result, rows), 'png', 'histograms of DAB')}"
     )
 
 

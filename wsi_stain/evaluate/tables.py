@@ -46,14 +46,14 @@ def plain(result: Result) -> dict[str, Any]:
 
 
 def _field(result: Result, i: int) -> dict[str, Any]:
-    field, some = result.fields[i], {name: figures[i] for name, figures in result.figures.items()}
+    field, rows = result.fields[i], {name: figures[i] for name, figures in result.figures.items()}
     return {
         "name": field.name,
         "group": field.group,
-        "real": _amounts(next(iter(some.values())).real),
+        "real": _amounts(next(iter(rows.values())).real),
         "rows": {
             name: {**_amounts(f.generated), "psnr": f.psnr, "ssim": f.ssim, "hematoxylin_r": f.hematoxylin_r}
-            for name, f in some.items()
+            for name, f in rows.items()
         },
     }
 

@@ -6,8 +6,6 @@ The promise of a bundle about tiles is the measurement of `tile_invariance`, wit
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -16,17 +14,19 @@ import numpy as np
 import yaml
 
 from wsi_stain.config.convert import Precision
-from wsi_stain.config.loader import dump, load
+from wsi_stain.config.loader import dump
 from wsi_stain.config.model import BundleConfig, BundlePromise, BundleWeights
-from wsi_stain.config.train import TrainConfig
 from wsi_stain.errors import BundleError, WsiStainError
 from wsi_stain.model.bundle import SPEC, WEIGHTS, Bundle, Generator, sha256_of
 from wsi_stain.model.tile_invariance import MARGIN, field, in_words, measure, promise
+from wsi_stain.model.training_run import TrainingRun
 
 RESEARCH_ONLY = "RESEARCH USE ONLY"
 TO_COMPLETE = "TO COMPLETE"
 OF_THE_MACHINE = ("device", "threads", "workers")
 """Training settings that do not affect the model."""
+QUICK_PX = 128
+"""Half the side of the tile that a quick check stains."""
 PACKED: Precision = "bf16"
 """Precision in which a promise is measured: the lowest that any device selects, so that it holds on all devices."""
 _SPDX = re.compile(r"\(*[\w.+:-]+\)*( (AND|OR|WITH) \(*[\w.+:-]+\)*)*")
@@ -42,26 +42,20 @@ def pack(run: Path, folder: Path, *, version: str = "1.0.0", licence: str = "Apa
         licence: SPDX expression for the weights.
 
     Raises:
-        BundleError: the run has no weights yet or its network does not stain, the folder already contains a bundle, or
-            the run's tile and overlap do not suit the network.
+        TrainingError: the run has no weights yet, is damaged, or its network does not stain.
+        BundleError: the folder already contains a bundle, or the run's tile and overlap do not suit the network.
     """
-    config = _run_config(run)
+    from wsi_stain.nn.inference import save_half
+
+    training = TrainingRun.open(run, "ceff")
     for name in (SPEC, WEIGHTS):
         if (folder / name).exists():
             raise BundleError(f"{folder} already contains a bundle ({name}); choose another folder, or remove it first")
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{WEIGHTS}.part"
     try:
-        facts = _copy_weights(run / WEIGHTS, part)
-        spec = BundleConfig(
-            name=folder.resolve().name,
-            version=version,
-            generator=config.generator,
-            input=config.input,
-            output=config.output,
-            weights=BundleWeights(part.name, sha256_of(part)),
-            licence=licence,
-        )
+        save_half(training.weights, part)
+        spec = training.bundle_config(folder.resolve().name, version, part, licence)
         measured = _measure(Bundle(spec, folder))
         part.replace(folder / WEIGHTS)
     finally:
@@ -70,7 +64,7 @@ def pack(run: Path, folder: Path, *, version: str = "1.0.0", licence: str = "Apa
         spec, weights=BundleWeights(WEIGHTS, sha256_of(folder / WEIGHTS)), invariance=promise(measured)
     )
     if not (folder / spec.card).exists():
-        (folder / spec.card).write_text(_card(spec, config, measured, facts), encoding="utf-8")
+        (folder / spec.card).write_text(_card(spec, training, measured), encoding="utf-8")
     (folder / SPEC).write_text(yaml.safe_dump(dump(spec), sort_keys=False, allow_unicode=True), encoding="utf-8")
     return Bundle.open(folder)
 
@@ -83,7 +77,8 @@ def check(folder: Path | str, *, tiles: bool = True) -> list[str]:
 
     Args:
         folder: of the bundle, or the name of a shipped one.
-        tiles: also measure the tiles, which costs about as much as staining eight tiles.
+        tiles: also measure the tiles, which costs about as much as staining eight tiles; without it, a small tile is
+            stained.
     """
     try:
         bundle = Bundle.open(folder)
@@ -93,39 +88,11 @@ def check(folder: Path | str, *, tiles: bool = True) -> list[str]:
     problems = _check_card(bundle) + _check_weights(bundle)
     if misfit := _misfit(bundle, generator):
         return [*problems, misfit]
-    defects = _check_tile(bundle, generator)
+    side = bundle.tile if tiles else min(bundle.tile, 2 * max(generator.multiple, QUICK_PX))
+    defects = _check_tile(bundle, generator, side)
     if defects or not tiles:
         return problems + defects
     return problems + _check_promise(bundle, generator)
-
-
-def _run_config(run: Path) -> TrainConfig:
-    if not (run / WEIGHTS).is_file() or not (run / "config.yaml").is_file():
-        raise BundleError(f"{run} has no finished training ({WEIGHTS} and config.yaml); run wsi-stain train first")
-    config = load(TrainConfig, run / "config.yaml")
-    if config.generator.kind == "unet":
-        raise BundleError(
-            f"{run} trained a direct regressor (generator.kind unet), which produces no image and cannot be packed as "
-            "a stain; pass it to wsi-stain evaluate --regressor"
-        )
-    return config
-
-
-def _copy_weights(source: Path, target: Path) -> dict[str, int]:
-    """Copy in half precision; returns facts on the training: `weights`, and `images` if the file has them."""
-    from safetensors import SafetensorError, safe_open
-
-    from wsi_stain.nn.inference import save_half
-
-    try:
-        with safe_open(source, framework="numpy") as file:
-            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
-            learned = [key for key in file.keys() if key.endswith((".weight", ".bias"))]  # noqa: SIM118 - not a dict
-            facts["weights"] = sum(math.prod(file.get_slice(key).get_shape()) for key in learned)
-        save_half(source, target)
-    except SafetensorError as err:
-        raise BundleError(f"{source} is not a safetensors file: {err}; train again in a new run folder") from err
-    return facts
 
 
 def _measure(bundle: Bundle) -> BundlePromise:
@@ -175,8 +142,8 @@ def _misfit(bundle: Bundle, generator: Generator) -> str:
     return ""
 
 
-def _check_tile(bundle: Bundle, generator: Generator) -> list[str]:
-    tile = field(bundle, bundle.tile)
+def _check_tile(bundle: Bundle, generator: Generator, side: int) -> list[str]:
+    tile = field(bundle, side)
     alone = generator(tile[None])
     if alone.shape != (1, *tile.shape) or alone.dtype != np.uint8:
         return [f"the generator returns {alone.dtype} {alone.shape} for uint8 {(1, *tile.shape)}"]
@@ -217,11 +184,12 @@ def _settings(config: Any) -> dict[str, Any]:
     return settings
 
 
-def _card(spec: BundleConfig, config: TrainConfig, measured: BundlePromise, facts: dict[str, int]) -> str:
+def _card(spec: BundleConfig, training: TrainingRun, measured: BundlePromise) -> str:
     assert spec.invariance, "a packed bundle has a promise"
-    network, source = spec.generator, spec.input
+    source, config = spec.input, training.config
+    network = f"{spec.generator.kind}, width {spec.generator.channels}, {spec.generator.blocks} blocks"
     scale = f"{source.mpp} µm/px" if source.mpp else "the slide's own µm/px"
-    images = f"{facts['images']:,} crops" if "images" in facts else "crops (number unknown)"
+    images = "crops (number unknown)" if training.images is None else f"{training.images:,} crops"
     settings = yaml.safe_dump(_settings(config), sort_keys=False, allow_unicode=True).strip()
     return f"""# {spec.name} {spec.version}
 
@@ -230,7 +198,7 @@ def _card(spec: BundleConfig, config: TrainConfig, measured: BundlePromise, fact
 | | |
 |---|---|
 | stain | {spec.output.stain} from {source.stain} at {scale} |
-| network | {network.kind}, width {network.channels}, {network.blocks} blocks; {facts["weights"]:,} weights in float16 |
+| network | {network}; {training.parameters:,} weights in float16 |
 | training | {images} of {config.crop}² px, batch {config.schedule.batch}, seed {config.seed} |
 | tiles against one pass | differ by at most {in_words(spec.invariance)} |
 | licence of the weights | {spec.licence} |

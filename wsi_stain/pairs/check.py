@@ -117,7 +117,7 @@ def check(
     with ThreadPoolExecutor() as pool:
         for chunk in np.array_split(order, max(1, math.ceil(len(pairs) / CHUNK))):
             matched = list(pool.map(lambda i: _matched(pairs[i]), chunk))
-            figures |= {int(i): found for i, (found, _) in zip(chunk, matched, strict=True)}
+            figures |= {int(i): result for i, (result, _) in zip(chunk, matched, strict=True)}
             partners = _partners([both for _, both in matched if both], SHUFFLED // len(pairs) if len(pairs) else 0)
             shuffled += pool.map(lambda two: match(*two).agreement, partners)
             progress(len(figures), len(pairs))
@@ -173,8 +173,8 @@ def _chance(agreement: float, null: np.ndarray) -> float:
 
 def _disagreements(figures: Sequence[Figures]) -> list[str]:
     """A sentence if the set disagrees, or else one for each split that does."""
-    if whole := _disagreement(figures, ""):
-        return [whole]
+    if sentence := _disagreement(figures, ""):
+        return [sentence]
     parts = {split: [f for f in figures if f.pair.split == split] for split in sorted({f.pair.split for f in figures})}
     return [text for split, part in parts.items() if (text := _disagreement(part, f" of the split {split!r}"))]
 

@@ -18,6 +18,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial import KDTree
 
+from wsi_stain.errors import counted
 from wsi_stain.pairs.pair import Pair
 
 EDGE_PX = 512
@@ -67,8 +68,8 @@ def edges(image: np.ndarray) -> np.ndarray:
 
 def same_images(tiles: Sequence[Tile]) -> list[str]:
     """One sentence for each H&E that occurs in two splits, whatever its name."""
-    seen: dict[bytes, Pair] = {}
-    twins = [(seen.setdefault(t.digest, t.pair), t.pair) for t in tiles]
+    first_with: dict[bytes, Pair] = {}
+    twins = [(first_with.setdefault(t.digest, t.pair), t.pair) for t in tiles]
     return [
         f"{a.he} ({a.split}) and {b.he} ({b.split}) are the same image: keep it in one split"
         for a, b in twins
@@ -120,11 +121,12 @@ def _shared(slide: str, tiles: Sequence[Tile]) -> Iterator[str]:
     for one, other in combinations(splits, 2):
         extent = _extent(tiles)
         if touching := _touching(*_parted(tiles, one, other), extent):
-            a, b = touching[0]
+            (a, b), n = touching[0], len(touching)
+            meet = "touches or overlaps" if n == 1 else "touch or overlap"
             yield (
-                f"the slide {slide!r}: {len(touching)} tiles of the split {one} touch or overlap tiles of {other} at "
-                f"a side of {extent} px of level 0, first {a.he.name} and {b.he.name}: remove the tiles between the "
-                "splits, or state their side in the column side"
+                f"the slide {slide!r}: {counted(n, 'tile')} of the split {one} {meet} tiles of {other} at a side of "
+                f"{extent} px of level 0, first {a.he.name} and {b.he.name}: remove the tiles between the splits, or "
+                "state their side in the column side"
             )
 
 
@@ -162,25 +164,26 @@ def _touching(first: Sequence[Tile], second: Sequence[Tile], extent: int) -> lis
 def _adjacent(tiles: Sequence[Tile], one: str, other: str) -> Iterator[str]:
     first, second = _parted(tiles, one, other)
     pairs = [(first[i].pair, second[j].pair) for i, j in _continued(first, second)]
-    found = [(a, b) for a, b in pairs if not a.slide_id or a.slide_id != b.slide_id]
-    if found:
-        a, b = found[0]
+    adjacent = [(a, b) for a, b in pairs if not a.slide_id or a.slide_id != b.slide_id]
+    if adjacent:
+        (a, b), n = adjacent[0], len({a for a, _ in adjacent})
         yield (
-            f"{len({a for a, _ in found})} tiles of the split {one} continue in tiles of {other}, first {a.he.name} in "
-            f"{b.he.name}: adjacent tiles of one slide are in two splits; split by slide, or leave a gap"
+            f"{counted(n, 'tile')} of the split {one} {'continues' if n == 1 else 'continue'} in tiles of {other}, "
+            f"first {a.he.name} in {b.he.name}: adjacent tiles of one slide are in two splits; split by slide, or "
+            "leave a gap"
         )
 
 
 def _continued(first: Sequence[Tile], second: Sequence[Tile]) -> list[tuple[int, int]]:
     """Indices of tiles that continue each other."""
     theirs = np.stack([t.edges for t in second])
-    alike: list[tuple[int, int, float]] = []
+    candidates: list[tuple[int, int, float]] = []
     typical: list[float] = []
     for start in range(0, len(first), ROWS):
         ours = np.stack([t.edges for t in first[start : start + ROWS]])
         for edge, opposite in enumerate(OPPOSITE):
             r = ours[:, edge] @ theirs[:, opposite].T
             typical += [float(np.median(np.abs(r[r != 0])))] if r.any() else []
-            alike += [(start + int(i), int(j), float(r[i, j])) for i, j in np.argwhere(r > LEAST_R)]
+            candidates += [(start + int(i), int(j), float(r[i, j])) for i, j in np.argwhere(r > LEAST_R)]
     least = LEAST_SD * MEDIAN_TO_SD * float(np.median(typical)) if typical else 0.0
-    return sorted({(i, j) for i, j, r in alike if r > least})
+    return sorted({(i, j) for i, j, r in candidates if r > least})

@@ -73,13 +73,13 @@ def find_pairs(source: Path, split: str | None = None) -> list[Pair]:
     if unpaired:
         more = f" (and {len(unpaired) - 1} more such files)" if len(unpaired) > 1 else ""
         raise TrainingError(unpaired[0] + more)
-    chosen = [p for p in pairs if split in (None, p.split)]
+    selection = [p for p in pairs if split in (None, p.split)]
     if not pairs:
         raise TrainingError(f"no pairs in {source}: its table has no rows")
-    if not chosen:
+    if not selection:
         known = ", ".join(sorted({p.split for p in pairs} - {""})) or "none"
         raise TrainingError(f"no pairs of the split {split!r} in {source}: available splits: {known}")
-    return chosen
+    return selection
 
 
 def scan(source: Path) -> tuple[list[Pair], list[str]]:
@@ -159,11 +159,11 @@ def _from_folders(root: Path) -> tuple[list[Pair], list[str]]:
 
 def _once(root: Path, layout: tuple[tuple[str, str, str], ...]) -> Iterator[tuple[str, str, str]]:
     """The layout's folders; if the file system ignores case, `he` and `HE` are one folder and appear once."""
-    seen: list[Path] = []
+    folders: list[Path] = []
     for split, he, ihc in layout:
         folder = root / he
-        if not any(folder.exists() and folder.samefile(other) for other in seen):
-            seen += [folder] if folder.exists() else []
+        if not any(folder.exists() and folder.samefile(other) for other in folders):
+            folders += [folder] if folder.exists() else []
             yield split, he, ihc
 
 
@@ -180,14 +180,14 @@ def _match(he: Path, ihc: Path, split: str) -> tuple[list[Pair], list[str]]:
 
 def _images(folder: Path) -> dict[str, Path]:
     """Stem → image of a folder, sorted; empty if the folder does not exist."""
-    found: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     for path in sorted(folder.glob("*")):
         if path.suffix.lower() not in IMAGE_ENDINGS or path.name.startswith("."):
             continue
-        other = found.setdefault(path.stem, path)
+        other = images.setdefault(path.stem, path)
         if other != path:
             raise TrainingError(f"{other} and {path.name} have the same stem: keep only one, as files pair by stem")
-    return found
+    return images
 
 
 @lru_cache(maxsize=256)

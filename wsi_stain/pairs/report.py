@@ -28,16 +28,16 @@ def summary(check: Check) -> dict[str, Any]:
     Misalignments are those of the pairs that agree, px of the tile; `drift_px` is the median of their
     displacements as (dy, dx), of at least five pairs: what a better registration could remove.
     """
-    found = check.figures
-    splits = sorted({f.pair.split for f in found})
+    figures = check.figures
+    splits = sorted({f.pair.split for f in figures})
     return {
-        "pairs": len(found),
-        "all": _part(found),
-        "splits": {split: _part([f for f in found if f.pair.split == split]) for split in splits},
+        "pairs": len(figures),
+        "all": _part(figures),
+        "splits": {split: _part([f for f in figures if f.pair.split == split]) for split in splits},
         "separation_auc": _known(separation(check)),
         "agreement": {"chance": CHANCE, "least_share": LEAST_SHARE, "shuffled_pairs": len(check.shuffled)},
-        "drift_px": _drift(found),
-        "disagreeing": [f.pair.he.name for f in _disagreeing(found)],
+        "drift_px": _drift(figures),
+        "disagreeing": [f.pair.he.name for f in _disagreeing(figures)],
         "flagged": list(check.flagged),
     }
 
@@ -126,27 +126,27 @@ def _row(name: str, part: Part) -> tuple[str, ...]:
 
 
 def _remarks(check: Check, facts: Mapping[str, Any]) -> list[str]:
-    whole, names = facts["all"], facts["disagreeing"]
-    lines = [_stains(whole, len(check.shuffled), facts["separation_auc"])]
+    total, names = facts["all"], facts["disagreeing"]
+    lines = [_stains(total, len(check.shuffled), facts["separation_auc"])]
     if names:
         more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
         lines.append(f"inspect: {', '.join(names[:MOST_NAMES])}{more}: most shuffled pairs agree better")
     if facts["drift_px"]:
         down, right = facts["drift_px"]
         lines.append(f"drift: the stain's median displacement is {down:+.1f} px down and {right:+.1f} px to the right")
-    if whole["slide_unknown"] and len(facts["splits"]) > 1:
+    if total["slide_unknown"] and len(facts["splits"]) > 1:
         lines.append(
-            f"slides: the slide of {whole['slide_unknown']} pairs is unknown, so only adjacent tiles can reveal a "
+            f"slides: the slide of {total['slide_unknown']} pairs is unknown, so only adjacent tiles can reveal a "
             "slide in two splits; provide a CSV with the column slide_id"
         )
     return lines
 
 
-def _stains(whole: Part, shuffled: int, auc: float | None) -> str:
-    if whole["judged"] < LEAST_PAIRS:
-        return f"stains: {whole['judged']} pairs with enough structure are too few to judge; {LEAST_PAIRS} are needed"
+def _stains(total: Part, shuffled: int, auc: float | None) -> str:
+    if total["judged"] < LEAST_PAIRS:
+        return f"stains: {total['judged']} pairs with enough structure are too few to judge; {LEAST_PAIRS} are needed"
     return (
-        f"stains: {whole['agree']} of {whole['judged']} pairs agree in structure better than {1 - CHANCE:.0%} of "
+        f"stains: {total['agree']} of {total['judged']} pairs agree in structure better than {1 - CHANCE:.0%} of "
         f"{shuffled} shuffled pairs; required {LEAST_SHARE:.0%}, by chance {CHANCE:.0%}; true against shuffled: "
         f"AUC {auc:.2f}"
     )
@@ -180,7 +180,7 @@ def _draw(check: Check, file: Path) -> None:
     values = [f.misalignment_px for f in check.figures if not math.isnan(f.misalignment_px)]
     longest = max((max(f.height, f.width) for f in check.figures), default=0) * REACH * math.sqrt(2)
     shifts.hist(values, bins=np.linspace(0, max(longest, 1), 33), color="tab:blue")
-    shifts.set(xlabel="misalignment, px", ylabel="pairs", title=f"{len(values)} pairs that agree")
+    shifts.set(xlabel="misalignment, px", ylabel="pairs", title=f"pairs that agree: {len(values)}")
     true = [f.match.agreement for f in check.figures if f.is_judged]
     bins = np.linspace(min([0.0, *check.shuffled, *true]), 1, 41)
     for sample, name, colour in ((true, "pairs", "tab:blue"), (check.shuffled, "shuffled pairs", "tab:gray")):

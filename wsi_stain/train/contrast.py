@@ -16,7 +16,7 @@ from wsi_stain.train.crops import Crops
 from wsi_stain.train.encoders import FILE, Encoders
 from wsi_stain.train.losses import info_nce
 from wsi_stain.train.optimize import calibrate, set_rate
-from wsi_stain.train.parallel import Ranks
+from wsi_stain.train.parallel import DistributedContext
 
 Both = tuple[Tensor, Tensor]
 """H&E and stain: crops (N, 3, H, W), or their embeddings (N, D)."""
@@ -29,16 +29,16 @@ class ContrastiveRecipe:
         config: the whole training.
         total: images of the whole stage.
         crops: the stream that the batches come from; its pairs determine which tiles are neighbours.
-        ranks: rank of this process and exchange with the others.
+        context: rank of this process and exchange with the others.
     """
 
-    def __init__(self, config: TrainConfig, total: int, crops: Crops, ranks: Ranks) -> None:
+    def __init__(self, config: TrainConfig, total: int, crops: Crops, context: DistributedContext) -> None:
         torch.manual_seed(config.seed)
         self.config = config
         self.total = total
         self.crops = crops
-        self.ranks = ranks
-        self.encoders = Encoders(config.generator.channels).to(ranks.device)
+        self.context = context
+        self.encoders = Encoders(config.generator.channels).to(context.device)
         stage = config.pretrain
         self.optimizer = torch.optim.Adam(
             self.encoders.parameters(), stage.schedule.lr, (0.5, 0.999), weight_decay=stage.weight_decay
@@ -62,10 +62,10 @@ class ContrastiveRecipe:
         leaves = [torch.cat(side).detach().requires_grad_() for side in zip(*embedded, strict=True)]
         figures = self._contrast(leaves, images)
         gradients = zip(*(leaf.grad.split(size) for leaf in leaves), strict=True)  # type: ignore[union-attr]
-        for chunk, kept, gradient in zip(chunks, embedded, gradients, strict=True):
-            torch.autograd.backward(kept if len(chunks) == 1 else self._embed(*chunk), gradient)
+        for chunk, embedding, gradient in zip(chunks, embedded, gradients, strict=True):
+            torch.autograd.backward(embedding if len(chunks) == 1 else self._embed(*chunk), gradient)
         # Each process holds the gradient of the whole loss through its own rows only, so the parts add up.
-        self.ranks.share_gradients(self.encoders.parameters(), mean=False)
+        self.context.share_gradients(self.encoders.parameters(), mean=False)
         self.optimizer.step()
         return figures
 
@@ -75,9 +75,9 @@ class ContrastiveRecipe:
     def results(self, images: int, batches: Iterable[Both]) -> dict[str, nn.Module]:
         """A copy of the encoders for inference, with statistics measured on `batches`."""
         result = copy.deepcopy(self.encoders)
-        kept = list(batches)
-        calibrate(result.he, (he for he, _ in kept))
-        calibrate(result.ihc, (ihc for _, ihc in kept))
+        crops = list(batches)
+        calibrate(result.he, (he for he, _ in crops))
+        calibrate(result.ihc, (ihc for _, ihc in crops))
         return {FILE: result.eval()}
 
     def state(self) -> dict[str, Tensor]:
@@ -91,14 +91,14 @@ class ContrastiveRecipe:
 
     def _embed(self, he: Tensor, ihc: Tensor) -> Both:
         bf16 = self.config.precision == "bf16"
-        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(self.context.device.type, torch.bfloat16, enabled=bf16):
             embedded = self.encoders.he(he), self.encoders.ihc(ihc)
         return embedded[0].float(), embedded[1].float()
 
     def _contrast(self, leaves: Sequence[Tensor], images: int) -> dict[str, float]:
         """Compute the loss of the whole batch; its gradient is stored in the leaves."""
         stage = self.config.pretrain
-        he, ihc = (self.ranks.gather(leaf) for leaf in leaves)
+        he, ihc = (self.context.gather(leaf) for leaf in leaves)
         mask = self._neighbours.mask([self.crops.pair(images + i) for i in range(len(he))])
         excluded = torch.from_numpy(mask).to(he.device)
         loss = info_nce(he, ihc, stage.temperature, symmetric=stage.symmetric, excluded=excluded)

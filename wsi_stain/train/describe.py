@@ -57,8 +57,8 @@ def staining_needs(config: TrainConfig) -> Needs:
         encoder = getattr(trained.get("generator"), "encoder", None)
         if has_frozen and encoder is not None and config.encoders.source != "tuned":
             encoder.requires_grad_(False)  # a copy, already counted with the encoders
-        kept = sum(_kept_numbers(part, inputs[name]) for name, part in trained.items())
-    return _needs(trained, frozen, kept, copies=5)
+        saved = sum(_saved_numbers(part, inputs[name]) for name, part in trained.items())
+    return _needs(trained, frozen, saved, copies=5)
 
 
 def contrast_needs(config: TrainConfig) -> Needs:
@@ -67,18 +67,18 @@ def contrast_needs(config: TrainConfig) -> Needs:
     crops = min(stage.chunk or stage.schedule.batch, stage.schedule.batch)
     with torch.device("meta"):
         encoders = Encoders(config.generator.channels)
-        kept = 2 * _kept_numbers(encoders.he, (torch.empty(crops, 3, stage.crop, stage.crop),))
-    return _needs({"encoders": encoders}, {}, kept, copies=4)
+        saved = 2 * _saved_numbers(encoders.he, (torch.empty(crops, 3, stage.crop, stage.crop),))
+    return _needs({"encoders": encoders}, {}, saved, copies=4)
 
 
-def _needs(trained: dict[str, nn.Module], frozen: dict[str, nn.Module], kept: int, copies: int) -> Needs:
+def _needs(trained: dict[str, nn.Module], frozen: dict[str, nn.Module], saved: int, copies: int) -> Needs:
     """`copies`: weights, gradients, Adam's two moments and, in stage 2, the averaged weights."""
     learned = {k: sum(p.numel() for p in part.parameters() if p.requires_grad) for k, part in trained.items()}
     fixed = {k: sum(p.numel() for p in part.parameters()) for k, part in frozen.items()}
-    return Needs(learned, fixed, WORD * (kept + copies * sum(learned.values()) + sum(fixed.values())))
+    return Needs(learned, fixed, WORD * (saved + copies * sum(learned.values()) + sum(fixed.values())))
 
 
-def _kept_numbers(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+def _saved_numbers(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
     """Numbers that autograd saves in one forward pass, counted on tensors without data."""
     with _saved(module) as sizes:
         module.train()(*inputs)

@@ -29,40 +29,40 @@ PLOT = "similarity.png"
 
 @dataclass(frozen=True, slots=True)
 class Discrimination:
-    """Similarity of pairs and of strangers (unrelated crops), and the statistics derived from it.
+    """Similarity of pairs and of negatives (unrelated crops), and the statistics derived from it.
 
     Args:
-        auc: probability that a pair is more similar than two strangers.
-        accuracy: mean of the correctly classified shares of pairs and of strangers, at the best threshold.
+        auc: probability that a pair is more similar than a negative.
+        accuracy: mean of the correctly classified shares of pairs and of negatives, at the best threshold.
         threshold: the best threshold, a cosine similarity.
         pairs: cosine similarities of H&E crops with their own stain.
-        strangers: cosine similarities with the stain of other tiles that are not neighbours.
+        negatives: cosine similarities with the stain of other tiles that are not neighbours.
     """
 
     auc: Estimate
     accuracy: Estimate
     threshold: float
     pairs: np.ndarray
-    strangers: np.ndarray
+    negatives: np.ndarray
 
 
-def auc(pairs: np.ndarray, strangers: np.ndarray) -> float:
+def auc(pairs: np.ndarray, negatives: np.ndarray) -> float:
     """Area under the ROC curve, by ranks (Mann and Whitney); ties count half."""
-    ranks = rankdata(np.concatenate([pairs, strangers]))
-    return float((ranks[: len(pairs)].mean() - (len(pairs) + 1) / 2) / len(strangers))
+    ranks = rankdata(np.concatenate([pairs, negatives]))
+    return float((ranks[: len(pairs)].mean() - (len(pairs) + 1) / 2) / len(negatives))
 
 
-def best_threshold(pairs: np.ndarray, strangers: np.ndarray) -> tuple[float, float]:
+def best_threshold(pairs: np.ndarray, negatives: np.ndarray) -> tuple[float, float]:
     """The threshold with the best balanced accuracy, and that accuracy; similarities at or above it count as pairs."""
-    candidates = np.unique(np.concatenate([pairs, strangers]))
+    candidates = np.unique(np.concatenate([pairs, negatives]))
     sensitivity = 1 - np.searchsorted(np.sort(pairs), candidates) / len(pairs)
-    specificity = np.searchsorted(np.sort(strangers), candidates) / len(strangers)
+    specificity = np.searchsorted(np.sort(negatives), candidates) / len(negatives)
     accuracy = (sensitivity + specificity) / 2
     best = int(accuracy.argmax())
     return float(candidates[best]), float(accuracy[best])
 
 
-def strangers(pairs: Sequence[Pair]) -> np.ndarray:
+def negatives(pairs: Sequence[Pair]) -> np.ndarray:
     """bool (N, N): True where two tiles are far enough apart to count as unrelated.
 
     Raises:
@@ -87,19 +87,19 @@ def discriminate(encoders: Encoders, pairs: Sequence[Pair], side: int, device: t
         device: device to compute on.
 
     Raises:
-        TrainingError: as `strangers`.
+        TrainingError: as `negatives`.
     """
-    are_strangers = strangers(pairs)
+    is_negative = negatives(pairs)
     crops = [(i, *both) for i, pair in enumerate(pairs) for both in _cut(pair, side)]
     crops = crops[:: -(-len(crops) // MOST_CROPS)]
     numbers, he, ihc = zip(*crops, strict=True)
     tiles = np.array(numbers)
     similarity = _embed(encoders.he, he, device) @ _embed(encoders.ihc, ihc, device).T
-    are_strangers = are_strangers[np.ix_(tiles, tiles)]
+    is_negative = is_negative[np.ix_(tiles, tiles)]
 
     def split(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        some = similarity[np.ix_(chosen, chosen)]
-        return similarity[chosen, chosen], some[are_strangers[np.ix_(chosen, chosen)]]
+        block = similarity[np.ix_(chosen, chosen)]
+        return similarity[chosen, chosen], block[is_negative[np.ix_(chosen, chosen)]]
 
     everything = split(np.arange(len(crops)))
     return Discrimination(
@@ -115,7 +115,7 @@ def _over_tiles(statistic: Callable[[np.ndarray], float], tiles: np.ndarray) -> 
     members = [np.flatnonzero(tiles == tile) for tile in np.unique(tiles)]
     rng = np.random.default_rng(0)
     rounds = (rng.integers(len(members), size=len(members)) for _ in range(ROUNDS))
-    # A round that draws a single tile has no strangers.
+    # A round that draws a single tile has no negatives.
     draws = [statistic(np.concatenate([members[i] for i in drawn])) for drawn in rounds if len(set(drawn)) > 1]
     return Estimate(statistic(np.arange(len(tiles))), *map(float, np.percentile(draws, [2.5, 97.5])))
 
@@ -133,8 +133,8 @@ def _plot(result: Discrimination, path: Path) -> None:
 
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
-    bins = np.linspace(min(result.pairs.min(), result.strangers.min()), 1, 60)
-    for values, name, colour in ((result.strangers, "unrelated crops", "0.6"), (result.pairs, "pairs", "tab:brown")):
+    bins = np.linspace(min(result.pairs.min(), result.negatives.min()), 1, 60)
+    for values, name, colour in ((result.negatives, "unrelated crops", "0.6"), (result.pairs, "pairs", "tab:brown")):
         axes.hist(values, bins, density=True, alpha=0.7, label=f"{name} ({len(values):,})", color=colour)
     axes.axvline(result.threshold, color="black", lw=1, label=f"threshold {result.threshold:.2f}")
     axes.set(

@@ -9,6 +9,8 @@ from types import TracebackType
 import numpy as np
 from PIL import Image
 
+from wsi_stain.errors import TrainingError
+
 LOG = "log.jsonl"
 WINDOW = 20
 """Steps averaged in one log line."""
@@ -71,9 +73,16 @@ def _cut(log: Path, images: int) -> None:
     """Drop log lines of steps after the checkpoint, which will be repeated, and a last line truncated by a kill."""
     if not log.exists():
         return
-    kept = []
-    for line in log.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["images"] > images:
+    lines: list[str] = []
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        if not line.endswith("\n") or _images_of(line, log) > images:
             break
-        kept.append(line)
-    log.write_text("".join(kept), encoding="utf-8")
+        lines.append(line)
+    log.write_text("".join(lines), encoding="utf-8")
+
+
+def _images_of(line: str, log: Path) -> int:
+    try:
+        return int(json.loads(line)["images"])
+    except (ValueError, KeyError, TypeError) as err:
+        raise TrainingError(f"{log} has a damaged line ({line.strip()[:80]!r}): remove the file to resume") from err

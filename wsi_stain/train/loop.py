@@ -16,14 +16,13 @@ from torch import Tensor, nn
 
 from wsi_stain.errors import ConfigError, TrainingError
 from wsi_stain.files.lock import locked
+from wsi_stain.model.training_run import CHECKPOINT, CONFIG
 from wsi_stain.nn.pixels import to_tensor
 from wsi_stain.train import checkpoint
 from wsi_stain.train.crops import Crops, Images, numbers, stream
 from wsi_stain.train.log import RunLog
-from wsi_stain.train.parallel import Ranks
+from wsi_stain.train.parallel import DistributedContext
 
-CHECKPOINT = "checkpoint.safetensors"
-CONFIG = "config.yaml"
 CALIBRATION_BATCHES = 32
 """Most batches for measuring normalisation statistics before they are frozen or used."""
 CALIBRATION_IMAGES = 256
@@ -66,6 +65,7 @@ class Stage:
         folder: for checkpoint, log and results.
         settings: the whole configuration, stored next to the results.
         fixed: the settings that must not change when a run is resumed.
+        result: file name of the result of its recipe.
         total: images of the whole stage.
         batch: images per step, over all processes.
         save_images: images between two checkpoints.
@@ -76,6 +76,7 @@ class Stage:
     folder: Path
     settings: dict[str, Any]
     fixed: dict[str, Any]
+    result: str
     total: int
     batch: int
     save_images: int
@@ -99,7 +100,7 @@ def run(
     stage: Stage,
     recipe: Recipe,
     crops: Crops,
-    ranks: Ranks,
+    context: DistributedContext,
     *,
     progress: Callable[[Step], None],
     draw: Callable[[Mapping[str, nn.Module]], Any] | None = None,
@@ -110,7 +111,7 @@ def run(
         stage: settings of the stage.
         recipe: the networks to train and their training step.
         crops: source of the images.
-        ranks: rank of this process and exchange with the others.
+        context: rank of this process and exchange with the others.
         progress: called after every step, in the first process.
         draw: draws a sample picture, uint8 (h, w, 3), of the results at every checkpoint.
 
@@ -119,46 +120,48 @@ def run(
         OutputError: another process is training in the folder.
         TrainingError: a loss is not finite or exceeds `EXPLODED`.
     """
-    if ranks.is_first:
+    if context.is_first:
         stage.folder.mkdir(parents=True, exist_ok=True)
-    with locked(stage.folder / "lock") if ranks.is_first else nullcontext():
-        images = _open(stage, recipe, ranks)
+    with locked(stage.folder / "lock") if context.is_first else nullcontext():
+        images = _open(stage, recipe, context)
         if images < stage.total:
-            _train(stage, recipe, crops, ranks, images, progress=progress, draw=draw)
+            _train(stage, recipe, crops, context, images, progress=progress, draw=draw)
+        elif context.is_first and not (stage.folder / stage.result).is_file():
+            _save_results(stage, recipe.results(images, _calibration(stage, crops, context)), images)
 
 
 def _train(
     stage: Stage,
     recipe: Recipe,
     crops: Crops,
-    ranks: Ranks,
+    context: DistributedContext,
     images: int,
     *,
     progress: Callable[[Step], None],
     draw: Callable[[Mapping[str, nn.Module]], Any] | None,
 ) -> None:
     """Train, starting at image number `images`."""
-    batches = numbers(images, stage.total, stage.batch, rank=ranks.rank, world=ranks.world)
+    batches = numbers(images, stage.total, stage.batch, rank=context.rank, world=context.world)
     clock = _Clock(images)
-    with RunLog(stage.folder, images, is_on=ranks.is_first) as log:
+    with RunLog(stage.folder, images, is_on=context.is_first) as log:
         for he, ihc in clock.waits(stream(crops, batches, stage.workers)):
             if images / stage.total >= stage.freeze_from > (images - stage.batch) / stage.total:
-                recipe.freeze(_calibration(stage, crops, ranks))
-            losses = recipe.step(to_tensor(he, ranks.device), to_tensor(ihc, ranks.device), images)
+                recipe.freeze(_calibration(stage, crops, context))
+            losses = recipe.step(to_tensor(he, context.device), to_tensor(ihc, context.device), images)
             images += stage.batch
-            losses = ranks.average(losses)
+            losses = context.average(losses)
             _stop_if_diverged(losses, images, stage.folder)
             rate, waiting = clock.rate(images), clock.waiting
-            if ranks.is_first:
+            if context.is_first:
                 progress(Step(images, stage.total, rate, waiting, losses))
             is_saving = (
                 images >= stage.total or images // stage.save_images > (images - stage.batch) // stage.save_images
             )
             log.add(images, rate, waiting, losses, is_last_of_window=is_saving)
             if is_saving:
-                results = recipe.results(images, _calibration(stage, crops, ranks))
-                _save(stage, recipe, results, images, ranks)
-                if draw is not None and ranks.is_first:
+                results = recipe.results(images, _calibration(stage, crops, context))
+                _save(stage, recipe, results, images, context)
+                if draw is not None and context.is_first:
                     log.picture(images, draw(results))
 
 
@@ -186,24 +189,34 @@ class _Clock:
         return self._waited / (time.monotonic() - self._started)
 
 
-def _open(stage: Stage, recipe: Recipe, ranks: Ranks) -> int:
+def _open(stage: Stage, recipe: Recipe, context: DistributedContext) -> int:
     """Prepare the folder, or load its checkpoint; returns the number of images seen so far."""
-    path = stage.folder / CHECKPOINT
-    if not path.exists():
-        ranks.wait()  # every process must look for a checkpoint before the first one writes
-        if ranks.is_first:
-            (stage.folder / CONFIG).write_text(yaml.safe_dump(stage.settings, sort_keys=False), encoding="utf-8")
-        ranks.wait()
-        return 0
+    path, config = stage.folder / CHECKPOINT, stage.folder / CONFIG
+    is_new = not path.exists()
+    context.wait()  # every process must look for a checkpoint before the first one writes
+    images = 0 if is_new else _resume(stage, recipe, path)
+    if context.is_first and (is_new or not config.exists()):
+        config.write_text(yaml.safe_dump(stage.settings, sort_keys=False), encoding="utf-8")
+    context.wait()
+    return images
+
+
+def _resume(stage: Stage, recipe: Recipe, path: Path) -> int:
+    """Load a checkpoint; returns the number of images seen."""
     tensors, facts = checkpoint.load(path)
+    if not isinstance(facts.get("images"), int) or not isinstance(facts.get("settings"), dict):
+        raise TrainingError(f"{path} is not a checkpoint of wsi-stain train: remove it to start again")
     keys = sorted(set(stage.fixed) | set(facts["settings"]))
     changed = [k for k in keys if stage.fixed.get(k) != facts["settings"].get(k)]
     if changed:
         raise ConfigError(
             f"{stage.folder} holds a run with different settings ({', '.join(changed)}): choose another run folder"
         )
-    recipe.load_state(tensors)
-    ranks.wait()
+    try:
+        recipe.load_state(tensors)
+    except (RuntimeError, KeyError, ValueError) as err:
+        cause = " ".join(str(err).split())[:200]
+        raise TrainingError(f"{path} lacks a part of the training ({cause}): remove it to start again") from err
     return facts["images"]
 
 
@@ -221,21 +234,27 @@ def _diverged(cause: str, images: int, folder: Path) -> TrainingError:
     )
 
 
-def _calibration(stage: Stage, crops: Crops, ranks: Ranks) -> Iterator[Both]:
+def _calibration(stage: Stage, crops: Crops, context: DistributedContext) -> Iterator[Both]:
     """Batches to measure normalisation statistics on: always the same crops of the training set."""
     images = min(CALIBRATION_IMAGES, CALIBRATION_BATCHES * stage.batch)
     for he, ihc in stream(crops, numbers(0, images, stage.batch), workers=0):
-        yield to_tensor(he, ranks.device), to_tensor(ihc, ranks.device)
+        yield to_tensor(he, context.device), to_tensor(ihc, context.device)
 
 
-def _save(stage: Stage, recipe: Recipe, results: Mapping[str, nn.Module], images: int, ranks: Ranks) -> None:
+def _save(
+    stage: Stage, recipe: Recipe, results: Mapping[str, nn.Module], images: int, context: DistributedContext
+) -> None:
     """Write results, then the checkpoint, so that results are never older than the checkpoint."""
     state = recipe.state()
     bad = [key for key, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
     if bad:
         raise _diverged(f"{bad[0]} is no longer finite", images, stage.folder)
-    if ranks.is_first:
-        for file, module in results.items():
-            checkpoint.save(stage.folder / file, module.state_dict(), {"images": images})
+    if context.is_first:
+        _save_results(stage, results, images)
         checkpoint.save(stage.folder / CHECKPOINT, state, {"images": images, "settings": stage.fixed})
-    ranks.wait()
+    context.wait()
+
+
+def _save_results(stage: Stage, results: Mapping[str, nn.Module], images: int) -> None:
+    for file, module in results.items():
+        checkpoint.save(stage.folder / file, module.state_dict(), {"images": images})

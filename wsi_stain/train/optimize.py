@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from wsi_stain.config.train import ScheduleConfig
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float, done: float, decay_from: float) -> None:
-    """Set the learning rate after the share `done` of a training: constant, then linearly decreasing to 0."""
-    rest = 1.0 if done < decay_from else (1 - done) / (1 - decay_from)
+def set_rate(optimizer: torch.optim.Optimizer, rate: float, progress: float, decay_from: float) -> None:
+    """Set the learning rate after the share `progress` of a training: constant, then linearly decreasing to 0."""
+    rest = 1.0 if progress < decay_from else (1 - progress) / (1 - decay_from)
     for group in optimizer.param_groups:
         group["lr"] = rate * rest
 
 
-def slowed(rate: float, done: float, schedule: ScheduleConfig) -> float:
+def slowed(rate: float, progress: float, schedule: ScheduleConfig) -> float:
     """The learning rate before decay: smaller once normalisation statistics are frozen."""
-    return rate * schedule.frozen_rate if done >= schedule.freeze_from else rate
+    return rate * schedule.frozen_rate if progress >= schedule.freeze_from else rate
 
 
 @torch.no_grad()
@@ -29,11 +29,11 @@ def update_average(average: nn.Module, module: nn.Module, decay: float, step: in
     The decay grows with `step`, so that the random initial weights do not persist in the average.
     """
     decay = min(decay, (1 + step) / (10 + step))
-    for kept, new in zip(average.state_dict().values(), module.state_dict().values(), strict=True):
-        if kept.is_floating_point():
-            kept.lerp_(new, 1 - decay)
+    for average_tensor, new in zip(average.state_dict().values(), module.state_dict().values(), strict=True):
+        if average_tensor.is_floating_point():
+            average_tensor.lerp_(new, 1 - decay)
         else:
-            kept.copy_(new)
+            average_tensor.copy_(new)
 
 
 def set_training(module: nn.Module, *, frozen: nn.Module | None = None, frozen_statistics: bool = False) -> None:
@@ -64,8 +64,8 @@ def calibrate(module: nn.Module, batches: Iterable[Tensor], *, frozen: nn.Module
         batches: its inputs.
         frozen: the part of it whose statistics do not change.
     """
-    kept = set(frozen.modules()) if frozen is not None else set()
-    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d) and part not in kept]
+    frozen_parts = set(frozen.modules()) if frozen is not None else set()
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d) and part not in frozen_parts]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

@@ -19,7 +19,7 @@ from wsi_stain.nn.inference import pick_device
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
+class DistributedContext:
     """Rank of this process and exchange with the others.
 
     Args:
@@ -78,7 +78,7 @@ class Ranks:
 
 
 @contextmanager
-def ranks(device: str, batch: int) -> Generator[Ranks]:
+def join_processes(device: str, batch: int) -> Generator[DistributedContext]:
     """Join the other processes if `torchrun` started this one; otherwise run alone.
 
     Args:
@@ -90,7 +90,7 @@ def ranks(device: str, batch: int) -> Generator[Ranks]:
     """
     name = pick_device(device)
     if not dist.is_torchelastic_launched():
-        yield Ranks(0, 1, torch.device(name))
+        yield DistributedContext(0, 1, torch.device(name))
         return
     if name.startswith("cuda"):
         name = f"cuda:{dist.get_node_local_rank(0)}"  # pyright: ignore[reportPrivateImportUsage]
@@ -100,6 +100,6 @@ def ranks(device: str, batch: int) -> Generator[Ranks]:
         world = dist.get_world_size()
         if batch % world:
             raise ConfigError(f"schedule.batch is {batch}: it must be a multiple of the {world} processes")
-        yield Ranks(dist.get_rank(), world, torch.device(name))
+        yield DistributedContext(dist.get_rank(), world, torch.device(name))
     finally:
         dist.destroy_process_group()

@@ -24,7 +24,7 @@ from wsi_stain.train.encoders import Encoders, frozen_encoders
 from wsi_stain.train.losses import adaptive_weights, adversarial, weighted_l1
 from wsi_stain.train.optimize import calibrate, set_rate, set_training, slowed, update_average
 from wsi_stain.train.palette import palette_of
-from wsi_stain.train.parallel import Ranks
+from wsi_stain.train.parallel import DistributedContext
 
 
 class StainingRecipe:
@@ -33,21 +33,21 @@ class StainingRecipe:
     Args:
         config: the whole training.
         total: images of the whole stage.
-        ranks: rank of this process and exchange with the others.
+        context: rank of this process and exchange with the others.
 
     Raises:
         TrainingError: the pretrained encoders or the starting weights are missing or have another width.
 
     Example:
-        >>> losses = StainingRecipe(config, total, ranks).step(he, ihc, images=0)  # doctest: +SKIP
+        >>> losses = StainingRecipe(config, total, context).step(he, ihc, images=0)  # doctest: +SKIP
     """
 
-    def __init__(self, config: TrainConfig, total: int, ranks: Ranks) -> None:
+    def __init__(self, config: TrainConfig, total: int, context: DistributedContext) -> None:
         torch.manual_seed(config.seed)
         self.config = config
         self.total = total
-        self.ranks = ranks
-        device, loss = ranks.device, config.loss
+        self.context = context
+        device, loss = context.device, config.loss
         self.generator = Generator(config.generator)
         use_strided_haar(self.generator)
         if self.generator.head is not None:
@@ -72,11 +72,11 @@ class StainingRecipe:
     def step(self, he: Tensor, ihc: Tensor, images: int) -> dict[str, float]:
         """Train on one batch; see `Recipe.step`."""
         loss, schedule = self.config.loss, self.config.schedule
-        done = images / self.total
-        set_rate(self.opt_g, slowed(schedule.lr, done, schedule), done, schedule.decay_from)
-        set_rate(self.opt_d, slowed(schedule.lr_discriminator, done, schedule), done, schedule.decay_from)
+        progress = images / self.total
+        set_rate(self.opt_g, slowed(schedule.lr, progress, schedule), progress, schedule.decay_from)
+        set_rate(self.opt_d, slowed(schedule.lr_discriminator, progress, schedule), progress, schedule.decay_from)
         frozen = self._frozen_part(self.generator)
-        set_training(self.generator, frozen=frozen, frozen_statistics=done >= schedule.freeze_from)
+        set_training(self.generator, frozen=frozen, frozen_statistics=progress >= schedule.freeze_from)
         with self._autocast():
             generated = self.generator(he)
         generated = generated.float()
@@ -92,7 +92,7 @@ class StainingRecipe:
             total = total + loss.gan * gan
         self.opt_g.zero_grad(set_to_none=True)
         total.backward()
-        self.ranks.share_gradients(self.generator.parameters())
+        self.context.share_gradients(self.generator.parameters())
         self.opt_g.step()
         update_average(self.average, self.generator, schedule.ema, images // schedule.batch)
         return figures
@@ -104,8 +104,8 @@ class StainingRecipe:
         and the network then paints white.
         """
         calibrate(self.generator, (he for he, _ in batches), frozen=self._frozen_part(self.generator))
-        for kept, fixed in zip(self.average.buffers(), self.generator.buffers(), strict=True):
-            kept.copy_(fixed)
+        for average_buffer, buffer in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+            average_buffer.copy_(buffer)
 
     def results(self, images: int, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, nn.Module]:
         """A copy of the averaged generator for inference, in evaluation mode.
@@ -143,7 +143,7 @@ class StainingRecipe:
         weights = adaptive_weights(similarity, loss.alpha, loss.beta)
         figures = {"similarity": similarity.mean().item()}
         if loss.rescaled:
-            mean = self.ranks.average({"weight": weights.mean().item()})["weight"]
+            mean = self.context.average({"weight": weights.mean().item()})["weight"]
             self.weight_seen[0] += 1
             self.weight_seen[1] += (mean - self.weight_seen[1]) / self.weight_seen[0]
             weights = weights * (loss.l1 / float(self.weight_seen[1]))
@@ -163,7 +163,7 @@ class StainingRecipe:
         loss = 0.5 * (adversarial(real.float(), is_real=True) + adversarial(fake.float(), is_real=False))
         self.opt_d.zero_grad(set_to_none=True)
         loss.backward()
-        self.ranks.share_gradients(self.discriminator.parameters())
+        self.context.share_gradients(self.discriminator.parameters())
         self.opt_d.step()
         return loss.item()
 
@@ -171,4 +171,4 @@ class StainingRecipe:
         return generator.encoder if self.config.encoders.source in ("pretrained", "random") else None
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+        return torch.autocast(self.context.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")

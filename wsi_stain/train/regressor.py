@@ -15,16 +15,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from wsi_stain.config.loader import load
 from wsi_stain.config.train import TrainConfig
 from wsi_stain.errors import TrainingError
 from wsi_stain.model.bundle import WEIGHTS
+from wsi_stain.model.training_run import TrainingRun
 from wsi_stain.nn.inference import pick_device
 from wsi_stain.nn.pixels import to_tensor
 from wsi_stain.nn.unet import UNet
 from wsi_stain.train.checkpoint import flatten_modules, flatten_optimizer, restore_modules, restore_optimizer
 from wsi_stain.train.optimize import calibrate, set_rate, set_training, slowed, update_average
-from wsi_stain.train.parallel import Ranks
+from wsi_stain.train.parallel import DistributedContext
 from wsi_stain.train.positive import positive, share_loss
 
 
@@ -34,19 +34,19 @@ class RegressorRecipe:
     Args:
         config: the whole training; its loss settings are not used.
         total: images of the whole training.
-        ranks: rank of this process and exchange with the others.
+        context: rank of this process and exchange with the others.
 
     Example:
-        >>> losses = RegressorRecipe(config, total, ranks).step(he, ihc, images=0)  # doctest: +SKIP
+        >>> losses = RegressorRecipe(config, total, context).step(he, ihc, images=0)  # doctest: +SKIP
     """
 
-    def __init__(self, config: TrainConfig, total: int, ranks: Ranks) -> None:
+    def __init__(self, config: TrainConfig, total: int, context: DistributedContext) -> None:
         torch.manual_seed(config.seed)
         self.config = config
         self.total = total
-        self.ranks = ranks
+        self.context = context
         # Channels-last is a third faster on a CPU; no convolution of this network crashes with it (see nn.pixels).
-        self.network = UNet(config.generator).to(ranks.device, memory_format=torch.channels_last)  # type: ignore
+        self.network = UNet(config.generator).to(context.device, memory_format=torch.channels_last)  # type: ignore
         self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.optimizer = torch.optim.Adam(self.network.parameters(), config.schedule.lr)
 
@@ -56,15 +56,15 @@ class RegressorRecipe:
         Returns:
             The mean cross entropy, and per side of block the mean absolute error of the positive share.
         """
-        schedule, done = self.config.schedule, images / self.total
-        set_rate(self.optimizer, slowed(schedule.lr, done, schedule), done, schedule.decay_from)
-        set_training(self.network, frozen_statistics=done >= schedule.freeze_from)
-        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        schedule, progress = self.config.schedule, images / self.total
+        set_rate(self.optimizer, slowed(schedule.lr, progress, schedule), progress, schedule.decay_from)
+        set_training(self.network, frozen_statistics=progress >= schedule.freeze_from)
+        with torch.autocast(self.context.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             logits = self.network(he.contiguous(memory_format=torch.channels_last))
         loss, errors = share_loss(logits.float().sigmoid(), positive(ihc, self.config.output.glass))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.ranks.share_gradients(self.network.parameters())
+        self.context.share_gradients(self.network.parameters())
         self.optimizer.step()
         update_average(self.average, self.network, schedule.ema, images // schedule.batch)
         return {"cross_entropy": loss.item()} | errors
@@ -72,8 +72,8 @@ class RegressorRecipe:
     def freeze(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Fix the normalisation statistics at those of `batches`, for both network and average."""
         calibrate(self.network, (he for he, _ in batches))
-        for kept, fixed in zip(self.average.buffers(), self.network.buffers(), strict=True):
-            kept.copy_(fixed)
+        for average_buffer, buffer in zip(self.average.buffers(), self.network.buffers(), strict=True):
+            average_buffer.copy_(buffer)
 
     def results(self, images: int, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, nn.Module]:
         """A copy of the averaged network in evaluation mode; statistics measured on `batches` until they are frozen."""
@@ -106,25 +106,18 @@ def load_regressor(run: Path, device: str = "auto") -> Callable[[np.ndarray], np
         A function: uint8 (h, w, 3) H&E of any size → float32 (h, w), the probability of being positive, in [0, 1].
 
     Raises:
-        TrainingError: the run contains no finished regressor.
+        TrainingError: the run has no result yet, is damaged, or trained a network of another kind.
         DeviceError: the device does not exist.
     """
-    weights = run / WEIGHTS
-    if not weights.is_file() or not (run / "config.yaml").is_file():
-        raise TrainingError(
-            f"{run} holds no finished training (no {WEIGHTS} or config.yaml): run wsi-stain train first"
-        )
-    config = load(TrainConfig, run / "config.yaml").generator
-    if config.kind != "unet":
-        raise TrainingError(
-            f"{run} holds a {config.kind} generator, not a direct regressor: pass a run with generator.kind unet"
-        )
-    network = UNet(config)
+    training = TrainingRun.open(run, "unet")
+    network = UNet(training.config.generator)
     try:
-        network.load_state_dict(load_file(weights))
+        network.load_state_dict(load_file(training.weights))
     except (SafetensorError, OSError, RuntimeError) as err:
-        raise TrainingError(f"{weights} does not match the U-Net in config.yaml: {err}; re-run the training") from err
-    return _predictor(network, config.multiple, torch.device(pick_device(device)))
+        raise TrainingError(
+            f"{training.weights} does not match the U-Net in config.yaml: {err}; re-run the training"
+        ) from err
+    return _predictor(network, training.config.generator.multiple, torch.device(pick_device(device)))
 
 
 def _predictor(network: UNet, multiple: int, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:

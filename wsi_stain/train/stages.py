@@ -15,21 +15,22 @@ from wsi_stain.config.loader import dump
 from wsi_stain.config.train import PretrainScheduleConfig, ScheduleConfig, TrainConfig
 from wsi_stain.errors import TrainingError
 from wsi_stain.model.bundle import WEIGHTS
+from wsi_stain.model.training_run import CHECKPOINT
 from wsi_stain.nn.pixels import to_pixels, to_tensor
 from wsi_stain.pairs.check import problems
 from wsi_stain.pairs.pair import Pair, find_pairs, load_pair
 from wsi_stain.train.contrast import ContrastiveRecipe
 from wsi_stain.train.crops import Crops
-from wsi_stain.train.discrimination import discriminate, save, strangers
+from wsi_stain.train.discrimination import discriminate, negatives, save
 from wsi_stain.train.encoders import FILE, FOLDER, load_encoders
-from wsi_stain.train.loop import CHECKPOINT, Recipe, Stage, Step, run
-from wsi_stain.train.parallel import Ranks, ranks
+from wsi_stain.train.loop import Recipe, Stage, Step, run
+from wsi_stain.train.parallel import DistributedContext, join_processes
 from wsi_stain.train.recipe import StainingRecipe
 from wsi_stain.train.regressor import RegressorRecipe
 
 CHANGEABLE = {"run", "pairs", "device", "threads", "workers"}
 """Settings that a resumed run may change: they do not affect the result."""
-STAGE_1 = {"input", "output", "encoders", "loss", "schedule", "crop"}
+STAGE_1 = {"input", "output", "encoders", "loss", "schedule", "crop", "counterstain"}
 """Settings that pretraining does not use; of `generator` it uses only the width."""
 SAMPLES = 3
 
@@ -51,21 +52,23 @@ def pretrain(config: TrainConfig, progress: Callable[[Step], None] = quiet) -> P
     """
     stage_config = config.pretrain
     folder = config.run / FOLDER
-    with _prepared(config, stage_config.schedule.batch) as group:
+    with _prepared(config, stage_config.schedule.batch) as context:
         pairs = _checked_pairs(config, stage_config.crop, folder)
         heldout = find_pairs(config.pairs, stage_config.heldout)
-        strangers(heldout)  # fail before the training, not after it
+        negatives(heldout)  # fail before the training, not after it
         crops = Crops(tuple(pairs), stage_config.crop, config.seed, config.turns, config.stain_jitter, config.augment)
         total = total_images(stage_config.schedule, len(pairs))
         fixed = _fixed(config, STAGE_1) | {"generator": {"channels": config.generator.channels}}
         schedule = stage_config.schedule
-        stage = Stage(folder, dump(config), fixed, total, schedule.batch, schedule.save_images, 1.0, config.workers)
-        recipe = ContrastiveRecipe(config, total, crops, group)
-        run(stage, recipe, crops, group, progress=progress)
-        if group.is_first:
-            encoders = load_encoders(folder / FILE, config.generator.channels).to(group.device).eval()
-            save(discriminate(encoders, heldout, stage_config.crop, group.device), folder, stage_config.heldout)
-        return folder / FILE if group.is_first else None
+        stage = Stage(
+            folder, dump(config), fixed, FILE, total, schedule.batch, schedule.save_images, 1.0, config.workers
+        )
+        recipe = ContrastiveRecipe(config, total, crops, context)
+        run(stage, recipe, crops, context, progress=progress)
+        if context.is_first:
+            encoders = load_encoders(folder / FILE, config.generator.channels).to(context.device).eval()
+            save(discriminate(encoders, heldout, stage_config.crop, context.device), folder, stage_config.heldout)
+        return folder / FILE if context.is_first else None
 
 
 def train(config: TrainConfig, progress: Callable[[Step], None] = quiet) -> Path | None:
@@ -79,7 +82,7 @@ def train(config: TrainConfig, progress: Callable[[Step], None] = quiet) -> Path
         ConfigError: the folder holds a run with other settings.
     """
     schedule = config.schedule
-    with _prepared(config, schedule.batch) as group:
+    with _prepared(config, schedule.batch) as context:
         pairs = _checked_pairs(config, config.crop, config.run)
         crops = Crops(tuple(pairs), config.crop, config.seed, config.turns, config.stain_jitter, config.augment)
         total = total_images(schedule, len(pairs))
@@ -87,16 +90,17 @@ def train(config: TrainConfig, progress: Callable[[Step], None] = quiet) -> Path
             config.run,
             dump(config),
             _fixed(config, {"pretrain"}),
+            WEIGHTS,
             total,
             schedule.batch,
             schedule.save_images,
             schedule.freeze_from,
             config.workers,
         )
-        recipe = _recipe(config, total, group)
-        draw = None if config.generator.kind == "unet" else _painter(config, pairs, group)
-        run(stage, recipe, crops, group, progress=progress, draw=draw)
-        return config.run / WEIGHTS if group.is_first else None
+        recipe = _recipe(config, total, context)
+        draw = None if config.generator.kind == "unet" else _painter(config, pairs, context)
+        run(stage, recipe, crops, context, progress=progress, draw=draw)
+        return config.run / WEIGHTS if context.is_first else None
 
 
 def total_images(schedule: ScheduleConfig | PretrainScheduleConfig, pairs: int) -> int:
@@ -104,17 +108,17 @@ def total_images(schedule: ScheduleConfig | PretrainScheduleConfig, pairs: int) 
     return schedule.images if schedule.epochs is None else max(1, round(schedule.epochs * pairs))
 
 
-def _recipe(config: TrainConfig, total: int, group: Ranks) -> Recipe:
+def _recipe(config: TrainConfig, total: int, context: DistributedContext) -> Recipe:
     kind = RegressorRecipe if config.generator.kind == "unet" else StainingRecipe
-    return kind(config, total, group)
+    return kind(config, total, context)
 
 
 @contextmanager
-def _prepared(config: TrainConfig, batch: int) -> Generator[Ranks]:
+def _prepared(config: TrainConfig, batch: int) -> Generator[DistributedContext]:
     if config.threads:
         torch.set_num_threads(config.threads)
-    with ranks(config.device, batch) as group:
-        yield group
+    with join_processes(config.device, batch) as context:
+        yield context
 
 
 def _checked_pairs(config: TrainConfig, side: int, folder: Path) -> list[Pair]:
@@ -135,16 +139,18 @@ def _fixed(config: TrainConfig, unused: set[str]) -> dict[str, Any]:
     return {key: value for key, value in dump(config).items() if key not in CHANGEABLE | unused}
 
 
-def _painter(config: TrainConfig, pairs: list[Pair], group: Ranks) -> Callable[[Mapping[str, nn.Module]], np.ndarray]:
+def _painter(
+    config: TrainConfig, pairs: list[Pair], context: DistributedContext
+) -> Callable[[Mapping[str, nn.Module]], np.ndarray]:
     """A function that draws H&E, generated and real stain of a few training fields, for visual inspection."""
-    chosen = [pairs[i] for i in np.linspace(0, len(pairs) - 1, SAMPLES).astype(int)]
+    sample_pairs = [pairs[i] for i in np.linspace(0, len(pairs) - 1, SAMPLES).astype(int)]
 
     @torch.no_grad()
     def draw(results: Mapping[str, nn.Module]) -> np.ndarray:
         rows = []
-        for pair in chosen:
+        for pair in sample_pairs:
             he, ihc = (x[: config.crop, : config.crop] for x in load_pair(pair))
-            generated = to_pixels(results[WEIGHTS](to_tensor(he[None], group.device)))[0]
+            generated = to_pixels(results[WEIGHTS](to_tensor(he[None], context.device)))[0]
             rows.append(np.concatenate([he, generated, ihc], axis=1))
         return np.concatenate(rows)
 
