@@ -5,7 +5,7 @@
     python benchmarks/tiling.py --picture docs/seams.png                        # the picture, of the phantom only
 
 Prints Markdown. Tiles are cut and blended as `convert` does it. A row marked * cannot be had with `convert`: its stride
-is not a multiple of 128 px, so the windows of the attention, which are cut from the tile, would move against the slide.
+is not a multiple of the attention windows, so these, which are cut from the tile, would move against the slide.
 Such a row is measured twice: with windows that move (*), and with windows that stay in place although tiles begin
 anywhere, whose position the attention here is given (†).
 """
@@ -25,11 +25,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wsi_stain import phantom
-from wsi_stain.config.model import TOKEN_PX, WINDOW_TOKENS
+from wsi_stain.config.model import TOKEN_PX
 from wsi_stain.geometry import Box, Size
 from wsi_stain.measure.deconvolution import POSITIVE_OD, dab
 from wsi_stain.model.bundle import DEFAULT, Bundle
-from wsi_stain.nn.coa import MARGIN, windowed_attention
+from wsi_stain.nn.coa import windowed_attention
 from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.inference import load_generator
 from wsi_stain.nn.pixels import to_pixels, to_tensor
@@ -66,34 +66,38 @@ class Network:
     def __init__(self, bundle: Bundle) -> None:
         self.module: Generator = load_generator(bundle.config.generator, bundle.weights_path).requires_grad_(False)
         use_strided_haar(self.module)
-        self.is_windowed = self.module.multiple == WINDOW_TOKENS * TOKEN_PX
+        self.window = self.module.coa.window if self.module.coa is not None else None
 
     @torch.inference_mode()
     def __call__(self, pixels: Pixels, origin: tuple[int, int] = (0, 0)) -> Pixels:
-        """uint8 (h, w, 3) → the same; the windows lie on multiples of 128 px from `origin` back."""
-        offset = origin[0] // TOKEN_PX % WINDOW_TOKENS, origin[1] // TOKEN_PX % WINDOW_TOKENS
-        if self.module.coa is not None and self.is_windowed:
-            self.module.coa.attend = partial(anchored, offset=offset) if any(offset) else windowed_attention
+        """uint8 (h, w, 3) → the same; the windows lie on multiples of their side from `origin` back."""
+        if self.module.coa is not None and self.window is not None:
+            offset = origin[0] // TOKEN_PX % self.window, origin[1] // TOKEN_PX % self.window
+            self.module.coa.attend = (
+                partial(anchored, offset=offset, width=self.window)
+                if any(offset)
+                else partial(windowed_attention, window=self.window)
+            )
         return to_pixels(self.module(to_tensor(pixels[None])))[0]
 
 
-def anchored(q: Tensor, k: Tensor, v: Tensor, *, offset: tuple[int, int]) -> Tensor:
-    """`windowed_attention` of a tile whose first token is token `offset` of a window."""
+def anchored(q: Tensor, k: Tensor, v: Tensor, *, offset: tuple[int, int], width: int) -> Tensor:
+    """`windowed_attention` of a tile whose first token is token `offset` of a window of `width`."""
     (n, d, h, w), (top, left) = q.shape, offset
-    pad = (left, -(left + w) % WINDOW_TOKENS, top, -(top + h) % WINDOW_TOKENS)
-    around = tuple(side + MARGIN for side in pad)
-    rows, columns = (top + h + pad[3]) // WINDOW_TOKENS, (left + w + pad[1]) // WINDOW_TOKENS
+    pad = (left, -(left + w) % width, top, -(top + h) % width)
+    around = tuple(side + width // 2 for side in pad)
+    rows, columns = (top + h + pad[3]) // width, (left + w + pad[1]) // width
 
     def windows(x: Tensor, side: int) -> Tensor:
-        cut = x.unfold(2, side, WINDOW_TOKENS).unfold(3, side, WINDOW_TOKENS)
+        cut = x.unfold(2, side, width).unfold(3, side, width)
         return cut.permute(0, 2, 3, 4, 5, 1).reshape(-1, side * side, x.shape[1])
 
-    queries, wide = windows(F.pad(q, pad), WINDOW_TOKENS), WINDOW_TOKENS + 2 * MARGIN
+    queries, wide = windows(F.pad(q, pad), width), 2 * width
     keys, values = (windows(F.pad(x, around), wide) for x in (k, v))
     mask = windows(F.pad(q.new_ones(1, 1, h, w), around), wide).bool().squeeze(-1)[:, None].repeat(n, 1, 1)
     attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-    grid = attended.view(n, rows, columns, WINDOW_TOKENS, WINDOW_TOKENS, d).permute(0, 5, 1, 3, 2, 4)
-    return grid.reshape(n, d, rows * WINDOW_TOKENS, columns * WINDOW_TOKENS)[..., top : top + h, left : left + w]
+    grid = attended.view(n, rows, columns, width, width, d).permute(0, 5, 1, 3, 2, 4)
+    return grid.reshape(n, d, rows * width, columns * width)[..., top : top + h, left : left + w]
 
 
 def tiled(stain: Stain, over: Box, tile: int, overlap: int, shift: int) -> Pixels:

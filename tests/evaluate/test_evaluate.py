@@ -44,7 +44,7 @@ def test_the_real_stain_itself_is_perfect() -> None:
     for metric, value in found.items():
         if " r" in metric and metric != "H r to H&E":
             assert value == pytest.approx(1), metric
-        if "error" in metric or "divergence" in metric:
+        if "error" in metric or "divergence" in metric or "KL" in metric:
             assert value == pytest.approx(0), metric
     assert found["PSNR, dB"] == np.inf
     assert found["SSIM"] == pytest.approx(1)
@@ -78,6 +78,61 @@ def test_figures_of_the_split_are_those_of_all_its_blocks_together() -> None:
     found = values(judge(shift, of=some), "shift")
     assert found["DAB+ r, 64 µm"] == pytest.approx(np.corrcoef(*shares)[0, 1])
     assert found["DAB+ error, 64 µm"] == pytest.approx(np.abs(np.subtract(*shares)).mean())
+
+
+def test_mixed_blocks_are_those_of_both_tissues_in_truth() -> None:
+    share = np.array([0.0, 0.05, 0.2, 0.5, 0.8, 0.95])
+    real = np.full((128, 6 * 128, 3), 243, np.uint8)
+    for i, part in enumerate(share):
+        real[: round(128 * part), 128 * i : 128 * (i + 1)] = stained(0, 0, 0.6)
+    less = real.copy()
+    less[:16] = 243  # an eighth of every block that has so much
+    field = Field("one", "a", lambda: (np.full_like(real, 120), real))
+    found = values(judge(Contender("less", lambda view: less), of=[field]), "less")
+    rows = np.round(128 * share)
+    expected = np.abs((np.maximum(rows - 16, 0) - rows) / 128)
+    assert found["DAB+ error, 128 µm"] == pytest.approx(expected.mean())
+    assert found["DAB+ error, mixed 128 µm"] == pytest.approx(expected[2:5].mean())
+    assert found["DAB+ r, mixed 128 µm"] == pytest.approx(1)
+
+
+def test_the_densest_tenth_is_hand_computed() -> None:
+    image = np.full((100, 100, 3), 243, np.uint8)
+    image[:4], image[4:10], image[10:40] = stained(0, 0, 0.8), stained(0, 0, 0.5), stained(0, 0, 0.2)
+    real = (
+        judge(Contender("perfect", perfect), of=[Field("one", "a", lambda: (image, image))]).figures["perfect"][0].real
+    )
+    dark, brown = (float(dab(image, GLASS)[y, 0]) for y in (0, 6))
+    assert real.top_tenth == pytest.approx((4 * dark + 6 * brown) / 10, rel=1e-6)
+
+
+def test_an_outline_is_a_background_unlike_the_constant_one() -> None:
+    he = np.full((128, 256, 3), 243, np.uint8)
+    he[:, :64] = 150
+    some = [Field("one", "a", lambda: (he, he))]
+
+    def grainy(view: View) -> np.ndarray:
+        return np.where(np.arange(128)[:, None, None] % 2, view.he + np.uint8(3), view.he - np.uint8(3))
+
+    def lifted(view: View) -> np.ndarray:
+        return view.he + np.uint8(1)
+
+    result = judge(*(Contender(f.__name__, f) for f in (perfect, grainy, lifted)), of=some)
+    assert [values(result, name)["outline"] for name in ("perfect", "grainy", "lifted")] == pytest.approx([0, 0, 1])
+    tissue_only = [Field("one", "a", lambda: (np.full_like(he, 120), he))]
+    assert np.isnan(values(judge(Contender("c", perfect), of=tissue_only), "c")["outline"])
+
+
+def test_streaks_are_seen_in_the_answer_alone() -> None:
+    rng = np.random.default_rng(0)
+    tissue = [np.full((256, 256, 3), 150, np.uint8) + rng.integers(0, 40, (256, 256, 1), np.uint8) for _ in range(4)]
+    some = [Field(f"f{i}", str(i), lambda image=image: (image, image)) for i, image in enumerate(tissue)]
+
+    def streaked(view: View) -> np.ndarray:
+        return view.real + np.uint8(8) * (np.arange(256) % 4 == 0)[:, None, None].astype(np.uint8)
+
+    result = judge(Contender("plain", perfect), Contender("streaked", streaked), of=some)
+    assert values(result, "streaked")["streaks"] > 1.5 * values(result, "plain")["streaks"]
 
 
 def test_amounts_of_a_field_are_hand_computed() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 import torch
 from builders.fields import GLASS, stained
 from numpy.lib.stride_tricks import sliding_window_view
@@ -28,6 +29,7 @@ from wsi_stain.measure.metrics import (
     pair_sums,
     pearson,
     psnr,
+    relative_entropy,
     ssim,
 )
 
@@ -145,6 +147,16 @@ def test_divergence_is_that_of_scipy_and_runs_from_equal_to_apart() -> None:
     assert divergence(np.concatenate([p, 3 * p])) == pytest.approx(0)
     assert divergence(np.array([4.0, 0, 0, 9])) == pytest.approx(1)
     np.testing.assert_allclose(divergence(np.array([[4.0, 0, 0, 9], [1, 1, 2, 2]])), [1, 0], atol=1e-12)
+
+
+def test_relative_entropy_is_that_of_scipy_with_one_more_in_each_bin() -> None:
+    generated, real = np.array([30, 0, 70, 9]), np.array([10, 40, 0, 9])
+    found = relative_entropy(np.concatenate([generated, real]))
+    assert found == pytest.approx(scipy.stats.entropy(real + 1, generated + 1))
+    assert relative_entropy(np.concatenate([real, real])) == 0
+    assert np.isnan(relative_entropy(np.concatenate([real, 0 * real])))
+    stacked = relative_entropy(np.stack([np.concatenate([generated, real]), np.concatenate([real, real])]))
+    np.testing.assert_allclose(stacked, [found, 0])
 
 
 def test_histogram_counts_every_density_once() -> None:

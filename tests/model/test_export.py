@@ -88,6 +88,22 @@ def test_the_promise_is_what_was_measured_with_a_margin(packed: Path) -> None:
     assert f"procedural histology by: {in_words(measured)}. The bundle promises 2 times that" in text
 
 
+def test_a_stain_head_with_small_windows_is_packed_and_checked(tmp_path: Path) -> None:
+    generator = {"channels": 4, "blocks": 4, "head": "stain", "window": 64}
+    run = make_run(tmp_path / "run", generator)
+    spec = yaml.safe_load((run / "config.yaml").read_text())
+    spec["input"] |= {"tile": 192, "overlap": 64}
+    (run / "config.yaml").write_text(yaml.safe_dump(spec))
+    bundle = pack(run, tmp_path / "he2x")
+    assert (bundle.tile, bundle.overlap, bundle.multiple) == (192, 64, 64)
+    assert check(tmp_path / "he2x") == [INCOMPLETE]
+    packed, trained = (load_file(path / "generator.safetensors") for path in (tmp_path / "he2x", run))
+    palette = [key for key in trained if key.startswith("head.")]
+    assert len(palette) == 6
+    for key in palette:
+        assert packed[key].equal(trained[key]), f"{key} must not be rounded to half precision"
+
+
 def test_an_unknown_length_of_training_is_said(tmp_path: Path) -> None:
     pack(make_run(tmp_path / "run", images=None), tmp_path / "x")
     assert "crops (number unknown) of 512² px" in (tmp_path / "x/card.md").read_text()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from wsi_stain.config.model import GeneratorConfig
 from wsi_stain.errors import DeviceError
+from wsi_stain.measure.palette import Palette
 from wsi_stain.model.bundle import IDENTITY, Bundle
 from wsi_stain.model.tile_invariance import field
 from wsi_stain.nn import fast_attention, fast_layers, inference
@@ -76,6 +77,8 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
         {},
         {"upsample": "resize"},
         {"attention": "global"},
+        {"window": 64},
+        {"head": "stain"},
         {"coa": False},
         {"wavelet": False},
         {"channels": 32, "coa": False},  # wide enough for Haar by slices in every layer
@@ -86,7 +89,7 @@ def test_the_fast_form_is_the_same_function(settings: dict) -> None:
     plain = make(**settings)
     use_strided_haar(plain)  # the library's filters are rounded to float32, which is tested below
     before = {key: value.clone() for key, value in plain.state_dict().items()}
-    size = (128, 256) if plain.multiple == 128 else (64, 72)
+    size = (128, 256) if plain.coa is not None and plain.coa.window else (64, 72)
     pixels = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8)
     expected = plain(to_tensor(pixels.numpy()).double())
     # to_tensor rounds to float32 on its way
@@ -156,9 +159,9 @@ def test_one_convolution_for_both_gates_gives_the_same_state() -> None:
     torch.testing.assert_close(FastGRU(plain)(h, x), expected)
 
 
-@pytest.mark.parametrize("attention", ["windowed", "global"])
-def test_attention_without_masks_out_and_norm_is_the_same(attention) -> None:
-    plain = settled(CoA(4, attention, 0.2))
+@pytest.mark.parametrize(("attention", "window"), [("windowed", 32), ("windowed", 16), ("global", 32)])
+def test_attention_without_masks_out_and_norm_is_the_same(attention, window: int) -> None:
+    plain = settled(CoA(4, attention, 0.2, window))
     features, context = random(2, 4, 64, 96), random(2, 4, 64, 96)
     expected = plain(features, context)
     torch.testing.assert_close(FastCoA(plain)(features, context), expected)  # type: ignore[arg-type]
@@ -205,15 +208,29 @@ def test_a_tile_does_not_depend_on_its_companions(tiles, precision) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("upsample", ["transposed", "resize"])
-def test_no_bit_depends_on_the_number_of_threads(tiles, threads, precision, upsample) -> None:
-    generator = TorchGenerator(make(channels=16, upsample=upsample).float(), "cpu", precision)
+@pytest.mark.parametrize(
+    "settings", [{"upsample": "transposed"}, {"upsample": "resize"}, {"head": "stain", "window": 64}], ids=str
+)
+def test_no_bit_depends_on_the_number_of_threads(tiles, threads, precision, settings) -> None:
+    generator = TorchGenerator(make(channels=16, **settings).float(), "cpu", precision)
     x = to_levels(torch.from_numpy(tiles[:1]), DTYPES[precision])
     threads(1)
     expected = generator.module(x)
     for n in (3, 8, 12):  # one or another catches transposed convolutions, 2×2 ones that oneDNN pads, and σ
         threads(n)
         assert torch.equal(generator.module(x), expected), f"{n} threads"
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 70), ("bf16", LEAST_PSNR)])
+def test_a_stain_head_on_drawn_tissue_is_near_the_plain_module(precision, least: float) -> None:
+    plain = make(channels=16, head="stain", upsample="resize").float()
+    assert plain.head is not None
+    plain.head.use(Palette(background=(247, 247, 247), strength=0.5))
+    tile = field(Bundle.open(), 256)[None]
+    with torch.inference_mode():
+        expected = to_pixels(plain(to_tensor(tile)))
+    assert psnr(TorchGenerator(plain, "cpu", precision)(tile), expected) >= least
+    assert expected.std() > 5, "stain must differ from place to place"
 
 
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 70), ("bf16", LEAST_PSNR)])

@@ -1,5 +1,7 @@
 """The networks against their specification, the wavelet library, and naive twins."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -94,20 +96,21 @@ def test_wtconv_without_wavelets_is_its_depthwise_convolution() -> None:
     torch.testing.assert_close(conv(x), F.conv2d(x, conv.base.weight, conv.base.bias, padding=2, groups=3))
 
 
-def test_windowed_attention_equals_a_loop_over_windows() -> None:
+@pytest.mark.parametrize("window", [32, 16])
+def test_windowed_attention_equals_a_loop_over_windows(window: int) -> None:
     torch.manual_seed(1)
     n, d, h, w = 2, 3, 64, 96
     q, k, v = torch.randn(3, n, d, h, w)
     expected = torch.empty_like(q)
     for i in range(n):
-        for y in range(0, h, 32):
-            for x in range(0, w, 32):
-                rows, columns = slice(max(0, y - 16), y + 48), slice(max(0, x - 16), x + 48)
-                query = q[i, :, y : y + 32, x : x + 32].flatten(1).T
-                key, value = (t[i, :, rows, columns].flatten(1).T for t in (k, v))
-                weights = torch.softmax(query @ key.T / d**0.5, dim=1)
-                expected[i, :, y : y + 32, x : x + 32] = (weights @ value).T.unflatten(1, (32, 32))
-    torch.testing.assert_close(windowed_attention(q, k, v), expected, atol=1e-5, rtol=1e-4)
+        for y, x in itertools.product(range(0, h, window), range(0, w, window)):
+            margin = window // 2
+            rows, columns = (slice(max(0, at - margin), at + window + margin) for at in (y, x))
+            query = q[i, :, y : y + window, x : x + window].flatten(1).T
+            key, value = (t[i, :, rows, columns].flatten(1).T for t in (k, v))
+            weights = torch.softmax(query @ key.T / d**0.5, dim=1)
+            expected[i, :, y : y + window, x : x + window] = (weights @ value).T.unflatten(1, (window, window))
+    torch.testing.assert_close(windowed_attention(q, k, v, window), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_global_attention_equals_softmax_over_all_tokens() -> None:

@@ -8,8 +8,10 @@ from builders.pairs import config, placed_pairs
 from click.testing import CliRunner
 
 from wsi_stain.cli import group
+from wsi_stain.config.loader import load
+from wsi_stain.config.train import TrainConfig
 from wsi_stain.nn.encoder import Encoder
-from wsi_stain.train.describe import _kept_numbers, contrast_needs, staining_needs
+from wsi_stain.train.describe import _saved_numbers, contrast_needs, staining_needs
 
 CONFIGS = Path(__file__).parents[2] / "configs/train"
 
@@ -28,9 +30,9 @@ def test_parameters_at_width_64_are_the_papers(tmp_path: Path) -> None:
 def test_counting_without_data_is_counting_with_data() -> None:
     torch.manual_seed(0)
     encoder = Encoder(4)
-    real = _kept_numbers(encoder, (torch.rand(2, 3, 64, 64),))
+    real = _saved_numbers(encoder, (torch.rand(2, 3, 64, 64),))
     with torch.device("meta"):
-        counted = _kept_numbers(Encoder(4), (torch.empty(2, 3, 64, 64),))
+        counted = _saved_numbers(Encoder(4), (torch.empty(2, 3, 64, 64),))
     assert counted == pytest.approx(real, rel=0.02)
 
 
@@ -64,3 +66,12 @@ def test_dry_run_prints_settings_and_needs_and_leaves_nothing(tmp_path: Path, co
     assert f"{900 if command == 'pretrain' else 300} images in total" in result.stderr
     assert "37,480,576 parameters" in result.stderr
     assert not run.exists()
+
+
+def test_the_stain_recipe_needs_hardly_more_than_the_papers_head() -> None:
+    config_file = CONFIGS / "he2cam52-stain.yaml"
+    stain, rgb = (
+        staining_needs(load(TrainConfig, config_file, [f"generator.head={head}"])) for head in ("stain", "rgb")
+    )
+    assert stain.trained["generator"] - rgb.trained["generator"] == 2 * (16 * 49 + 1)
+    assert rgb.memory_bytes < stain.memory_bytes < 1.1 * rgb.memory_bytes

@@ -29,11 +29,13 @@ from wsi_stain.model.training_run import CHECKPOINT, TrainingRun
 from wsi_stain.nn.encoder import Encoder
 from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.inference import load_generator
+from wsi_stain.nn.stain_head import CHANNELS, StainHead
 from wsi_stain.train import checkpoint, loop
 from wsi_stain.train.encoders import Encoders
 from wsi_stain.train.log import RunLog
 from wsi_stain.train.losses import adversarial, patches, weighted_l1
 from wsi_stain.train.optimize import calibrate
+from wsi_stain.train.palette import palette_of
 from wsi_stain.train.recipe import StainingRecipe
 from wsi_stain.train.stages import train
 
@@ -79,6 +81,17 @@ def test_weighted_l1_is_the_papers_mean_over_patches(grid: int) -> None:
     parts = zip(weights.flatten(), patches(a, grid), patches(b, grid), strict=True)
     expected = torch.stack([w * (x - y).abs().mean() for w, x, y in parts]).mean()
     assert weighted_l1(a, b, weights, 1).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_l1_may_begin_at_a_coarser_scale() -> None:
+    real = torch.zeros(1, 3, 32, 32)
+    real[..., 4:5, 4:5] = 1
+    shifted = torch.roll(real, 2, dims=3)  # within the same pixel of 4 px
+    assert weighted_l1(shifted, real, ONE, 1).item() > 0
+    assert weighted_l1(shifted, real, ONE, 3, first=2).item() == 0
+    a, b = torch.rand(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).unbind(0)
+    coarse = [torch.nn.functional.avg_pool2d(x, 4) for x in (a, b)]
+    assert weighted_l1(a, b, ONE, 2, first=2).item() == pytest.approx(weighted_l1(*coarse, ONE, 2).item(), rel=1e-5)
 
 
 def test_adversarial_loss_is_cross_entropy() -> None:
@@ -422,6 +435,48 @@ def test_encoders_have_one_shape_and_separate_weights() -> None:
     shapes = [{k: v.shape for k, v in part.state_dict().items()} for part in (encoders.he, encoders.ihc)]
     assert shapes[0] == shapes[1]
     assert not torch.equal(encoders.he.head[-1].weight, encoders.ihc.head[-1].weight)  # type: ignore[arg-type]
+
+
+def test_the_discriminator_waits_for_its_images(tmp_path: Path, pairs: Path) -> None:
+    recipe = made_recipe(pairs, tmp_path, "loss.gan_from=4")
+    before = [p.clone() for p in recipe.discriminator.parameters()]
+    he, ihc = torch.rand(2, 2, 3, 128, 128).unbind(0)
+    assert not {"d", "gan"} & set(recipe.step(he, ihc, images=2))
+    assert all(torch.equal(a, b) for a, b in zip(before, recipe.discriminator.parameters(), strict=True))
+    assert {"d", "gan"} <= set(recipe.step(he, ihc, images=4))
+    assert any(not torch.equal(a, b) for a, b in zip(before, recipe.discriminator.parameters(), strict=True))
+
+
+def test_a_discriminator_that_waits_is_logged_from_its_beginning(tmp_path: Path, pairs: Path) -> None:
+    train(config(pairs, tmp_path / "run", "loss.gan_from=6", "schedule.save_images=12"))
+    (line,) = read_log(tmp_path / "run")
+    assert line["d"] > 0.1, "the mean is over the steps that have it"
+    assert line["l1"] > 0
+
+
+def test_a_stain_head_takes_its_colours_from_the_training_split(tmp_path: Path, pairs: Path) -> None:
+    changes = ("generator.head=stain", "output.glass=[240, 241, 242]", "counterstain=2")
+    recipe = made_recipe(pairs, tmp_path, *changes)
+    palette = palette_of(config(pairs, tmp_path, *changes))
+    for module in (recipe.generator, recipe.average, recipe.results(12, [])[WEIGHTS]):
+        head = module.head
+        assert isinstance(head, StainHead)
+        assert head.get_buffer("background").tolist() == [240, 241, 242]
+        assert head.get_buffer("dab").tolist() == pytest.approx(palette.dab)
+        assert head.get_buffer("strength").item() == pytest.approx(2 * palette.strength)
+
+
+def test_a_stain_head_starts_from_a_network_with_the_papers_head(tmp_path: Path, pairs: Path) -> None:
+    first = made_recipe(pairs, tmp_path, "encoders.source=joint", "loss.adaptive=false").generator
+    save_file(first.state_dict(), tmp_path / "generator.safetensors")
+    changes = ("encoders.source=joint", "loss.adaptive=false", "generator.head=stain", f"start={tmp_path}", "seed=5")
+    new, fresh = made_recipe(pairs, tmp_path, *changes), made_recipe(pairs, tmp_path, *changes[:3], changes[4])
+    last = max(int(key.split(".")[1]) for key in new.generator.state_dict() if key.startswith("decoder."))
+    assert new.generator.state_dict()[f"decoder.{last}.weight"].shape[0] == CHANNELS
+    for key, tensor in new.generator.state_dict().items():
+        is_own = key.startswith(("head.", f"decoder.{last}."))
+        expected = (fresh.generator if is_own else first).state_dict()[key]
+        assert torch.equal(tensor, expected), key
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from wsi_stain.errors import ConfigError
 TOKEN_PX = 4
 """Side of a token of `ceff`: trunk and attention work at quarter resolution."""
 WINDOW_TOKENS = 32
-"""Side of a query window of windowed attention, in tokens."""
+"""Default side of a query window of windowed attention, in tokens."""
 HAAR_LEVELS = 3
 """Halvings of the wavelet transform at full resolution: shifts by fewer than 2³ px change the result."""
 UNET_LEVELS = 4
@@ -28,8 +28,12 @@ class GeneratorConfig:
     """Width of the first scale; the paper's is 64."""
     blocks: Annotated[int, Range(4)] = 6
     """Residual blocks of the trunk: the fused scales enter blocks 2, 3 and 4."""
+    head: Literal["rgb", "stain"] = "rgb"
+    """Output: colours (the paper's), or `stain`: densities of DAB and hematoxylin, mixed by Beer–Lambert."""
     attention: Literal["global", "windowed"] = "windowed"
     """Scope of CoA: the whole crop (the paper's) or windows anchored to the slide."""
+    window: Annotated[int, Range(16)] = WINDOW_TOKENS * TOKEN_PX
+    """Side of an attention window in px; its keys reach half as far beyond it. Tiles and overlaps are multiples."""
     wavelet: bool = True
     """WTConv in the stem and the residual blocks of VMFE; `false` uses a plain depthwise convolution (ablation)."""
     coa: bool = True
@@ -54,11 +58,13 @@ class GeneratorConfig:
         if self.kind == "unet":
             return 2**UNET_LEVELS
         if self.coa and self.attention == "windowed":
-            return WINDOW_TOKENS * TOKEN_PX
+            return self.window
         return 2**HAAR_LEVELS if self.wavelet else TOKEN_PX
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.window % 2**HAAR_LEVELS:
+            raise ConfigError(f"generator.window is {self.window}: it must be a multiple of {2**HAAR_LEVELS} px")
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,27 @@ LEAST_JUDGED_PX = 24
 
 
 @dataclass(frozen=True, slots=True)
+class AugmentConfig:
+    """Changes of the training crops that make a generator robust; 0 disables each."""
+
+    hue: Annotated[float, Range(0, 180)] = 0.0
+    """Largest rotation of the H&E's colours around grey in optical density, in degrees."""
+    saturation: Share = 0.0
+    """Largest relative change of the H&E's colourfulness in optical density."""
+    intensity: Annotated[float, Range(0, 4)] = 0.0
+    """Largest relative change of the H&E's optical density, from pale (1 / (1 + x)) to overstained (1 + x)."""
+    scale: Annotated[float, Range(0, 0.5)] = 0.0
+    """Largest relative change of size, of both stains."""
+    blur: Annotated[float, Range(0, 10)] = 0.0
+    """Largest σ in px of a Gaussian blur of the H&E; half of the crops are blurred."""
+    jpeg: Annotated[int, Range(0, 95)] = 0
+    """Lowest quality of a JPEG compression of the H&E; half of the crops are compressed."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True, slots=True)
 class LossConfig:
     """Loss of the generator."""
 
@@ -42,12 +63,18 @@ class LossConfig:
     """Weight of a fixed L1, and the mean of a rescaled one."""
     l1_levels: Annotated[int, Range(1, 16)] = 1
     """Scales of L1, each half as large (PyramidPix2Pix, Liu et al. 2022); serial sections benefit from several."""
+    l1_first: Annotated[int, Range(0, 8)] = 0
+    """Finest scale of L1: 0 is the image itself, 2 has pixels of 4 px. Serial sections correspond no finer than
+    that, and L1 on finer scales teaches blur."""
     gan: NonNegative = 1.0
     """Weight of the adversarial loss; 0 trains without a discriminator."""
+    gan_from: NonNegativeInt = 0
+    """Images after which the discriminator begins: by then the generator's output is not trivial to tell."""
     discriminator_filters: Count = 64
     """Channels of the discriminator's first layer."""
     conditional: bool = True
-    """Whether the discriminator also receives the H&E."""
+    """Whether the discriminator also receives the H&E. Use `false` for serial sections, whose cells do not
+    correspond: otherwise a nucleus that lies where the H&E has one marks a fake."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -162,12 +189,15 @@ class TrainConfig:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    counterstain: Positive = 1.0
+    """Darkness of the nuclei that `generator.head: stain` draws, relative to those of the training stain."""
     crop: Count = 512
     """Side of the training crops, px."""
     turns: bool = True
     """Also rotate crops by right angles; the paper only flips them."""
     stain_jitter: Share = 0.0
     """Stain augmentation of the H&E: largest relative change of each stain's density; 0 disables it."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     device: str = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -195,7 +225,7 @@ class TrainConfig:
         """The smallest crop of which every part of the training gets a pixel."""
         if self.generator.kind == "unet":  # batch normalization needs two values per channel
             return self.generator.multiple * (1 if self.schedule.batch > 1 else 2)
-        least = max(LEAST_TOKENS * TOKEN_PX, 2 ** (self.loss.l1_levels - 1))
+        least = max(LEAST_TOKENS * TOKEN_PX, 2 ** (self.loss.l1_first + self.loss.l1_levels - 1))
         return max(least, LEAST_JUDGED_PX) if self.loss.gan else least
 
     def _check_staining(self) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsi_stain.evaluate.contenders import Contender
-from wsi_stain.evaluate.figures import BINS, BLOCKS_UM, FIELD, MOST_OD, Figures, Ruler, Target, View
+from wsi_stain.evaluate.figures import BINS, BLOCKS_UM, CLEAR_UM, FIELD, MOST_OD, Figures, Ruler, Target, View
 from wsi_stain.measure.deconvolution import POSITIVE_OD
 from wsi_stain.measure.metrics import (
     Agreement,
@@ -24,9 +24,13 @@ from wsi_stain.measure.metrics import (
     mean_absolute_error,
     pair_sums,
     pearson,
+    relative_entropy,
 )
+from wsi_stain.measure.streaks import streaks
 
 SCALES = (*(f"{um} µm" for um in BLOCKS_UM), FIELD)
+MIXED = (0.1, 0.9)
+"""Real positive share of a mixed block, from and to."""
 Features = Callable[[np.ndarray], np.ndarray]
 """uint8 (h, w, 3) → float32 (d,), as in `evaluate.fid`."""
 
@@ -151,7 +155,42 @@ def _metrics() -> list[Metric]:
             Metric(f"DAB+ r, {scale}", f"Pearson's r of the {positive}", sums, pearson),
             Metric(f"DAB+ error, {scale}", f"mean absolute error of the {positive}", sums, mean_absolute_error),
         ]
-    return [*metrics, *_amounts(), *_pixels()]
+    return [*metrics, *_mixed(), *_amounts(), *_texture(), *_pixels()]
+
+
+def _mixed() -> list[Metric]:
+    """Over all blocks, r is the contrast between two tissues; blocks that hold both brown and other tissue are hard."""
+    scale, (low, high) = SCALES[0], MIXED
+
+    def sums(f: Figures) -> np.ndarray:
+        real = f.real.shares[scale]
+        is_mixed = (real >= low) & (real <= high)
+        return pair_sums(f.generated.shares[scale][is_mixed], real[is_mixed])
+
+    where = f"share of DAB-positive pixels in blocks of {scale} that are {low:.0%} to {high:.0%} positive in truth"
+    return [
+        Metric(f"DAB+ r, mixed {scale}", f"Pearson's r of the {where}", sums, pearson),
+        Metric(f"DAB+ error, mixed {scale}", f"mean absolute error of the {where}", sums, mean_absolute_error),
+    ]
+
+
+def _texture() -> list[Metric]:
+    return [
+        Metric(
+            "streaks",
+            "highest over median power of a ring of the texture's spectrum, mean over rings: 1 without direction, more "
+            "with streaks, hatching or checkerboards; compare it with the row of the shifted real stain",
+            lambda f: f.spectrum,
+            streaks,
+        ),
+        Metric(
+            "outline",
+            "difference of the background's mean from the constant background of unstained tiles, in grey levels, "
+            f"at least {CLEAR_UM:.0f} µm from tissue",
+            lambda f: f.outline,
+            mean,
+        ),
+    ]
 
 
 def _amounts() -> list[Metric]:
@@ -167,6 +206,19 @@ def _amounts() -> list[Metric]:
             "Pearson's r over fields of the integrated optical density of DAB (OD·µm²)",
             lambda f: pair_sums(np.array(f.generated.integrated), np.array(f.real.integrated)),
             pearson,
+        ),
+        Metric(
+            "DAB top 10 % r",
+            "Pearson's r over fields of the mean DAB density of their densest tenth of pixels",
+            lambda f: pair_sums(np.array(f.generated.top_tenth), np.array(f.real.top_tenth)),
+            pearson,
+        ),
+        Metric(
+            "DAB histogram KL",
+            f"Kullback–Leibler divergence, in nats, of the generated from the real DAB densities of all tissue pixels, "
+            f"{BINS} bins from 0 to {MOST_OD} OD with one pixel added to each",
+            lambda f: np.concatenate([f.generated.histogram, f.real.histogram]).astype(np.float64),
+            relative_entropy,
         ),
         Metric(
             "DAB histogram divergence",

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 
-from wsi_stain.measure.deconvolution import HE_GLASS, POSITIVE_OD, Glass, dab, hematoxylin, tissue
+from wsi_stain.measure.deconvolution import HE_GLASS, POSITIVE_OD, Glass, dab, hematoxylin, optical_density, tissue
 from wsi_stain.measure.metrics import block_means, pair_sums, pearson, psnr, ssim
+from wsi_stain.measure.streaks import SIZE, spectrum_sums
 
 BLOCKS_UM = (128, 64)
 """Sides of the blocks in which positive area is compared, µm: serial sections match at this scale, not in pixels."""
@@ -16,6 +18,8 @@ FIELD = "field"
 """The scale at which a whole field is one number."""
 BINS, MOST_OD = 30, 1.5
 """Histograms of DAB density: equal bins from 0 to this; higher densities count in the last bin."""
+CLEAR_UM = 20.0
+"""Background counts for the outline from this distance to tissue on: nearer, tissue and JPEG blocks reach into it."""
 SMOOTH_UM = 2.0
 """σ in µm of the Gaussian before hematoxylin is compared: it keeps nuclei and removes grain and chromatin."""
 
@@ -49,6 +53,8 @@ class Amounts:
     """90th percentile of the DAB density over the field's pixels, in OD."""
     integrated: float = float("nan")
     """Integrated optical density: the sum of DAB density over the field's area, in OD·µm²."""
+    top_tenth: float = float("nan")
+    """Mean DAB density of the field's densest tenth of pixels, in OD."""
     histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
     """Pixels of tissue by DAB density, int64 (BINS,)."""
 
@@ -63,6 +69,10 @@ class Figures:
     ssim: float = float("nan")
     hematoxylin_r: float = float("nan")
     """Pearson's r of smoothed hematoxylin: generated against the H&E, which are exactly aligned."""
+    spectrum: np.ndarray = field(default_factory=lambda: np.zeros(SIZE))
+    """Power spectra of windows of tissue, float64 (SIZE,), as in `measure.streaks`."""
+    outline: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    """Difference of the background's mean from the stain's background colour, grey levels times pixels, and pixels."""
 
 
 class Target:
@@ -76,6 +86,7 @@ class Target:
     def __init__(self, view: View, ruler: Ruler) -> None:
         self._view, self._ruler = view, ruler
         self._tissue = tissue(view.he, ruler.mpp)
+        self._empty = np.asarray(distance_transform_edt(~self._tissue)) > CLEAR_UM / ruler.mpp
         self._hematoxylin = hematoxylin(view.he, HE_GLASS, sigma_px=SMOOTH_UM / ruler.mpp)
         self._amounts = self._measure(view.real)
 
@@ -96,7 +107,15 @@ class Target:
             psnr(answer, self._view.real),
             ssim(answer, self._view.real),
             float(pearson(pair_sums(blue, self._hematoxylin))),
+            spectrum_sums(optical_density(answer, self._ruler.glass).mean(-1), self._tissue),
+            self._outline(answer),
         )
+
+    def _outline(self, image: np.ndarray) -> np.ndarray:
+        if not (pixels := int(self._empty.sum())):
+            return np.zeros(2)
+        difference = np.abs(image[self._empty].mean(0, dtype=np.float64) - self._ruler.glass).mean()
+        return np.array([difference * pixels, pixels])
 
     def _measure(self, image: np.ndarray) -> Amounts:
         density = dab(image, self._ruler.glass)
@@ -104,6 +123,7 @@ class Target:
             self._shares(density > POSITIVE_OD),
             float(np.percentile(density, 90)),
             float(density.sum(dtype=np.float64)) * self._ruler.mpp**2,
+            _mean_of_top_tenth(density),
             histogram(density[self._tissue]),
         )
 
@@ -111,6 +131,11 @@ class Target:
         sides = {f"{um} µm": round(um / self._ruler.mpp) for um in BLOCKS_UM}
         blocks = {scale: block_means(positive, side).ravel() for scale, side in sides.items()}
         return blocks | {FIELD: np.array([positive.mean(dtype=np.float64)])}
+
+
+def _mean_of_top_tenth(density: np.ndarray) -> float:
+    n = max(1, density.size // 10)
+    return float(np.partition(density, density.size - n, axis=None)[-n:].mean(dtype=np.float64))
 
 
 def histogram(density: np.ndarray) -> np.ndarray:

@@ -96,7 +96,7 @@ def html(result: Result, facts: Facts, pictures: Sequence[Example]) -> str:
 
     judged = judged_rows(result)
     metrics = list(next(iter(result.rows.values())))
-    stain = [name for name in metrics if name.startswith(("DAB", "H r"))]
+    stain = [name for name in metrics if name.startswith(("DAB", "H r", "streaks", "outline"))]
     colours = plots.colours(judged)
     return template("wsi_stain.evaluate", "report.html.jinja").render(
         warning=WARNING,

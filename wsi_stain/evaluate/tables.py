@@ -11,7 +11,7 @@ from wsi_stain.evaluate.evaluate import SCALES, Result
 from wsi_stain.evaluate.figures import Amounts
 from wsi_stain.measure.metrics import Estimate
 
-DIGITS = {"DAB+ error": 3, "DAB histogram divergence": 3, "SSIM": 3, "FID": 1, "KID": 4}
+DIGITS = {"DAB+ error": 3, "DAB histogram divergence": 3, "DAB histogram KL": 3, "SSIM": 3, "FID": 1, "KID": 4}
 """Decimals of a metric, by the beginning of its name; 2 for all others."""
 
 

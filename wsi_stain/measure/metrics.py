@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import xlogy
+from scipy.special import rel_entr, xlogy
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 ROUNDS = 1000
@@ -98,6 +98,20 @@ def divergence(counts: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         p = pair / pair.sum(-1, keepdims=True)
     return _entropy(p.mean(-2)) - _entropy(p).mean(-1)
+
+
+def relative_entropy(counts: np.ndarray) -> np.ndarray:
+    """Kullback–Leibler divergence of the first histogram from the second, in nats; NaN where one is empty.
+
+    Σ q log(q / p) with q the second, real one; every bin counts one more, so that no bin is empty.
+
+    Args:
+        counts: (…, 2 × bins), one histogram after the other.
+    """
+    pair = counts.reshape(*counts.shape[:-1], 2, -1)
+    more = pair + 1
+    p, q = np.moveaxis(more / more.sum(-1, keepdims=True), -2, 0)
+    return np.where(pair.sum(-1).min(-1) > 0, rel_entr(q, p).sum(-1), np.nan)
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:

@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from torch import Tensor, nn
 
-from wsi_stain.config.model import WINDOW_TOKENS
-from wsi_stain.nn.coa import MARGIN, CoA, windowed_attention
+from wsi_stain.nn.coa import CoA
 from wsi_stain.nn.fast_layers import affine, fixed, rescale
 
 SCORES = 1 << 19
@@ -24,7 +23,7 @@ class FastCoA(nn.Module):
     def __init__(self, source: CoA) -> None:
         super().__init__()
         d = source.query.out_channels
-        self.windowed = source.attend is windowed_attention
+        self.window = source.window
         self.query, self.key = source.query, source.key
         rescale(self.query, torch.full_like(source.query.bias, d**-0.5), torch.zeros_like(source.query.bias))  # type: ignore
         self.key.bias = None  # it adds the same value to all scores of a query
@@ -42,19 +41,19 @@ class FastCoA(nn.Module):
             conv(x).permute(0, 2, 3, 1)
             for conv, x in ((self.query, features), (self.key, context), (self.value, context))
         )
-        attended = in_windows(q, k, v, WINDOW_TOKENS if self.windowed else max(q.shape[1:3]))
+        attended = in_windows(q, k, v, self.window or max(q.shape[1:3]))
         return features + attended.permute(0, 3, 1, 2)
 
 
 def in_windows(q: Tensor, k: Tensor, v: Tensor, side: int) -> Tensor:
-    """Windows of side² queries, each with the keys up to `MARGIN` around it; all (N, H, W, d).
+    """Windows of side² queries, each with the keys up to half a side around it; all (N, H, W, d).
 
     Keys beyond the image are left out, so there is no mask.
     """
-    attended = torch.empty_like(q)
+    attended, margin = torch.empty_like(q), side // 2
     for y in range(0, q.shape[1], side):
         for x in range(0, q.shape[2], side):
-            rows, columns = (slice(max(0, at - MARGIN), at + side + MARGIN) for at in (y, x))
+            rows, columns = (slice(max(0, at - margin), at + side + margin) for at in (y, x))
             window, around = (slice(None), slice(y, y + side), slice(x, x + side)), (slice(None), rows, columns)
             tokens = attend(*(t.flatten(1, 2) for t in (q[window], k[around], v[around])))
             attended[window] = tokens.view_as(attended[window])

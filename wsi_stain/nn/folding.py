@@ -48,11 +48,14 @@ def folded(generator: Generator, dtype: torch.dtype = torch.float32) -> nn.Modul
     _read_pixels(stem)
     if fast.encoder is not None:
         _read_pixels(_conv(fast.encoder.body[1]))
-    *body, last, tanh = fast.decoder
-    fast.decoder = nn.Sequential(*body, PhasedConv(_conv(last)), tanh)
-    wide = WideConv(stem).to(torch.promote_types(dtype, torch.float32))
+    fast.decoder = nn.Sequential(*(PhasedConv(x) if isinstance(x, nn.Conv2d) else x for x in fast.decoder))
+    precise = torch.promote_types(dtype, torch.float32)
+    wide, head, fast.head = WideConv(stem).to(precise), fast.head, None
     fast.to(dtype)
     fast.vmfe.scale1[1] = wide
+    if head is not None:
+        head.read_levels()
+        fast.head = head.to(precise)
     return fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from wsi_stain.config.model import GeneratorConfig
+from wsi_stain.config.model import TOKEN_PX, GeneratorConfig
 from wsi_stain.nn.blocks import ResidualBlock
 from wsi_stain.nn.coa import CoA
 from wsi_stain.nn.encoder import EncoderTrunk
 from wsi_stain.nn.msfpm import MSFPM
 from wsi_stain.nn.norm import use_tile_statistics
+from wsi_stain.nn.stain_head import CHANNELS, PRIOR, StainHead
 from wsi_stain.nn.vmfe import VMFE
 
 
@@ -36,15 +38,15 @@ class Generator(nn.Module):
         self.vmfe = VMFE(c, wavelet=config.wavelet)
         self.msfpm = MSFPM(c)
         self.encoder = EncoderTrunk(c) if config.coa else None
-        self.coa = CoA(4 * c, config.attention, config.alpha) if config.coa else None
+        self.coa = CoA(4 * c, config.attention, config.alpha, config.window // TOKEN_PX) if config.coa else None
         self.trunk = nn.ModuleList(ResidualBlock(4 * c) for _ in range(config.blocks))
         self.decoder = nn.Sequential(
             *_upsample(4 * c, 2 * c, config.upsample),
             *_upsample(2 * c, c, config.upsample),
             nn.ReflectionPad2d(3),
-            nn.Conv2d(c, 3, 7),
-            nn.Tanh(),
+            *_last(c, config.head),
         )
+        self.head = StainHead() if config.head == "stain" else None
         if config.norm == "instance":
             use_tile_statistics(self)
 
@@ -57,7 +59,18 @@ class Generator(nn.Module):
             x = self.coa(x3, self.encoder(he))
         for i, block in enumerate(self.trunk):
             x = block(x + fused[i - 1]) if 1 <= i <= len(fused) else block(x)
-        return self.decoder(x)
+        y = self.decoder(x)
+        return y if self.head is None else self.head(y, he)
+
+
+def _last(inputs: int, head: Literal["rgb", "stain"]) -> list[nn.Module]:
+    if head == "rgb":
+        return [nn.Conv2d(inputs, 3, 7), nn.Tanh()]
+    conv = nn.Conv2d(inputs, CHANNELS, 7)
+    with torch.no_grad():
+        assert conv.bias is not None, "it has a bias"
+        conv.bias[0] = PRIOR
+    return [conv]
 
 
 def _upsample(inputs: int, outputs: int, kind: Literal["transposed", "resize"]) -> list[nn.Module]:

@@ -17,6 +17,9 @@ from wsi_stain.errors import TrainingError
 from wsi_stain.files.atomic import atomic_write
 from wsi_stain.model.bundle import WEIGHTS
 
+HEAD = "head."
+"""Beginning of the names of a stain head's tensors."""
+
 
 def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write tensors and JSON-serialisable facts; the old file remains intact until the new one is on disk."""
@@ -44,7 +47,7 @@ def load_start(generator: nn.Module, path: Path) -> None:
     """Load the weights and statistics of a trained generator into a new one.
 
     Args:
-        generator: the network to fill.
+        generator: the network to fill; if its head is another than the file's, its last layer stays as it is.
         path: a bundle, a run folder, or the generator.safetensors in either.
 
     Raises:
@@ -54,7 +57,7 @@ def load_start(generator: nn.Module, path: Path) -> None:
     if not file.is_file():
         raise TrainingError(f"no weights to start from at {file}: pass a bundle, a run folder or a {WEIGHTS} file")
     try:
-        generator.load_state_dict(load_file(file))
+        generator.load_state_dict(_without_other_head(generator, load_file(file)))
     except (SafetensorError, OSError) as err:
         raise TrainingError(
             f"{file} is not a weights file ({err}): pass a bundle, a run folder or a {WEIGHTS} file"
@@ -65,6 +68,20 @@ def load_start(generator: nn.Module, path: Path) -> None:
             f"{file} holds a different network than the one to train ({mismatch}): "
             "use the generator settings of the training that wrote it"
         ) from err
+
+
+def _without_other_head(generator: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file, with the last layer and the palette of `generator` if the file has another head."""
+    own = generator.state_dict()
+    if any(key.startswith(HEAD) for key in own) == any(key.startswith(HEAD) for key in tensors):
+        return tensors
+    kept = [key for key in own if key.startswith((HEAD, _last_layer(own)))]
+    return {key: value for key, value in tensors.items() if not key.startswith(HEAD)} | {k: own[k] for k in kept}
+
+
+def _last_layer(tensors: Mapping[str, Tensor]) -> str:
+    """The name of the decoder's last layer, with a dot."""
+    return f"decoder.{max(int(key.split('.')[1]) for key in tensors if key.startswith('decoder.'))}."
 
 
 def flatten_modules(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ A resumed training and each of several processes therefore get the same crops as
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,8 +14,10 @@ from skimage.color import hed_from_rgb, rgb_from_hed
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
+from wsi_stain.config.train import AugmentConfig
 from wsi_stain.errors import TrainingError
 from wsi_stain.pairs.pair import Pair, load_pair, read_pair
+from wsi_stain.train.augment import draw_change
 
 Images = tuple[np.ndarray, np.ndarray]
 
@@ -30,6 +32,7 @@ class Crops:
         seed: determines order, position, flips, rotations and stain jitter.
         turns: rotate by multiples of 90° in addition to flips.
         stain_jitter: see `jitter_stain`; applied to the H&E only.
+        augment: further changes, most of the H&E only; see `train.augment`.
 
     Example:
         >>> he, ihc = Crops(tuple(pairs), side=256, seed=0).batch(first=0, n=8)  # doctest: +SKIP
@@ -40,6 +43,7 @@ class Crops:
     seed: int
     turns: bool = True
     stain_jitter: float = 0.0
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def batch(self, first: int, n: int) -> Images:
         """Images `first` to `first + n - 1`: two uint8 arrays (N, side, side, 3)."""
@@ -63,10 +67,13 @@ class Crops:
             raise TrainingError(
                 f"{pair.he} is {h}x{w} px: smaller than the crop of {self.side} px; choose a smaller crop"
             )
-        y, x = rng.integers(h - self.side + 1), rng.integers(w - self.side + 1)
+        change = draw_change(self.augment, np.random.default_rng([self.seed, 2, number]))
+        window = change.window(self.side, min(h, w))
+        y, x = rng.integers(h - window + 1), rng.integers(w - window + 1)
         turns, flip = int(rng.integers(4)) if self.turns else 0, bool(rng.integers(2))
-        he, ihc = (_orient(a[y : y + self.side, x : x + self.side], turns, flip) for a in (he, ihc))
-        return (jitter_stain(he, self.stain_jitter, rng) if self.stain_jitter else he), ihc
+        he, ihc = (_orient(a[y : y + window, x : x + window], turns, flip) for a in (he, ihc))
+        he, ihc = change.resized(he, self.side), change.resized(ihc, self.side)
+        return change.applied(jitter_stain(he, self.stain_jitter, rng) if self.stain_jitter else he), ihc
 
 
 def _orient(image: np.ndarray, turns: int, flip: bool) -> np.ndarray:

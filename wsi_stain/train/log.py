@@ -52,7 +52,7 @@ class RunLog:
         self._window.append(losses)
         if self._board is None or not (is_last_of_window or len(self._window) == WINDOW):
             return
-        means = {name: round(float(np.mean([x[name] for x in self._window])), 6) for name in losses}
+        means = {name: round(float(np.mean([x[name] for x in self._window if name in x])), 6) for name in losses}
         self._window = []
         line = {"images": images, "images_per_s": round(rate, 3), "waiting": round(waiting, 4), **means}
         with (self._folder / LOG).open("a", encoding="utf-8") as file:

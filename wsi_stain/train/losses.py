@@ -39,7 +39,7 @@ def adaptive_weights(similarity: Tensor, alpha: float, beta: float) -> Tensor:
     return alpha + beta * similarity
 
 
-def weighted_l1(generated: Tensor, real: Tensor, weights: Tensor, levels: int) -> Tensor:
+def weighted_l1(generated: Tensor, real: Tensor, weights: Tensor, levels: int, first: int = 0) -> Tensor:
     """Mean over patches and scales of weight · |generated - real|, each scale half as large as the one before.
 
     One level is CEFF's adaptive L1. Serial sections match in structures, not in cells; coarse scales capture what the
@@ -50,8 +50,11 @@ def weighted_l1(generated: Tensor, real: Tensor, weights: Tensor, levels: int) -
         real: the same shape and range.
         weights: (N, grid, grid), one per patch of each image; (N, 1, 1) for whole images.
         levels: number of scales.
+        first: halvings before the first scale.
     """
     total = generated.new_zeros(())
+    if first:
+        generated, real = F.avg_pool2d(generated, 2**first), F.avg_pool2d(real, 2**first)
     for level in range(levels):
         if level:
             generated, real = F.avg_pool2d(generated, 2), F.avg_pool2d(real, 2)

@@ -23,6 +23,7 @@ from wsi_stain.train.checkpoint import (
 from wsi_stain.train.encoders import Encoders, frozen_encoders
 from wsi_stain.train.losses import adaptive_weights, adversarial, weighted_l1
 from wsi_stain.train.optimize import calibrate, set_rate, set_training, slowed, update_average
+from wsi_stain.train.palette import palette_of
 from wsi_stain.train.parallel import DistributedContext
 
 
@@ -49,6 +50,8 @@ class StainingRecipe:
         device, loss = context.device, config.loss
         self.generator = Generator(config.generator)
         use_strided_haar(self.generator)
+        if self.generator.head is not None:
+            self.generator.head.use(palette_of(config), config.counterstain)
         self.generator.to(device)
         self.encoders = frozen_encoders(config)
         if self.encoders is not None:
@@ -78,11 +81,11 @@ class StainingRecipe:
             generated = self.generator(he)
         generated = generated.float()
         weights, figures = self._weights(generated.detach(), ihc)
-        total = weighted_l1(generated, ihc, weights, loss.l1_levels)
+        total = weighted_l1(generated, ihc, weights, loss.l1_levels, loss.l1_first)
         with torch.no_grad():
             figures["l1"] = (generated - ihc).abs().mean().item()
             figures["weighted_l1"] = total.item()
-        if loss.gan:
+        if loss.gan and images >= loss.gan_from:
             figures["d"] = self._step_discriminator(he, ihc, generated.detach())
             gan = self._fool(he, generated)
             figures["gan"] = gan.item()

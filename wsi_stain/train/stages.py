@@ -31,7 +31,7 @@ from wsi_stain.train.regressor import RegressorRecipe
 
 CHANGEABLE = {"run", "pairs", "device", "threads", "workers"}
 """Settings that a resumed run may change: they do not affect the result."""
-STAGE_1 = {"input", "output", "encoders", "loss", "schedule", "crop"}
+STAGE_1 = {"input", "output", "encoders", "loss", "schedule", "crop", "counterstain"}
 """Settings that pretraining does not use; of `generator` it uses only the width."""
 SAMPLES = 3
 
@@ -57,7 +57,7 @@ def pretrain(config: TrainConfig, progress: Callable[[Step], None] = quiet) -> P
         pairs = _checked_pairs(config, stage_config.crop, folder)
         heldout = find_pairs(config.pairs, stage_config.heldout)
         negatives(heldout)  # fail before the training, not after it
-        crops = Crops(tuple(pairs), stage_config.crop, config.seed, config.turns, config.stain_jitter)
+        crops = Crops(tuple(pairs), stage_config.crop, config.seed, config.turns, config.stain_jitter, config.augment)
         total = total_images(stage_config.schedule, len(pairs))
         fixed = _fixed(config, STAGE_1) | {"generator": {"channels": config.generator.channels}}
         schedule = stage_config.schedule
@@ -85,7 +85,7 @@ def train(config: TrainConfig, progress: Callable[[Step], None] = quiet) -> Path
     schedule = config.schedule
     with _prepared(config, schedule.batch) as context:
         pairs = _checked_pairs(config, config.crop, config.run)
-        crops = Crops(tuple(pairs), config.crop, config.seed, config.turns, config.stain_jitter)
+        crops = Crops(tuple(pairs), config.crop, config.seed, config.turns, config.stain_jitter, config.augment)
         total = total_images(schedule, len(pairs))
         stage = Stage(
             config.run,

@@ -1,0 +1,22 @@
+"""The palette of a training: stain vectors and counterstain of its training split, for the stain head."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from wsi_stain.config.train import TrainConfig
+from wsi_stain.measure.palette import Palette, estimate
+from wsi_stain.pairs.pair import find_pairs, read_pair
+
+MOST_PAIRS = 60
+"""Pairs that are measured, evenly spread over the split: more do not change a median."""
+
+
+def palette_of(config: TrainConfig) -> Palette:
+    """The palette of the training split, with `output.glass` as its background.
+
+    Equal pairs give equal palettes, so that a resumed run and each of several processes use the same.
+    """
+    pairs = find_pairs(config.pairs, "train")
+    chosen = sorted(set(np.linspace(0, len(pairs) - 1, MOST_PAIRS).astype(int)))
+    return estimate((read_pair(pairs[i]) for i in chosen), config.output.glass, config.input.mpp or 1.0)
