@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -29,8 +30,10 @@ class CohortConfig:
 
     def __post_init__(self) -> None:
         for name in ("retries", "retry_wait_s", "split_over", "stop_s"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}: it must not be negative")
+            if not getattr(self, name) >= 0:  # NaN too
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be a number from 0")
+        if math.inf in (self.retry_wait_s, self.stop_s):
+            raise ConfigError(f"retry_wait_s is {self.retry_wait_s} and stop_s is {self.stop_s}: both must be finite")
 
 
 @dataclass(frozen=True, slots=True)
