@@ -34,7 +34,10 @@ class RowsType(click.ParamType[Any]):
         try:
             for part in value.split(","):
                 first, dash, last = part.partition("-")
-                rows += range(int(first), int(last if dash else first) + 1)
+                numbers = range(int(first), int(last if dash else first) + 1)
+                if not numbers:
+                    raise ValueError("the range is empty")
+                rows += numbers
         except ValueError:
             self.fail(f"{value!r} is not a list of slides: write, for example, 3,7-9 (the first slide is 1)")
         return tuple(rows)
