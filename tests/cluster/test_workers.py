@@ -1,16 +1,18 @@
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 import weakref
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 
 import pytest
 from dask import config as dask_config
-from distributed import LocalCluster
+from distributed import LocalCluster, get_worker
 
 from wsi_stain.cluster import workers as module
 from wsi_stain.cluster.workers import Workers, ask
@@ -35,6 +37,17 @@ def fail_at_20(n):
 
 def note(n):
     started.append(n)
+    return n
+
+
+def where(n):
+    time.sleep(0.02)
+    return get_worker().address
+
+
+def touch(folder, n):
+    time.sleep(0.02)
+    (folder / str(n)).touch()
     return n
 
 
@@ -179,6 +192,39 @@ def test_the_overhead_of_a_task_is_small():
         start = time.process_time()
         workers.run(double, range(2000), lambda _: None)
         assert (time.process_time() - start) / 2000 < 0.003  # 0.2 ms on an idle machine; a block takes 300 ms
+
+
+def test_workers_that_join_late_get_tasks(monkeypatch):
+    monkeypatch.setattr(module, "REFRESH_S", 0.0)
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0", protocol="tcp"
+    ) as cluster:
+        seen = []
+
+        def take(address):
+            seen.append(address)
+            if len(seen) == 1:
+                cluster.scale(2)
+                cluster.wait_for_workers(2)
+
+        with Workers(scheduler=cluster.scheduler_address) as workers:
+            workers.run(where, range(60), take)
+    assert len(seen) == 60
+    assert len(set(seen)) == 2
+
+
+def test_a_worker_that_dies_loses_no_task(tmp_path):
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
+        killed = []
+
+        def take(number):
+            if not killed:
+                killed.append(next(iter(cluster.workers.values())).pid)
+                os.kill(killed[0], signal.SIGKILL)
+
+        with Workers(scheduler=cluster.scheduler_address) as workers:
+            workers.run(partial(touch, tmp_path), range(40), take)
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == list(range(40))
 
 
 def test_a_running_scheduler_can_be_used_and_is_left_running():

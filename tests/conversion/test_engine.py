@@ -6,6 +6,7 @@ import math
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -102,6 +103,18 @@ def test_the_same_graph_gives_the_same_bytes_on_threads_and_on_a_scheduler(tmp_p
     assert [record["blocks"]["painted_in_this_run"] for record in records] == [9, 9, 9]
     assert len({json.dumps(record["fingerprint"]) for record in records}) == 1
     assert len({json.dumps(record["seams"]) for record in records}) == 1
+
+
+def test_a_cluster_from_a_file_gives_the_same_bytes(tmp_path):
+    slide = write_slide(tmp_path / "s.tif", noise(1100, 900))
+    (tmp_path / "cluster.yaml").write_text("class: local\nworkers: [2, 2]\ncores: 1\n")
+    (tmp_path / "local").mkdir()
+    local = convert(request_of(slide, tmp_path / "local" / "x.ome.tiff"))
+    result = convert(request_of(slide, tmp_path / "x.ome.tiff", cluster=tmp_path / "cluster.yaml"))
+    assert digest(result.output) == digest(local.output)
+    assert result.record["threads"] >= 1
+    with pytest.raises(ConfigError, match="--cluster and --scheduler exclude each other"):
+        request_of(slide, tmp_path / "x.ome.tiff", cluster=tmp_path / "cluster.yaml", scheduler="tcp://there:1")
 
 
 @pytest.mark.parametrize("kind", ["serial", "threads", "cluster"])
@@ -495,6 +508,27 @@ def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path, ending, wo
     assert child.returncode == 0
     assert digest(torn) == digest(whole)
     assert sorted(p.name for p in torn.parent.iterdir()) == [f"x.{ending}", f"x.{ending}.run.json"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_interrupt_keeps_what_was_painted(tmp_path, workers):
+    slide = write_slide(tmp_path / "s.tif", noise(2500, 3000))
+    (tmp_path / "whole").mkdir()
+    whole, torn = tmp_path / "whole" / "x.ome.tiff", tmp_path / "x.ome.tiff"
+    with spawn(slide, whole, 0) as child:
+        child.stdout.read()
+    with spawn(slide, torn, workers) as child:
+        for _ in range(6):
+            child.stdout.readline()
+        child.send_signal(signal.SIGINT)
+        child.stdout.read()
+    assert child.returncode != 0
+    painted = len(list(Path(f"{torn}.spool").glob("b_*")))
+    assert painted >= 3
+    assert not list(Path(f"{torn}.spool").glob("lock")), "the lock is given back"
+    with spawn(slide, torn, workers) as child:
+        assert child.stdout.read().split().count("stain") == 30 - painted + 1
+    assert digest(torn) == digest(whole)
 
 
 @pytest.mark.parametrize("ending", ["ome.tiff", "ome.zarr"])

@@ -53,6 +53,7 @@ class RegionType(click.ParamType[Any]):
 @click.option("--region", type=RegionType(), help="Convert only this region: x, y, width, height in level-0 pixels.")
 @click.option("--workers", type=int, help="Number of threads; 0 uses the calling thread. [default: one per processor]")
 @click.option("--scheduler", metavar="ADDRESS", help="Address of a running Dask scheduler.")
+@click.option("--cluster", type=click.Path(path_type=Path), help="YAML file of a cluster to start for this slide.")
 @click.option("--quality", type=int, help="JPEG quality, 1-100. [default: 90]")
 @click.option(
     "--compression",

@@ -9,6 +9,7 @@ Only coordinates are sent: the function gets an item, writes its pixels to the c
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,9 @@ PATIENCE = "10s"
 
 AHEAD = 3
 """Tasks per thread that a scheduler gets in advance; the rest wait here."""
+
+REFRESH_S = 2.0
+"""Time after which the threads of a scheduler are counted again: workers join and leave."""
 
 PER_THREAD = 128
 """Tasks per thread in one graph of the thread scheduler.
@@ -130,18 +134,23 @@ def _on_scheduler(client: Any, tasks: Iterator[tuple[Any, Task]], on_result: Cal
     finished = as_completed(loop=client.loop)
     running: set[Any] = set()
 
-    def submit(count: int) -> None:
-        if graph := dict(islice(tasks, count)):
+    capacity, counted_at = 0, -REFRESH_S
+
+    def submit() -> None:
+        nonlocal capacity, counted_at
+        if time.monotonic() - counted_at >= REFRESH_S:
+            capacity, counted_at = AHEAD * max(1, sum(client.nthreads().values())), time.monotonic()
+        if graph := dict(islice(tasks, max(0, capacity - len(running)))):
             futures = client.get(graph, list(graph), sync=False)
             running.update(futures)
             finished.update(futures)
 
     try:
-        submit(AHEAD * max(1, sum(client.nthreads().values())))
+        submit()
         for future in finished:
             running.discard(future)
             result = future.result()
-            submit(1)
+            submit()
             on_result(result)
     finally:
         if running:

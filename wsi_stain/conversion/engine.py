@@ -19,14 +19,15 @@ import logging
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from wsi_stain.cluster import ClusterConfig, open_cluster
 from wsi_stain.cluster.workers import Workers
-from wsi_stain.config.loader import dump
+from wsi_stain.config.loader import dump, load
 from wsi_stain.conversion import seams
 from wsi_stain.conversion.certificate import certify
 from wsi_stain.conversion.estimate import Estimate, check_room
@@ -81,6 +82,9 @@ def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None
     Raises:
         WsiStainError: the conversion failed; finished blocks are kept, and the same call resumes.
     """
+    if request.cluster is not None:
+        with open_cluster(load(ClusterConfig, request.cluster)) as client:
+            return convert(replace(request, cluster=None, scheduler=client.scheduler.address), progress)
     on_progress = progress or (lambda _: None)
     on_progress(Progress("plan"))
     workers = Workers(request.workers, request.scheduler)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from wsi_stain.config.convert import ConvertConfig, Norm, PrecisionChoice
+from wsi_stain.errors import ConfigError
 from wsi_stain.model.bundle import DEFAULT
 
 
@@ -32,7 +33,9 @@ class ConvertRequest:
     workers: int | None = None
     """Number of threads; 0 uses the calling thread, None one per processor."""
     scheduler: str | None = None
-    """Address of a Dask scheduler."""
+    """Address of a running Dask scheduler, whose workers paint the blocks."""
+    cluster: Path | None = None
+    """YAML file of a cluster (`ClusterConfig`) that is started for this conversion and paints the blocks."""
     config: ConvertConfig = field(default_factory=ConvertConfig)
     restart: bool = False
     """Discard an unfinished run and replace an existing output."""
@@ -41,6 +44,10 @@ class ConvertRequest:
     """Numeric precision; `auto` picks the fastest that the device supports."""
     norm: Norm | None = None
     """Only for networks with per-tile statistics: `slide` (default) measures them once, `tile` keeps them per tile."""
+
+    def __post_init__(self) -> None:
+        if self.cluster is not None and self.scheduler is not None:
+            raise ConfigError("--cluster and --scheduler exclude each other; pass one of them")
 
     def reachable(self, path: Path) -> Path:
         """The path as workers see it: cluster workers have another working directory, so they get an absolute path."""
