@@ -139,7 +139,7 @@ def test_a_job_travels_and_a_survey_cannot_be_changed(tmp_path, use):
             setattr(value, field, None)
 
 
-def test_the_fingerprint_on_disk_is_that_of_earlier_versions(tmp_path):
+def test_the_fingerprint_on_disk_has_these_keys(tmp_path):
     slide = write_slide(tmp_path / "s.tif", noise(1100, 900))
     request = request_of(slide, tmp_path / "x.ome.tiff", "grid.tile=256", "grid.overlap=32", region=(10, 20, 300, 200))
     survey = Survey.of(request)
@@ -148,7 +148,8 @@ def test_the_fingerprint_on_disk_is_that_of_earlier_versions(tmp_path):
         "source_bytes": slide.stat().st_size,
         "mpp": 0.5,
         "scale": "1",
-        "region": [20, 10, 220, 310],
+        "region": [10, 20, 300, 200],
+        "region_order": "x, y, w, h",
         "model": "identity",
         "model_version": survey.bundle.version,
         "model_sha256": "",
