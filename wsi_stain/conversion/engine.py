@@ -84,7 +84,8 @@ def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None
     """
     if request.cluster is not None:
         with open_cluster(load(ClusterConfig, request.cluster)) as client:
-            return convert(replace(request, cluster=None, scheduler=client.scheduler.address), progress)
+            scheduler: Any = client.scheduler  # declared as optional
+            return convert(replace(request, cluster=None, scheduler=scheduler.address), progress)
     on_progress = progress or (lambda _: None)
     on_progress(Progress("plan"))
     workers = Workers(request.workers, request.scheduler)
