@@ -251,7 +251,7 @@ class _Run:
             "notice": ometiff.NOTICE,
             "output": job.output.name,
             "fingerprint": job.fingerprint.as_dict(),
-            "arguments": _arguments(self._request),
+            "arguments": {key: value for key, value in dump(self._request).items() if key != "config"},
             "config": dump(self._request.config),
             "versions": record.versions(),
             "device": self._device,
@@ -281,11 +281,6 @@ class _Run:
 def _unreadable(canvas: Canvas) -> set[Box]:
     """Unreadable tiles that the painted blocks recorded, in the view's frame."""
     return {Box(*box) for notes in canvas.store.notes() for box in notes["unreadable"]}
-
-
-def _arguments(request: ConvertRequest) -> dict[str, Any]:
-    """The request as the user passed it, without the configuration."""
-    return {key: value for key, value in dump(request).items() if key != "config"}
 
 
 @contextmanager
