@@ -32,6 +32,7 @@ from wsi_stain.files import record
 from wsi_stain.geometry import Box, Size
 from wsi_stain.model.bundle import IdentityGenerator
 from wsi_stain.output import ometiff
+from wsi_stain.output.canvas import BlockStore
 from wsi_stain.slide.slide import View
 from wsi_stain.tiling.blend import window
 from wsi_stain.tiling.grid import TileGrid
@@ -545,11 +546,8 @@ def test_stopped_between_any_two_of_the_last_steps_it_ends_in_the_same_bytes(tmp
         raise Power
 
     kind = CANVASES["zarr" if ending == "ome.zarr" else "tiff"]
-    place = {"finish": (kind, "finish"), "write": (engine.record, "write"), "remove": (engine.shutil, "rmtree")}
-    if step == "remove":
-        monkeypatch.setattr("wsi_stain.output.canvas.BlockStore.remove", cut)
-    else:
-        monkeypatch.setattr(*place[step], cut)
+    place = {"finish": (kind, "finish"), "write": (engine.record, "write"), "remove": (BlockStore, "remove")}
+    monkeypatch.setattr(*place[step], cut)
     with pytest.raises(Power):
         convert(request_of(slide, tmp_path / f"x.{ending}"))
     monkeypatch.undo()

@@ -84,7 +84,8 @@ def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None
     """
     if request.cluster is not None:
         with open_cluster(load(ClusterConfig, request.cluster)) as client:
-            return convert(replace(request, cluster=None, scheduler=client.scheduler.address), progress)
+            scheduler: Any = client.scheduler  # declared as optional
+            return convert(replace(request, cluster=None, scheduler=scheduler.address), progress)
     on_progress = progress or (lambda _: None)
     on_progress(Progress("plan"))
     workers = Workers(request.workers, request.scheduler)
@@ -251,7 +252,7 @@ class _Run:
             "output": job.output.name,
             "fingerprint": job.fingerprint.as_dict(),
             "slide": survey.reading.as_dict(),
-            "arguments": _arguments(self._request),
+            "arguments": {key: value for key, value in dump(self._request).items() if key != "config"},
             "config": dump(self._request.config),
             "versions": self._versions[-1],
             "earlier_versions": self._versions[:-1],
@@ -282,11 +283,6 @@ class _Run:
 def _unreadable(canvas: Canvas) -> set[Box]:
     """Unreadable tiles that the painted blocks recorded, in the view's frame."""
     return {Box(*box) for notes in canvas.store.notes() for box in notes["unreadable"]}
-
-
-def _arguments(request: ConvertRequest) -> dict[str, Any]:
-    """The request as the user passed it, without the configuration."""
-    return {key: value for key, value in dump(request).items() if key != "config"}
 
 
 @contextmanager

@@ -51,7 +51,7 @@ Verdict = Literal["pass", "fail", "not applicable"]
 
 
 class Line(NamedTuple):
-    """A segment of a line at which a tile begins or ends, in the view's px."""
+    """A segment of a line at which a tile begins or ends, in the view's frame."""
 
     axis: Literal[0, 1]
     """0: between two rows; 1: between two columns."""
@@ -69,7 +69,7 @@ class Line(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A tile off the grid to stain a second time, and the box to compare, in the view's px."""
+    """A tile off the grid to stain a second time, and the box to compare, in the view's frame."""
 
     tile: Box
     compare: Box
