@@ -21,12 +21,13 @@ import cv2
 import numpy as np
 from PIL import ImageCms
 
-from wsi_stain.errors import SlideError, UnreadableRegion
+from wsi_stain.errors import SlideError, UnreadableRegion, WsiStainError
 from wsi_stain.geometry import Box, Size
 from wsi_stain.slide.icc import apply_colour, srgb_transform
 from wsi_stain.slide.pixel_size import check_mpp, exact_downsample, slide_mpp, square_pixels
 from wsi_stain.slide.readers import Backend, Undecodable, open_backend
 from wsi_stain.slide.resample import Axis, resampled
+from wsi_stain.slide.thumbnail import read_around_damage
 
 MAX_GROWTH = Fraction(11, 10)
 """Finest view relative to level 0: upsampling by 10 % does not change model output, more would invent detail."""
@@ -214,10 +215,16 @@ class Slide:
         return View(self, _scaled(self.size, scale), mpp, scale)
 
     def thumbnail(self, longest: int) -> np.ndarray:
-        """The whole slide, its longer side at most `longest` px and never upsampled: uint8 (h, w, 3) sRGB."""
+        """The whole slide, its longer side at most `longest` px and never upsampled: uint8 (h, w, 3) sRGB.
+
+        What cannot be decoded at any level is white, with a warning.
+        """
         scale = max(Fraction(max(self.size), longest), Fraction(1))
         view = View(self, _scaled(self.size, scale), None, scale)
-        return view.read(Box.of(view.size))
+        try:
+            return view.read(Box.of(view.size))
+        except UnreadableRegion:
+            return read_around_damage(view._read_level, self._best_level(scale), view.size, self.path.name)
 
     def close(self) -> None:
         """Close the file; later reads raise `SlideError`."""
@@ -251,13 +258,13 @@ class Slide:
         """Pixels of the file; a failed read is retried once on a fresh handle."""
         self._check_open()
         try:
-            return self._backend.read(level, box)
+            return self._decode(level, box)
         except Undecodable as err:
             log.info("%s: cannot decode %s of level %d (%s); retrying once", self.path.name, box, level, err)
         self._check_open()  # closed by another thread: the file is not damaged
         self._backend.renew()
         try:
-            return self._backend.read(level, box)
+            return self._decode(level, box)
         except Undecodable as err:
             self._check_open()
             raise UnreadableRegion(
@@ -266,6 +273,17 @@ class Slide:
                 box,
                 level,
             ) from err
+
+    def _decode(self, level: int, box: Box) -> np.ndarray:
+        """Pixels of the file; whatever a codec or a parser raises becomes `Undecodable`."""
+        try:
+            return self._backend.read(level, box)
+        except (Undecodable, WsiStainError, AssertionError):  # an assertion is our own mistake, not damage
+            raise
+        except MemoryError as err:
+            raise SlideError(f"{self.path.name}: not enough memory to decode {box.size.w} × {box.size.h} px") from err
+        except Exception as err:
+            raise Undecodable(f"{type(err).__name__}: {err}") from err
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -296,14 +314,17 @@ class View:
             return np.empty((*box.size, 3), np.uint8)
         inside = _nearest(box, self.size)
         level = self.slide._best_level(self.scale)
-        pixels = resampled(partial(self.slide._read, level), self.slide._axes(level, self.scale), inside)
-        if self.slide._colour:
-            pixels = apply_colour(pixels, self.slide._colour[0])
+        pixels = self._read_level(level, inside)
         if inside == box:
             return pixels
         top, left = min(max(0, -box.y0), box.size.h - 1), min(max(0, -box.x0), box.size.w - 1)
         bottom, right = box.size.h - inside.size.h - top, box.size.w - inside.size.w - left
         return cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_REPLICATE)
+
+    def _read_level(self, level: int, box: Box) -> np.ndarray:
+        """uint8 (h, w, 3) sRGB of a box inside the view, from one level of the file."""
+        pixels = resampled(partial(self.slide._read, level), self.slide._axes(level, self.scale), box)
+        return apply_colour(pixels, self.slide._colour[0]) if self.slide._colour else pixels
 
 
 def _reopen(path: Path, mpp: float | None, image: int | None, z: int | None) -> Slide:

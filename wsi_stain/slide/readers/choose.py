@@ -60,6 +60,9 @@ def open_backend(path: Path, image: int | None = None, z: int | None = None) -> 
             f"{path.name} cannot be opened ({reason}); the file may be damaged or of a kind that is not supported; "
             "copy it again, or convert it, for example to OME-TIFF with bfconvert"
         ) from err
+    if not all(size.h > 0 and size.w > 0 for size in backend.sizes):
+        backend.close()
+        raise SlideError(f"{path.name} has a level without pixels; the file is damaged; copy it again")
     for option, chosen, number in (("image", backend.facts.image, image), ("z", backend.facts.plane, z)):
         if number and chosen != number:
             backend.close()

@@ -1,0 +1,55 @@
+"""Thumbnails of damaged slides: what one level has lost is taken from a finer one, and is white if all have lost it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+
+from wsi_stain.errors import UnreadableRegion
+from wsi_stain.geometry import Box, Size
+
+PARTS = 32
+"""Damage is narrowed down to this fraction of the longer side: every failed read costs a fresh handle."""
+
+log = logging.getLogger(__name__)
+
+
+def read_around_damage(read: Callable[[int, Box], np.ndarray], level: int, size: Size, name: str) -> np.ndarray:
+    """A whole picture of which parts cannot be decoded.
+
+    Args:
+        read: uint8 (h, w, 3) of a box of the picture from a level of the slide; raises `UnreadableRegion`.
+        level: the level to read from; finer ones stand in.
+        size: of the picture.
+        name: of the slide, for the warning.
+
+    Returns:
+        uint8 (h, w, 3), white where no level can be decoded.
+    """
+    out = np.full((*size, 3), 255, np.uint8)
+    smallest = max(8, max(size) // PARTS)
+    lost = _fill(out, read, level, Box.of(size), smallest)
+    if lost:
+        share = 100 * lost / (size.h * size.w)
+        log.warning("%s: %.2g %% of the slide cannot be decoded; the overview shows it white", name, share)
+    return out
+
+
+def _fill(out: np.ndarray, read: Callable[[int, Box], np.ndarray], level: int, box: Box, smallest: int) -> int:
+    """Fill a box of the picture; returns how many of its pixels stay white."""
+    try:
+        out[box.slices()] = read(level, box)
+        return 0
+    except UnreadableRegion:
+        if max(box.size) > smallest:
+            return sum(_fill(out, read, level, part, smallest) for part in _halves(box))
+        return _fill(out, read, level - 1, box, smallest) if level else box.area
+
+
+def _halves(box: Box) -> tuple[Box, Box]:
+    h, w = box.size
+    if h >= w:
+        return box._replace(y1=box.y0 + h // 2), box._replace(y0=box.y0 + h // 2)
+    return box._replace(x1=box.x0 + w // 2), box._replace(x0=box.x0 + w // 2)
