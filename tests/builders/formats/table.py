@@ -68,7 +68,7 @@ def main() -> None:
     for build in FORMATS.values():
         with tempfile.TemporaryDirectory() as folder:
             rows.append(row(build(Path(folder))))
-    print(HEAD, *dict.fromkeys(rows), REAL, sep="\n", end="")
+    print(HEAD, *rows, REAL, sep="\n", end="")
 
 
 if __name__ == "__main__":
