@@ -364,7 +364,8 @@ def test_info_on_a_zarr_that_is_no_image_is_a_sentence(
     (folder / "x.ome.zarr").mkdir()
     (folder / "x.ome.zarr" / "zarr.json").write_text(content)
     code, _, err = run(capsys, "info", "x.ome.zarr")
-    assert (code, "holds no OME-Zarr image" in err) == (1, True)
+    assert code == 1
+    assert "x.ome.zarr holds no OME-Zarr image" in err or "x.ome.zarr is not a readable Zarr" in err
 
 
 def test_a_colour_profile_is_applied_and_recorded(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

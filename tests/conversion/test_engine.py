@@ -383,7 +383,7 @@ def test_an_unreadable_tile_becomes_glass_and_is_told(tmp_path, use, damaged, wo
     expected[384:512, 384:512] = bundle.glass
     assert np.array_equal(pixels_of(made.output), expected)
     assert made.unreadable == (Box(384, 384, 512, 512),)
-    assert made.record["unreadable"] == [[384, 384, 512, 512]]
+    assert made.record["unreadable"] == [[384, 384, 128, 128]]  # x, y, w, h
     assert b"unreadable in the source" in made.output.read_bytes()
 
 

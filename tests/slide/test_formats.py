@@ -10,6 +10,7 @@ import pytest
 import zarr
 from builders.formats.all import FORMATS
 from builders.formats.picture import Built, displacement, picture, reduced
+from builders.formats.table import HEAD, REAL
 from click.testing import CliRunner
 
 from wsi_stain.cli import group
@@ -73,6 +74,13 @@ def test_info_and_an_identity_conversion_agree_with_the_slide(built: Built, tmp_
     record = json.loads((tmp_path / "a.ome.zarr.run.json").read_text())
     assert record["fingerprint"]["region"] == [0, 0, w, h]
     assert record["slide"].get("bounds") == (None if built.bounds is None else list(built.bounds))
+
+
+def test_the_page_of_formats_has_a_line_for_each() -> None:
+    page = (Path(__file__).parents[2] / "docs/formats.md").read_text()
+    assert page.startswith(HEAD)
+    assert page.count("\n| ") - 1 == len(FORMATS)  # without the heading
+    assert " not " not in page[len(HEAD) : page.index(REAL)]
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4, 16])

@@ -56,7 +56,14 @@ def aperio(path: Path, *, lossless: bool = False, factors: tuple[int, ...] = (4,
             level(tiff, reduced(truth, factor), description=text, **codec)
         small(tiff, LABEL, "Aperio\r\nlabel 40x60", subfiletype=1)
         small(tiff, MACRO, "Aperio\r\nmacro 128x48", subfiletype=9)
-    return Built(path, truth, 0.2525, 40, format="Aperio SVS", codec="JPEG 2000" if lossless else "JPEG")
+    return Built(
+        path,
+        truth,
+        0.2525,
+        40,
+        format=f"Aperio SVS, levels /{factors[0]} and /{factors[1]}",
+        codec="JPEG 2000" if lossless else "JPEG",
+    )
 
 
 def leica(
@@ -92,7 +99,14 @@ def leica(
         for number, pixels in enumerate(pages):
             gone = (absent or {}).get(number, ())
             level(tiff, pixels, description=text if number == 0 else None, absent=gone)
-    return Built(path, truth, mpp, objectives[0], (left, top, right - left, bottom - top), format="Leica SCN")
+    return Built(
+        path,
+        truth,
+        mpp,
+        objectives[0],
+        (left, top, right - left, bottom - top),
+        format=f"Leica SCN, areas: {len(areas)}",
+    )
 
 
 def _scn_image(ifd: int, view: tuple[int, ...], sizes: list[tuple[int, int]], objective: str) -> str:

@@ -109,13 +109,13 @@ class ZarrBackend:
 
 def _pictures(root: Any, path: Path) -> Iterator[Picture]:
     """The image in `root`, or those in its numbered groups."""
-    if "multiscales" in _attributes(root):
+    if _attributes(root).get("multiscales"):
         yield _picture(root, 0, None)
         return
     described = ome_images(_ome_xml(path))
     for key in sorted((key for key in root.group_keys() if key.isdigit()), key=int):
         group, n = root[key], int(key)
-        if "multiscales" in _attributes(group):
+        if _attributes(group).get("multiscales"):
             yield _picture(group, n, described[n] if n < len(described) else None)
 
 
