@@ -89,7 +89,7 @@ class TiffBackend:
             reason = str(err).replace(str(path), path.name) or type(err).__name__
             raise Unsuited(f"cannot be opened ({reason}); the file may be truncated or damaged; copy it again") from err
         self.sizes = tuple(level.size for level in self._levels)
-        self.bases = (0,)
+        self.bases: tuple[int, ...] = (0,)
         """Indices of the levels that begin a pyramid, ascending: they have no finer level."""
         self._files = PerThread(lambda: RawFile(path))
         self._cache = TileCache()
