@@ -10,8 +10,9 @@ import pytest
 import tifffile
 from builders.slides import tissue
 
+from wsi_stain.config.ranges import MAX_MPP, MIN_MPP
 from wsi_stain.errors import SlideError
-from wsi_stain.slide.lengths import MAX_MPP, MIN_MPP, in_um, number, um_per
+from wsi_stain.slide.lengths import in_um, number, um_per
 from wsi_stain.slide.slide import Slide
 
 PIXELS = tissue(200, 260)
@@ -137,5 +138,5 @@ def test_the_limits_are_the_same_in_every_room() -> None:
     from wsi_stain.output.ometiff import rules_xml
     from wsi_stain.slide import pixel_size
 
-    for module in (sheet, rules_xml, pixel_size):
+    for module in (sheet, rules_xml, pixel_size):  # all import those of the settings
         assert (module.MIN_MPP, module.MAX_MPP) == (MIN_MPP, MAX_MPP) == (0.05, 10)

@@ -36,6 +36,8 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 DAMAGED = (TiffFileError, OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, AssertionError)
 """Exceptions that tifffile and the codecs raise on broken input."""
 MAX_SEGMENT_PX = 1 << 26
+MOST_LOST = 0.1
+"""Largest share of level 0 that may lie beyond the end of the file; of less, each tile counts as unreadable."""
 STITCHED = ("philips", "ndpi", "scn", "bif")
 
 
@@ -58,6 +60,11 @@ class Level:
         """Share of the segments without data."""
         n = len(self.planes[0].counts)
         return sum(map(self.is_absent, range(n))) / n
+
+    def beyond(self, file_bytes: int) -> float:
+        """Share of the tiles whose data lie beyond the end of a file of so many bytes, 0–1."""
+        ends = [end for p in self.planes for end in map(sum, zip(p.offsets, p.counts, strict=False))]
+        return sum(end > file_bytes for end in ends) / max(1, len(ends))
 
     def touching(self, box: Box) -> list[tuple[int, int, int]]:
         """(index, y0, x0) of every segment that touches the box."""
@@ -88,6 +95,9 @@ class TiffBackend:
         except DAMAGED as err:
             reason = str(err).replace(str(path), path.name) or type(err).__name__
             raise Unsuited(f"cannot be opened ({reason}); the file may be truncated or damaged; copy it again") from err
+        lost = self._levels[0].beyond(path.stat().st_size)
+        if lost > MOST_LOST:
+            raise Unsuited(f"is cut off: {lost:.0%} of level 0 lie beyond the end of the file; copy it again")
         self.sizes = tuple(level.size for level in self._levels)
         self.bases: tuple[int, ...] = (0,)
         """Indices of the levels that begin a pyramid, ascending: they have no finer level."""
