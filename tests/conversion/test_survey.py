@@ -8,6 +8,7 @@ import uuid
 
 import numpy as np
 import pytest
+import tifffile
 from builders.conversions import InvertAndBlur, noise, pixels_of, request_of, write_slide
 
 from wsi_stain import __version__
@@ -198,3 +199,10 @@ def test_a_region_is_rounded_outwards_into_the_frame_of_the_view(tmp_path, use):
     slide = write_slide(tmp_path / "s.tif", noise(701, 601))
     survey = Survey.of(request_of(slide, tmp_path / "x.ome.tiff", region=(3, 5, 4, 7)))
     assert survey.grid.region == Box(2, 1, 6, 4)
+
+
+def test_a_slide_without_a_pixel_size_is_surveyed_for_a_model_that_needs_none(tmp_path):
+    slide = tmp_path / "s.tif"
+    tifffile.imwrite(slide, noise(700, 600), tile=(256, 256), photometric="rgb")
+    survey = Survey.of(request_of(slide, tmp_path / "x.ome.tiff", *TILES))
+    assert (survey.view_mpp, survey.reading.stored_mpp) == (None, None)

@@ -48,9 +48,10 @@ class Reading:
     @classmethod
     def of(cls, slide: Slide) -> Reading:
         """How an open slide is read."""
+        if slide.stretch == (1, 1):
+            return cls(slide.image, slide.plane, slide.notes, slide.bounds, None)  # it may have no pixel size
         down, across = (float(slide.mpp * stretch) for stretch in slide.stretch)
-        stored = None if slide.stretch == (1, 1) else (across, down)
-        return cls(slide.image, slide.plane, slide.notes, slide.bounds, stored)
+        return cls(slide.image, slide.plane, slide.notes, slide.bounds, (across, down))
 
     def as_dict(self) -> dict[str, Any]:
         """What there is to state, for `run.json`."""
