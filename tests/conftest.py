@@ -1,6 +1,8 @@
 """Fixtures shared by all tests."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,12 @@ def data() -> Path:
     if not folder:
         pytest.skip("WSI_STAIN_DATA is not set: no real slides on this machine")
     return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def _log_handlers() -> Iterator[None]:
+    """Drop the handlers that a test's command has added: they would write to the closed streams of that test."""
+    logger = logging.getLogger("wsi_stain")
+    handlers = list(logger.handlers)
+    yield
+    logger.handlers[:] = handlers

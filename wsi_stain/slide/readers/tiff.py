@@ -36,7 +36,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 DAMAGED = (TiffFileError, OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, AssertionError)
 """Exceptions that tifffile and the codecs raise on broken input."""
 MAX_SEGMENT_PX = 1 << 26
-MOST_LOST = 0.1
+MOST_LOST = 0.5
 """Largest share of level 0 that may lie beyond the end of the file; of less, each tile counts as unreadable."""
 STITCHED = ("philips", "ndpi", "scn", "bif")
 
