@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import tifffile
 from builders.conversions import FakeBundle, InvertAndBlur, digest, noise, pixels_of, request_of, write_slide
+from builders.slides import damage, tissue, write_svs
 from distributed import LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -865,3 +866,17 @@ def test_memory_does_not_grow_with_the_slide(tmp_path, sides):
         peaks.append(int(done.stdout))
     assert max(peaks) < 1.5 * 2**30
     assert peaks[1] < 1.25 * peaks[0] + (32 << 20)
+
+
+@pytest.mark.parametrize("mask", ["auto", "none"])
+def test_a_damaged_tile_is_reported_whatever_finds_the_tissue(tmp_path, mask):
+    # The overview shows lost tiles white: without care they would be background, and never read, counted or marked.
+    pixels = np.full((1024, 1024, 3), 243, np.uint8)
+    pixels[128:256, 128:256] = tissue(128, 128)  # one tile of the file
+    path = write_svs(tmp_path / "a.svs", pixels)
+    damage(path, 9, page=0)
+    damage(path, 0, page=2)
+    result = convert(request_of(path, tmp_path / "x.ome.tiff", "max_unreadable=1", mask=mask, mpp=8.0))
+    assert result.unreadable
+    lost = Box(128, 128, 256, 256)
+    assert any((lost & box).area == lost.area for box in result.unreadable)

@@ -107,6 +107,15 @@ def test_the_middle_of_several_focal_planes_is_read(tmp_path: Path) -> None:
     planes[1] = PIXELS
     paths = write_frames(tmp_path, [planes], jpeg, photometric="YBR_FULL_422")
     assert error(paths[0]) < 2
+    with Slide.open(paths[0]) as slide:
+        assert slide.plane == 1
+        assert "3 focal planes, 0 to 2: 1, the middle one, is read" in slide.notes[0]
+    for z, value in ((0, 40), (2, 200)):
+        with Slide.open(paths[0], z=z) as slide:
+            assert slide.plane == z
+            assert abs(slide.at(None).read(Box(0, 0, 64, 64)).astype(int) - value).max() <= 3
+    with pytest.raises(SlideError, match="has no plane 3; pass --z between 0 and 2"):
+        Slide.open(paths[0], z=3)
 
 
 def test_another_series_in_the_folder_is_left_alone(tmp_path: Path) -> None:

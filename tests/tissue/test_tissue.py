@@ -27,10 +27,10 @@ class FakeSlide:
         self.pixels, self.mpp_or_none = pixels, mpp
         self.size = Size(*pixels.shape[:2])
 
-    def thumbnail(self, longest: int) -> np.ndarray:
+    def thumbnail_and_damage(self, longest: int) -> tuple[np.ndarray, np.ndarray]:
         share = longest / max(self.size)
         size = tuple(max(1, round(n * share)) for n in reversed(self.size))
-        return cv2.resize(self.pixels, size, interpolation=cv2.INTER_AREA)
+        return cv2.resize(self.pixels, size, interpolation=cv2.INTER_AREA), np.zeros(size[::-1], bool)
 
 
 def glass(h: int = 300, w: int = 400) -> np.ndarray:
@@ -358,8 +358,9 @@ def _opened(data, name, mpp):
             self.file = openslide.OpenSlide(data / "slides" / name)
             self.size, self.mpp_or_none = Size(*reversed(self.file.dimensions)), mpp
 
-        def thumbnail(self, longest):
-            return np.array(self.file.get_thumbnail((longest, longest)).convert("RGB"))
+        def thumbnail_and_damage(self, longest):
+            thumbnail = np.array(self.file.get_thumbnail((longest, longest)).convert("RGB"))
+            return thumbnail, np.zeros(thumbnail.shape[:2], bool)
 
     return Real()
 

@@ -219,10 +219,14 @@ class Slide:
 
         What cannot be decoded at any level is white, with a warning.
         """
+        return self.thumbnail_and_damage(longest)[0]
+
+    def thumbnail_and_damage(self, longest: int) -> tuple[np.ndarray, np.ndarray]:
+        """The thumbnail, and where it is white because nothing can be decoded: bool (h, w)."""
         scale = max(Fraction(max(self.size), longest), Fraction(1))
         view = View(self, _scaled(self.size, scale), None, scale)
         try:
-            return view.read(Box.of(view.size))
+            return view.read(Box.of(view.size)), np.zeros(view.size, bool)
         except UnreadableRegion:
             return read_around_damage(view._read_level, self._best_level(scale), view.size, self.path.name)
 

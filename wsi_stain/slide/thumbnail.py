@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -16,7 +16,9 @@ PARTS = 32
 log = logging.getLogger(__name__)
 
 
-def read_around_damage(read: Callable[[int, Box], np.ndarray], level: int, size: Size, name: str) -> np.ndarray:
+def read_around_damage(
+    read: Callable[[int, Box], np.ndarray], level: int, size: Size, name: str
+) -> tuple[np.ndarray, np.ndarray]:
     """A whole picture of which parts cannot be decoded.
 
     Args:
@@ -26,26 +28,32 @@ def read_around_damage(read: Callable[[int, Box], np.ndarray], level: int, size:
         name: of the slide, for the warning.
 
     Returns:
-        uint8 (h, w, 3), white where no level can be decoded.
+        The picture, uint8 (h, w, 3), white where no level can be decoded; and where that is, bool (h, w).
     """
-    out = np.full((*size, 3), 255, np.uint8)
+    out, lost = np.full((*size, 3), 255, np.uint8), np.zeros(size, bool)
     smallest = max(8, max(size) // PARTS)
-    lost = _fill(out, read, level, Box.of(size), smallest)
-    if lost:
-        share = 100 * lost / (size.h * size.w)
+    for box in _unreadable(out, read, level, Box.of(size), smallest):
+        lost[box.slices()] = True
+    if lost.any():
+        share = 100 * lost.mean()
         log.warning("%s: %.2g %% of the slide cannot be decoded; the overview shows it white", name, share)
-    return out
+    return out, lost
 
 
-def _fill(out: np.ndarray, read: Callable[[int, Box], np.ndarray], level: int, box: Box, smallest: int) -> int:
-    """Fill a box of the picture; returns how many of its pixels stay white."""
+def _unreadable(
+    out: np.ndarray, read: Callable[[int, Box], np.ndarray], level: int, box: Box, smallest: int
+) -> Iterator[Box]:
+    """Fill a box of the picture, and yield the parts that stay white."""
     try:
         out[box.slices()] = read(level, box)
-        return 0
     except UnreadableRegion:
         if max(box.size) > smallest:
-            return sum(_fill(out, read, level, part, smallest) for part in _halves(box))
-        return _fill(out, read, level - 1, box, smallest) if level else box.area
+            for part in _halves(box):
+                yield from _unreadable(out, read, level, part, smallest)
+        elif level:
+            yield from _unreadable(out, read, level - 1, box, smallest)
+        else:
+            yield box
 
 
 def _halves(box: Box) -> tuple[Box, Box]:

@@ -42,20 +42,23 @@ class ThumbnailSlide(Protocol):
         """µm per level-0 px, if known."""
         ...
 
-    def thumbnail(self, longest: int) -> np.ndarray:
-        """The whole slide, uint8 (h, w, 3), its longer side `longest` px."""
+    def thumbnail_and_damage(self, longest: int) -> tuple[np.ndarray, np.ndarray]:
+        """The whole slide, uint8 (h, w, 3), its longer side `longest` px; and what cannot be decoded, bool (h, w)."""
         ...
 
 
 def find_tissue(slide: ThumbnailSlide) -> TissueMask:
-    """Find the tissue of a bright-field slide on a thumbnail of about 10 µm per px."""
+    """Find the tissue of a bright-field slide on a thumbnail of about 10 µm per px.
+
+    What cannot be decoded counts as tissue: it is then read, reported and marked as unreadable, not left out silently.
+    """
     longest_px = max(slide.size)
     cells = LONGEST_UNSCALED if slide.mpp_or_none is None else round(longest_px * slide.mpp_or_none / CELL_UM)
     longest = min(longest_px, max(128, min(cells, LONGEST)))
-    thumbnail = slide.thumbnail(longest)
+    thumbnail, damage = slide.thumbnail_and_damage(longest)
     scale = Fraction(longest_px, max(thumbnail.shape[:2]))
     um = CELL_UM if slide.mpp_or_none is None else float(scale) * slide.mpp_or_none
-    tissue = tissue_in(thumbnail, um)
+    tissue = tissue_in(thumbnail, um) | damage
     grid = covering_grid(slide.size, scale)
     missing = [(0, max(0, n - have)) for n, have in zip(grid, tissue.shape, strict=True)]
     return TissueMask(np.pad(tissue, missing, mode="edge")[: grid.h, : grid.w], scale, slide.size)

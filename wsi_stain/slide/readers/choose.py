@@ -52,7 +52,7 @@ def open_backend(path: Path, image: int | None = None, z: int | None = None) -> 
     """
     try:
         backend = _open(path, image, z)
-    except (WsiStainError, Unsuited):
+    except (WsiStainError, Unsuited, ImportError):  # a library that is missing is not damage
         raise
     except Exception as err:  # a damaged file leads parsers and codecs to errors of any kind
         reason = str(err).replace(str(path), path.name) or type(err).__name__
@@ -74,7 +74,7 @@ def _open(path: Path, image: int | None, z: int | None) -> Backend:
     if not path.exists():
         raise SlideError(f"no such file: {path}; check the path")
     if path.is_dir():
-        return _open_zarr(path, image, z) if is_zarr(path) else _open_dicom_folder(path)
+        return _open_zarr(path, image, z) if is_zarr(path) else _open_dicom_folder(path, z)
     try:
         with path.open("rb") as file:
             magic = file.read(8)
@@ -89,7 +89,7 @@ def _open(path: Path, image: int | None, z: int | None) -> Backend:
     if vendor == "leica":
         return _open_leica(path, image, z)
     if vendor == "dicom":
-        return _open_dicom(path)
+        return _open_dicom(path, z)
     if vendor:
         return _open_vendor(path, vendor)
     if magic.startswith(IMAGE_MAGIC):
@@ -172,9 +172,9 @@ def _open_vendor(path: Path, vendor: str) -> Backend:
         raise SlideError(refusal(path.name, vendor, str(err))) from err
 
 
-def _open_dicom(path: Path) -> Backend:
+def _open_dicom(path: Path, z: int | None) -> Backend:
     """One series: OpenSlide, unless it refuses the series or would show false colours."""
-    from wsi_stain.slide.readers.dicom import DicomBackend, false_colours  # imports pydicom
+    from wsi_stain.slide.readers.dicom import DicomBackend, false_colours
 
     reason = false_colours(path)
     if reason is None:
@@ -184,12 +184,12 @@ def _open_dicom(path: Path) -> Backend:
             reason = f"OpenSlide cannot read it: {err}"
     log.info("%s: %s; it is read with wsidicom", path.name, reason)
     try:
-        return DicomBackend(path)
+        return DicomBackend(path, z)
     except Unsuited as err:
         raise SlideError(f"{path.name} {err} ({reason})") from err
 
 
-def _open_dicom_folder(path: Path) -> Backend:
+def _open_dicom_folder(path: Path, z: int | None) -> Backend:
     """The series of the largest instance that opens: the other levels are found in the folder."""
     instances = sorted(path.glob("*.dcm"), key=lambda p: (-p.stat().st_size, p.name))
     if not instances:
@@ -197,7 +197,7 @@ def _open_dicom_folder(path: Path) -> Backend:
     errors = []
     for instance in instances:
         try:
-            return _open_dicom(instance)
+            return _open_dicom(instance, z)
         except SlideError as err:
             errors.append(err)
     raise errors[0]

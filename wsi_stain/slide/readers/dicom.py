@@ -10,16 +10,19 @@ import logging
 import mmap
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from wsi_stain.errors import SlideError
 from wsi_stain.geometry import Box, Size
 from wsi_stain.slide.lengths import number
 from wsi_stain.slide.readers.base import Facts, TileCache, Undecodable, Unsuited
 from wsi_stain.slide.readers.jpeg import Colours, decode_jpeg, stream_colours
+from wsi_stain.slide.readers.select import choose_plane
 
 INSTALL = "pip install 'wsi-stain[dicom]'"
 IMAGE_TYPE, SERIES, PHOTOMETRIC, OPTICAL_PATHS = 0x00080008, 0x0020000E, 0x00280004, 0x00480105
@@ -70,12 +73,14 @@ def is_dicom(path: Path) -> bool:
 class DicomBackend:
     """One series through wsidicom, which finds the frames; the frames are decoded here, by what their streams say.
 
-    Of several focal planes the middle one is read, which is wsidicom's choice.
+    Args:
+        instance: one file of the series.
+        z: number of the focal plane, from the lowest; `None` reads the middle one.
     """
 
     name = "wsidicom"
 
-    def __init__(self, instance: Path) -> None:
+    def __init__(self, instance: Path, z: int | None = None) -> None:
         wsidicom = _import_wsidicom()
         try:
             self._slide = wsidicom.WsiDicom.open(_series(instance))
@@ -84,9 +89,11 @@ class DicomBackend:
             raise Unsuited(f"cannot be opened by wsidicom ({reason})") from err
         try:
             pyramid: Any = max(self._slide.pyramids, key=lambda p: p.size.width * p.size.height)
-            self._levels = [_Level(level.default_instance.image_data) for level in pyramid.levels]
-            self.facts = _facts(pyramid.base_level)
-        except Unsuited:
+            planes = len(pyramid.base_level.default_instance.image_data.focal_planes)
+            plane = choose_plane(instance.name, "Z", (planes,), z)
+            self._levels = [_Level(level.default_instance.image_data, plane.index) for level in pyramid.levels]
+            self.facts = replace(_facts(pyramid.base_level), plane=plane.number, notes=plane.notes)
+        except (Unsuited, SlideError):
             self.close()
             raise
         except Exception as err:
@@ -116,9 +123,9 @@ class DicomBackend:
 
 
 class _Level:
-    """One level: its grid of frames."""
+    """One level: its grid of frames, in one focal plane."""
 
-    def __init__(self, image: Any) -> None:
+    def __init__(self, image: Any, plane: int) -> None:
         from wsidicom.geometry import Point
 
         if image.samples_per_pixel != 3 or image.bits != 8:
@@ -127,6 +134,8 @@ class _Level:
                 "not 8-bit RGB; fluorescence and single-channel images are not supported, pass a brightfield slide"
             )
         self._image, self._point = image, Point
+        # Not image.default_z, which is the highest plane where the offsets lie on both sides of 0.
+        self._z = sorted(image.focal_planes)[min(plane, len(image.focal_planes) - 1)]
         self.size = Size(image.image_size.height, image.image_size.width)
         self.tile = Size(image.tile_size.height, image.tile_size.width)
         self._to_rgb = _converter(str(image.transfer_syntax), image.photometric_interpretation, image.decoder.decode)
@@ -134,7 +143,7 @@ class _Level:
     def decode(self, y: int, x: int) -> np.ndarray:
         """uint8 (h, w, 3) of the tile whose first pixel is (y, x); white where nothing was scanned."""
         place = self._point(x // self.tile.w, y // self.tile.h)
-        where = (place, self._image.default_z, self._image.default_path)
+        where = (place, self._z, self._image.default_path)
         try:
             if self._image.is_sparse(*where):
                 return np.full((*self.tile, 3), 255, np.uint8)

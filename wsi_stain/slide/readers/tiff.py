@@ -97,7 +97,10 @@ class TiffBackend:
             raise Unsuited(f"cannot be opened ({reason}); the file may be truncated or damaged; copy it again") from err
         lost = self._levels[0].beyond(path.stat().st_size)
         if lost > MOST_LOST:
-            raise Unsuited(f"is cut off: {lost:.0%} of level 0 lie beyond the end of the file; copy it again")
+            # Not Unsuited: OpenSlide would read such a file, and show what is lost as background.
+            raise SlideError(
+                f"{path.name} is cut off: {lost:.0%} of level 0 is beyond the end of the file; copy it again"
+            )
         self.sizes = tuple(level.size for level in self._levels)
         self.bases: tuple[int, ...] = (0,)
         """Indices of the levels that begin a pyramid, ascending: they have no finer level."""
