@@ -9,7 +9,9 @@ import uuid
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from builders.conversions import InvertAndBlur, noise, pixels_of, request_of, write_slide
+from builders.formats.omezarr import pyramid
 
 from wsi_stain import __version__
 from wsi_stain.conversion import survey as module
@@ -206,3 +208,19 @@ def test_a_slide_without_a_pixel_size_is_surveyed_for_a_model_that_needs_none(tm
     tifffile.imwrite(slide, noise(700, 600), tile=(256, 256), photometric="rgb")
     survey = Survey.of(request_of(slide, tmp_path / "x.ome.tiff", *TILES))
     assert (survey.view_mpp, survey.reading.stored_mpp) == (None, None)
+
+
+def test_replaced_pixels_of_an_ome_zarr_are_another_source(tmp_path):
+    group = zarr.create_group(tmp_path / "a.zarr")
+    pyramid(group, noise(700, 600), 0.5, version="0.5")
+    request = request_of(tmp_path / "a.zarr", tmp_path / "x.ome.tiff", *TILES)
+    convert(request)
+    assert convert(request).already_done
+    first, second = sorted(
+        path for path in (tmp_path / "a.zarr" / "0").rglob("*") if path.is_file() and "c" in path.parts
+    )[:2]
+    content = first.read_bytes(), second.read_bytes()
+    first.write_bytes(content[1])
+    second.write_bytes(content[0])  # the same bytes at other places
+    with pytest.raises(OutputError, match="other settings"):
+        convert(request)

@@ -29,7 +29,7 @@ from wsi_stain.cohort.summary import write_summary
 from wsi_stain.cohort.task import Outcome, SlideTask, convert_slide
 from wsi_stain.errors import OutputError
 from wsi_stain.files import lock
-from wsi_stain.files.disk import told_when_full
+from wsi_stain.files.disk import reporting_full_disk
 
 Kind = Literal["begin", "done", "failed", "again", "in use", "warning", "end"]
 
@@ -93,7 +93,7 @@ def run(request: CohortRequest, on_event: Callable[[Event], None] | None = None)
     """
     cluster = cluster_of(request)
     rows = checked(request)
-    with told_when_full(request.folder), claimed(request) as folder:
+    with reporting_full_disk(request.folder), claimed(request) as folder:
         folder.begin(request, rows)
         chosen = [row for index, row in enumerate(rows) if request.is_chosen(index)]
         result = Result(len(chosen))

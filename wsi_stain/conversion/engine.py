@@ -41,7 +41,7 @@ from wsi_stain.conversion.timing import Usage
 from wsi_stain.conversion.view import save_mask
 from wsi_stain.errors import OutputError
 from wsi_stain.files import record
-from wsi_stain.files.disk import told_when_full
+from wsi_stain.files.disk import reporting_full_disk
 from wsi_stain.files.lock import locked
 from wsi_stain.geometry import Box
 from wsi_stain.output import ometiff
@@ -93,7 +93,7 @@ def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None
     job = Job.of(survey)
     estimate = Estimate.of(survey, job)
     run, canvas = _Run(survey, job, estimate, on_progress), job.open_canvas()
-    full = told_when_full(job.output, estimate.disk_bytes)
+    full = reporting_full_disk(job.output, estimate.disk_bytes)
     with full, _folder_of(canvas), locked(canvas.store.folder / "lock"):
         # Checked again: another run may have finished it between the estimate and the lock.
         if is_done(job.canvas, job.fingerprint, job.grid.region, restart=request.restart):

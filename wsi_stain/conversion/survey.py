@@ -177,9 +177,14 @@ def _norm(request: ConvertRequest, bundle: Bundle) -> NormSource:
 
 
 def _source(slide: Path) -> tuple[str, int]:
-    """SHA-256 and bytes of the slide's file; for a DICOM folder, of all its instances in order of name."""
+    """SHA-256 and bytes of the slide's file; of a DICOM folder all instances, of an OME-Zarr all files, by name."""
     total, size = hashlib.sha256(), 0
-    for path in sorted(slide.glob("*.dcm")) if slide.is_dir() else [slide]:
+    files = (
+        [slide] if slide.is_file() else sorted(slide.glob("*.dcm")) or sorted(filter(Path.is_file, slide.rglob("*")))
+    )
+    for path in files:
+        if slide.is_dir() and path.suffix != ".dcm":  # chunks may be equal, and change places
+            total.update(path.relative_to(slide).as_posix().encode("utf-8", "surrogateescape"))
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: total)
         size += path.stat().st_size

@@ -15,7 +15,7 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @contextmanager
-def told_when_full(path: Path, needed_bytes: int | None = None) -> Generator[None]:
+def reporting_full_disk(path: Path, needed_bytes: int | None = None) -> Generator[None]:
     """Replace the error of a full disk or quota by `NoRoom`, also if it was re-raised as another error.
 
     Args:
@@ -36,7 +36,7 @@ def told_when_full(path: Path, needed_bytes: int | None = None) -> Generator[Non
 
 
 def no_room(error: BaseException, path: Path, needed_bytes: int | None = None) -> NoRoom:
-    """The message for the error of a full disk; arguments as for `told_when_full`."""
+    """The message for the error of a full disk; arguments as for `reporting_full_disk`."""
     needed = "" if needed_bytes is None else f"about {gib(needed_bytes)} were needed when this run started, "
     if errno.EDQUOT in _numbers(error):  # free space says nothing about a quota
         cause = f"the quota on the disk of {path} is used up{': ' if needed else ''}{needed.removesuffix(', ')}"

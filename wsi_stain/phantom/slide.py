@@ -19,7 +19,7 @@ import tifffile
 
 from wsi_stain.errors import OutputError
 from wsi_stain.files.atomic import replacing
-from wsi_stain.files.disk import told_when_full
+from wsi_stain.files.disk import reporting_full_disk
 from wsi_stain.geometry import Box, Size
 from wsi_stain.output.encoding import TILE_PX, Encoding, pad_tile
 from wsi_stain.phantom import histology
@@ -86,7 +86,7 @@ def write_slide(
     section, encoding = Section(size, float(mpp), seed), Encoding("jpeg", quality, "420")
     try:
         with (
-            told_when_full(path),
+            reporting_full_disk(path),
             replacing(path, sole=True) as part,
             tempfile.TemporaryFile(dir=path.parent) as spool,
         ):

@@ -51,6 +51,6 @@ def um_per(unit: str) -> float | None:
 
 
 def in_um(value: object, unit: str) -> float | None:
-    """A stored length in µm; `None` if it is no positive number, or the unit is no length."""
+    """A stored length in µm; `None` if it is not a positive number, or the unit is not a length."""
     length, factor = number(value), um_per(unit)
     return None if length is None or factor is None or length <= 0 else length * factor

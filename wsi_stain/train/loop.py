@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from wsi_stain.errors import ConfigError, TrainingError
 from wsi_stain.files import record
 from wsi_stain.files.atomic import atomic_write
-from wsi_stain.files.disk import told_when_full
+from wsi_stain.files.disk import reporting_full_disk
 from wsi_stain.files.lock import locked
 from wsi_stain.model.training_run import CHECKPOINT, CONFIG
 from wsi_stain.nn.pixels import to_tensor
@@ -130,7 +130,7 @@ def run(
     if context.is_first:
         stage.folder.mkdir(parents=True, exist_ok=True)
     with (
-        told_when_full(stage.folder),
+        reporting_full_disk(stage.folder),
         locked(stage.folder / "lock") if context.is_first else nullcontext(),
     ):
         images = _open(stage, recipe, context)

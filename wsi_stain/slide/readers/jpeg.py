@@ -34,16 +34,11 @@ def stream_colours(data: bytes) -> Colours | None:
     return "YCBCR" if len({component[1] for component in components}) > 1 else None
 
 
-def has_adobe_marker(data: bytes) -> bool:
-    """Whether a JPEG stream carries Adobe's marker: its four components may then be inverted or YCCK."""
-    return _adobe_transform(_segments(data)) is not None
-
-
 def _adobe_transform(segments: list[tuple[int, bytes]]) -> int | None:
-    found = [
+    transforms = [
         segment[11] for marker, segment in segments if marker == ADOBE and segment[:5] == b"Adobe" and segment[11:]
     ]
-    return found[-1] if found else None
+    return transforms[-1] if transforms else None
 
 
 def decode_jpeg(data: bytes, *, otherwise: Colours, tables: bytes | None = None) -> np.ndarray:

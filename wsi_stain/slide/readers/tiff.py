@@ -253,8 +253,8 @@ def _objectives(tiff: TiffFile) -> dict[str, float]:
     if not tiff.is_ome or not tiff.ome_metadata:
         return {}
     try:
-        found = ElementTree.fromstring(tiff.ome_metadata).findall(".//{*}Objective")
+        objectives = ElementTree.fromstring(tiff.ome_metadata).findall(".//{*}Objective")
     except ElementTree.ParseError:
         return {}
-    powers = {o.get("ID", ""): number(o.get("NominalMagnification")) for o in found}
+    powers = {o.get("ID", ""): number(o.get("NominalMagnification")) for o in objectives}
     return {key: power for key, power in powers.items() if power is not None}

@@ -29,9 +29,9 @@ def tiff_mpp(image: Image, page: Any) -> tuple[tuple[float, float] | None, str]:
     unit = re.search(r"^unit=(.*)$", text, re.MULTILINE) if text.startswith("ImageJ=") else None
     if unit:
         return _per_px(page, unit[1]), "the ImageJ unit, tiff.XResolution and tiff.YResolution"
-    found = _per_px(page, UNIT_NAMES.get(_value(page, "ResolutionUnit"), ""))
-    head = "aperio.MPP, " if text.startswith("Aperio ") and found is None else ""
-    return found, head + "tiff.XResolution and tiff.YResolution"
+    per_px = _per_px(page, UNIT_NAMES.get(_value(page, "ResolutionUnit"), ""))
+    head = "aperio.MPP, " if text.startswith("Aperio ") and per_px is None else ""
+    return per_px, head + "tiff.XResolution and tiff.YResolution"
 
 
 def tiff_magnification(image: Image, objectives: dict[str, float], page: Any) -> float | None:
