@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 # On a busy machine, OpenMP threads that spin wait for each other: with two of them, training tests took ten times as
-# long. Subprocesses inherit both; a test of threads sets their number itself.
+# long. Subprocesses inherit it; a test that needs more threads sets their number itself. Sleeping threads
+# (OMP_WAIT_POLICY=PASSIVE) are no way out: they take three times as long even on an idle machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Dask's profiler stops a process for ever now and then (python/cpython#106883, mended in 3.11.9 and 3.12.3).
 os.environ.setdefault("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "False")
