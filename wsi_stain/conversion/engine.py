@@ -43,6 +43,7 @@ from wsi_stain.output import ometiff
 from wsi_stain.output.canvas import Canvas, beside
 from wsi_stain.output.tiff_canvas import TileSpool
 from wsi_stain.output.zarr_canvas import ZarrCanvas
+from wsi_stain.slide.files import stamp
 from wsi_stain.tiling.grid import TileGrid, painting_order
 from wsi_stain.tissue.mask import to_geojson
 
@@ -106,8 +107,9 @@ def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None
     on_progress = progress or (lambda _: None)
     on_progress(Progress("plan"))
     workers = choose(request.workers, request.scheduler)
+    before = stamp(request.slide)
     conversion_plan = plan(request)
-    run, canvas = _Run(conversion_plan, workers, on_progress), conversion_plan.job.open_canvas()
+    run, canvas = _Run(conversion_plan, workers, on_progress, before), conversion_plan.job.open_canvas()
     with _disk_full(conversion_plan), _folder_of(canvas), locked(canvas.store.folder / "lock"):
         # Checked again: another run may have finished it between the plan and the lock.
         if is_done(conversion_plan.job.canvas, conversion_plan.fingerprint, restart=request.restart):
@@ -120,7 +122,10 @@ def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None
 class _Run:
     """One call of `convert`: clock, counters and steps."""
 
-    def __init__(self, conversion_plan: Plan, workers: Workers, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self, conversion_plan: Plan, workers: Workers, on_progress: Callable[[Progress], None], source_stamp: str
+    ) -> None:
+        self._source_stamp = source_stamp
         self.plan, self._workers, self._on_progress = conversion_plan, workers, on_progress
         self._start, self._started = time.perf_counter(), datetime.now(UTC)
         self._usage, self._staining_since = Usage(), self._start
@@ -282,6 +287,7 @@ class _Run:
             "notice": ometiff.NOTICE,
             "output": conversion_plan.output.name,
             "fingerprint": conversion_plan.fingerprint,
+            "source_stamp": self._source_stamp,
             "arguments": _arguments(request),
             "config": dump(request.config),
             "versions": record.versions(),

@@ -18,6 +18,7 @@ from wsi_stain.conversion.certificate import Tissue, calibration, places
 from wsi_stain.conversion.job import Job, Kind
 from wsi_stain.conversion.request import ConvertRequest
 from wsi_stain.conversion.resources import disk_bytes, disk_free, gib, memory_bytes
+from wsi_stain.conversion.source import check_source
 from wsi_stain.errors import NoRoom, OutputError, SlideError
 from wsi_stain.geometry import Box, Size
 from wsi_stain.model.bundle import Bundle
@@ -89,6 +90,7 @@ def plan(request: ConvertRequest, *, source: tuple[str, int] | None = None) -> P
     bundle = Bundle.open(request.model)
     precision = provenance.precision(request, bundle)
     with Slide.open(request.slide, mpp=request.mpp) as slide:
+        check_source(slide, allow_virtual=request.allow_virtual, force_brightfield=request.force_brightfield)
         view = slide.at(bundle.mpp, allow_upsampling=request.allow_upsampling)
         mask = _mask(request, slide)
         magnification = _magnification(slide, view)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from wsi_stain import __version__
@@ -19,6 +17,7 @@ from wsi_stain.geometry import Box
 from wsi_stain.model.bundle import Bundle
 from wsi_stain.output import ometiff
 from wsi_stain.output.canvas import CanvasSpec
+from wsi_stain.slide.files import digest
 from wsi_stain.slide.slide import View
 from wsi_stain.tissue.mask import TissueMask
 
@@ -28,7 +27,7 @@ def fingerprint(
 ) -> dict[str, Any]:
     """Everything that can change a byte of the output."""
     grid = request.config.grid
-    sha256, size = source or _source(request.slide)
+    sha256, size = source or digest(request.slide)
     return {
         "source_sha256": sha256,
         "source_bytes": size,
@@ -76,16 +75,6 @@ def _norm(request: ConvertRequest, bundle: Bundle) -> str:
     return "frozen"
 
 
-def _source(slide: Path) -> tuple[str, int]:
-    """SHA-256 and bytes of the slide's file; for a DICOM folder, of all its instances in order of name."""
-    total, size = hashlib.sha256(), 0
-    for path in sorted(slide.glob("*.dcm")) if slide.is_dir() else [slide]:
-        with path.open("rb") as file:
-            hashlib.file_digest(file, lambda: total)
-        size += path.stat().st_size
-    return total.hexdigest(), size
-
-
 def provenance(print_: Mapping[str, Any], stain: str) -> dict[str, str]:
     """The provenance that an output records: a whitelist without texts from the slide."""
     keys = (
@@ -119,6 +108,6 @@ def is_done(canvas: CanvasSpec, print_: Mapping[str, Any], *, restart: bool) -> 
     if record.read(canvas.spool / "run.json") == print_:
         return False  # an interrupted restart: it already has permission to replace the output
     raise OutputError(
-        f"{canvas.output} exists and was made with other settings; choose another name with -o, or add "
-        "--restart to replace it"
+        f"{canvas.output} exists and was made with other settings or from another slide; choose another name with -o, "
+        "or add --restart to replace it"
     )

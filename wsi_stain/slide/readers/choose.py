@@ -11,6 +11,7 @@ from pathlib import Path
 import openslide
 
 from wsi_stain.errors import SlideError
+from wsi_stain.slide.dicom import only_series
 from wsi_stain.slide.readers.base import Backend, Facts, Undecodable, Unsuited
 from wsi_stain.slide.readers.image import ImageBackend
 from wsi_stain.slide.readers.openslide import OpenSlideBackend
@@ -93,12 +94,9 @@ def _open_vendor(path: Path) -> Backend:
 
 
 def _open_dicom_folder(path: Path) -> Backend:
-    """The series of the largest instance that opens: OpenSlide finds the other levels in the folder."""
-    instances = sorted(path.glob("*.dcm"), key=lambda p: (-p.stat().st_size, p.name))
-    if not instances:
-        raise SlideError(f"{path} is a folder without DICOM instances (*.dcm); pass the slide file")
+    """The one series in a folder, by the largest instance that opens: OpenSlide finds the other levels beside it."""
     errors = []
-    for instance in instances:
+    for instance in only_series(path).levels:
         try:
             return _open_vendor(instance)
         except SlideError as err:
