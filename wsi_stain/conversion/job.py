@@ -17,9 +17,12 @@ from wsi_stain.output.canvas import Canvas, CanvasSpec
 from wsi_stain.output.tiff_canvas import TileSpool
 from wsi_stain.output.zarr_canvas import ZarrCanvas
 from wsi_stain.tiling.grid import Block
-from wsi_stain.tissue.mask import TissueMask
+from wsi_stain.tissue.mask import Outline, TissueMask
+from wsi_stain.tissue.outline import Polygons
 
 Kind = Literal["tiff", "zarr"]
+AREAS, PARTS = ("tissue", "ignored"), ("points", "rings", "polygons")
+"""Names of the arrays of a mask's outline in the file for the workers."""
 
 CANVASES: dict[Kind, type[TileSpool] | type[ZarrCanvas]] = {"tiff": TileSpool, "zarr": ZarrCanvas}
 
@@ -97,10 +100,19 @@ class BlockReport:
 
 def save_mask(mask: TissueMask, file: Any) -> None:
     """Write a mask for the workers to `file`, a binary file open for writing."""
-    np.savez_compressed(file, array=mask.array, scale=np.array([mask.scale.numerator, mask.scale.denominator]))
+    scale = np.array([mask.scale.numerator, mask.scale.denominator])
+    arrays = {
+        f"{area}_{part}": getattr(getattr(mask.outline, area), part)
+        for area in (AREAS if mask.outline is not None else ())
+        for part in PARTS
+    }
+    np.savez_compressed(file, array=mask.array, scale=scale, **arrays)
 
 
 def load_mask(path: Path) -> TissueMask:
     """Read a mask written by `save_mask`."""
     with np.load(path) as content:
-        return TissueMask(content["array"], Fraction(*content["scale"].tolist()))
+        outline = None
+        if "tissue_points" in content:
+            outline = Outline(*(Polygons(*(content[f"{area}_{part}"] for part in PARTS)) for area in AREAS))
+        return TissueMask(content["array"], Fraction(*content["scale"].tolist()), outline=outline)

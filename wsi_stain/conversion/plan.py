@@ -16,6 +16,7 @@ from wsi_stain.config.model import BundlePromise
 from wsi_stain.conversion import provenance, seams
 from wsi_stain.conversion.certificate import Tissue, calibration, places
 from wsi_stain.conversion.job import Job, Kind
+from wsi_stain.conversion.names import check_name
 from wsi_stain.conversion.request import ConvertRequest
 from wsi_stain.conversion.resources import disk_bytes, disk_free, gib, memory_bytes
 from wsi_stain.conversion.source import check_source
@@ -116,7 +117,7 @@ def plan(request: ConvertRequest, *, source: tuple[str, int] | None = None) -> P
         mask,
         bundle.stain,
         bundle.promise,
-        sites.lines,
+        _within(mask, sites.lines, view),
         seams.POINTWISE if bundle.is_pointwise else None,
         magnification,
         view.size,
@@ -139,6 +140,13 @@ def _tissue_of(job: Job, mask: TissueMask, view: View, blocks: tuple[Block, ...]
         block.index: [tile for tile in block.tiles if job.owns(block, tile) and mask.touches(tile & image, view.scale)]
         for block in blocks
     }
+
+
+def _within(mask: TissueMask, lines: tuple[seams.Line, ...], view: View) -> tuple[seams.Line, ...]:
+    """The lines within the mask's outline, if it has one: elsewhere a step may be the outline's."""
+    if mask.outline is None:
+        return lines
+    return tuple(line for line in lines if mask.outline.inside(line.box & Box.of(view.size), view.scale).all())
 
 
 def check_room(conversion_plan: Plan) -> None:
@@ -209,6 +217,7 @@ def _magnification(slide: Slide, view: View) -> float | None:
 def _job(request: ConvertRequest, bundle: Bundle, view: View, region: Box, print_: Mapping[str, Any]) -> Job:
     output = _shared(request, request.output or Path(f"{request.slide.stem}.{bundle.stain_slug}.ome.tiff"))
     kind = ENDINGS[_ending(output)]
+    check_name(output)
     if output.exists() and output.is_dir() != (kind == "zarr"):
         raise OutputError(
             f"{output} is a {'folder' if output.is_dir() else 'file'}, but the output would be a "
