@@ -72,13 +72,22 @@ def test_a_failure_is_exit_code_1_with_its_reason_and_the_next_step(folder, caps
     assert json.loads(out)["slides"][0]["reason"] == "this slide is damaged"
 
 
-def test_a_bad_sheet_is_a_wrong_call_with_a_table(folder, capsys):
+def test_bad_rows_are_a_wrong_call_with_a_table_if_the_user_is_strict(folder, capsys):
     write_tiff(folder / "a.tif")
     (folder / "sheet.csv").write_text("slide\na.tif\nb.tif\nc.tif\n")
-    code, out, err = call(capsys, "cohort", "run", "sheet.csv", "-o", "out", *QUICK)
-    assert (code, out) == (2, "")
-    assert [line.split()[:3] for line in err.splitlines()[1:3]] == [["line", "3", "b.tif"], ["line", "4", "c.tif"]]
+    expected = [["line", "3", "b.tif"], ["line", "4", "c.tif"]]
+    for command in "run", "plan":
+        code, out, err = call(capsys, "cohort", command, "sheet.csv", "-o", "out", "--strict", *QUICK)
+        assert (code, out) == (2, "")
+        assert [line.split()[:3] for line in err.splitlines()[1:3]] == expected
+    code, out, err = call(capsys, "cohort", "plan", "sheet.csv", "-o", "out", *QUICK)
+    assert code == 1
+    assert "1 slides to do" in out
+    assert [line.split()[:3] for line in err.splitlines() if line.startswith("  line")] == expected
     assert names(folder) == ["a.tif", "sheet.csv"]
+    code, out, err = call(capsys, "cohort", "run", "sheet.csv", "-o", "out", *QUICK)
+    assert code == 1
+    assert "1 of 3 slides are done, 2 failed" in err
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """A whole cohort: who is killed, what is resumed, and what is said."""
 
+import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -319,3 +321,48 @@ class Worker:
 )
 def test_a_worker_s_death_is_told_in_the_user_s_words(events, lease, words):
     assert words in death("s7", Worker(), events, lease)
+
+
+def test_faulty_rows_fail_with_their_reasons_and_the_others_run(tmp_path):
+    write_slides(tmp_path, 2)
+    (tmp_path / "text.tif").write_text("not a slide" * 50)
+    lines = ["slide,slide_id,mpp", "s0.tif,a,", "gone.tif,b,", "text.tif,c,", "s1.tif,d,fast", "s1.tif,A,", "s1.tif,e,"]
+    (tmp_path / "sheet.csv").write_text("\n".join(lines))
+    request = request_of(tmp_path / "sheet.csv", tmp_path / "out")
+    with pytest.raises(ConfigError, match="nothing was started"):
+        run(dataclasses.replace(request, strict=True))
+    assert not (tmp_path / "out").exists()
+    result = run(request)
+    assert (result.total, result.done) == (6, 2)
+    reasons = {
+        "b": "no such file",
+        "c": "unsupported format",
+        "d": "mpp is 'fast'",
+        "unnamed-line-6": "also used in line 2",
+    }
+    assert result.failed.keys() == reasons.keys()
+    folder = Folder(tmp_path / "out")
+    for row in folder.rows():
+        state = folder.state(row)
+        assert state.state == ("failed" if row.slide_id in reasons else "done")
+        assert reasons.get(row.slide_id, "") in state.reason
+    with (tmp_path / "out" / "summary.csv").open(encoding="utf-8", newline="") as file:
+        assert sorted(line["state"] for line in csv.DictReader(file)) == ["done", "done", *["failed"] * 4]
+    write_slides(tmp_path, 2)
+    (tmp_path / "sheet.csv").write_text("\n".join([*lines[:2], "s1.tif,b,", *lines[6:]]))
+    assert run(request).failed.keys() == {"b"}, "a failure is tried again when the user says so"
+    assert run(dataclasses.replace(request, retry_failed=True)).is_complete
+
+
+def test_a_replaced_slide_is_not_taken_for_done_and_a_copied_one_is(tmp_path):
+    slides = write_slides(tmp_path / "slides", 1)
+    request = request_of(slides, tmp_path / "out")
+    assert run(request).is_complete
+    path = slides / "s0.tif"
+    data = path.read_bytes()
+    path.write_bytes(data)
+    os.utime(path, (1, 1))
+    assert run(request).is_complete, "the same pixels at another time"
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(ConfigError, match=r"different inputs or settings \(source_sha256\)"):
+        run(request)

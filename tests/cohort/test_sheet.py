@@ -1,15 +1,21 @@
 """The sheet as users write it, and everything that can be wrong with it."""
 
+import csv
 from pathlib import Path
 
 import pytest
 from builders.cohorts import request_of, write_slides, write_tiff
+from builders.dicom import write_series
+from builders.slides import tissue
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_stain.cohort import sheet
-from wsi_stain.cohort.check import checked
-from wsi_stain.cohort.request import CohortRequest
+from wsi_stain.cohort.check import checked, examined
+from wsi_stain.cohort.files import Folder
+from wsi_stain.cohort.request import CohortRequest, to_convert
+from wsi_stain.cohort.summary import write_summary
+from wsi_stain.conversion.engine import convert
 from wsi_stain.errors import ConfigError
 from wsi_stain.model.bundle import DEFAULT
 
@@ -115,7 +121,7 @@ def test_what_the_text_alone_shows_is_told_before_slides_are_opened(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("file\na.svs\n", "unknown column 'file'"),
+        ("file\na.svs\n", r"no column 'slide' in its first line \('file'\)"),
         ("slide,mp\na.svs,1\n", "unknown column 'mp'"),
         ("slide_id\na\n", "no column 'slide'"),
         ("slide\n", "no rows"),
@@ -159,3 +165,118 @@ def test_only_the_rows_of_a_share_are_opened(tmp_path):
     folder = write_slides(tmp_path / "slides", 3)
     (folder / "s1.tif").write_text("not a slide")
     assert [row.pixels > 0 for row in checked(request_of(folder, tmp_path / "out", rows=(1, 3)))] == [True, False, True]
+
+
+# Spreadsheets --------------------------------------------------------------------------------------------------------
+
+SPELLINGS = {
+    "semicolon": "slide;mpp\ns0.tif;0,25\ns1.tif;0,25\n",
+    "tab": "slide\tmpp\ns0.tif\t0.25\ns1.tif\t0.25\n",
+    "byte order mark": "\ufeffslide,mpp\r\ns0.tif,0.25\r\ns1.tif,0.25\r\n",
+    "capitals and blanks": "Slide, MPP\n s0.tif , 0.25 \n\n   ,\ns1.tif,0.25\n",
+    "decimal comma": 'slide,mpp\ns0.tif,"0,25"\ns1.tif,"0,25"\n',
+    "trailing commas": "slide,mpp,,\ns0.tif,0.25,,\ns1.tif,0.25,,\n,,,\n",
+    "Excel's separator": "sep=;\nslide;mpp\ns0.tif;0.25\ns1.tif;0.25\n",
+    "old Mac": "slide,mpp\rs0.tif,0.25\rs1.tif,0.25\r",
+    "quotes": '"slide","mpp"\n"s0.tif","0.25"\n"s1.tif","0.25"\n',
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_a_sheet_is_read_as_spreadsheets_write_it(tmp_path, name, encoding):
+    write_slides(tmp_path, 2)
+    (tmp_path / "sheet.csv").write_bytes(SPELLINGS[name].encode(encoding))
+    rows = checked(request_of(tmp_path / "sheet.csv", tmp_path / "out"))
+    assert [(row.slide.name, row.slide_id, row.mpp, row.extra) for row in rows] == [
+        ("s0.tif", "s0", 0.25, ()),
+        ("s1.tif", "s1", 0.25, ()),
+    ]
+
+
+def test_other_columns_are_kept_to_the_summary(tmp_path):
+    write_slides(tmp_path, 2)
+    (tmp_path / "sheet.csv").write_text("Slide ID,slide,Patient,state\nx,s0.tif,17,early\ny,s1.tif,,late\n")
+    request = request_of(tmp_path / "sheet.csv", tmp_path / "out")
+    rows = checked(request)
+    assert [row.slide_id for row in rows] == ["x", "y"]
+    assert rows[0].extra == (("Patient", "17"), ("state", "early"))
+    (tmp_path / "out").mkdir()
+    Folder(request.folder).begin(request, rows)
+    assert Folder(request.folder).rows() == rows
+    write_summary(request.folder)
+    with (request.folder / "summary.csv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [(line["Patient"], line["sheet_state"], line["state"]) for line in table] == [
+        ("17", "early", "waiting"),
+        ("", "late", "waiting"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("slides\na.svs\n", "did you mean 'slide'"),
+        ("slide,mpps\na.svs,1\n", "did you mean 'mpp'"),
+        ("slide,MPP (µm)\na.svs,1\n", "did you mean 'mpp'"),
+        ("slide,mpp,MPP\na.svs,1,2\n", "the column 'mpp' twice"),
+        ("# my cohort\nslide\na.svs\n", "no column 'slide' in its first line"),
+        ("a.svs\nb.svs\n", "no column 'slide' in its first line"),
+        ("slide\na.svs\0\n", "zero bytes"),
+        ("", "is empty"),
+        ('slide,slide_id\n"Müller.svs",m\n'.encode("cp1252"), "UTF-8"),
+    ],
+)
+def test_what_a_sheet_may_not_say_is_named(tmp_path, content, words):
+    path = tmp_path / "sheet.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError, match=words):
+        sheet.read(request_of(path, tmp_path))
+
+
+# Folders -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_series_is_one_slide_in_folders_and_globs(tmp_path):
+    one = write_series(tmp_path / "study" / "one", tissue(150, 200), ending="")
+    write_series(tmp_path / "study" / "two", tissue(150, 200, seed=1), prefix="a_")
+    write_series(tmp_path / "study" / "two", tissue(150, 200, seed=2), prefix="b_")
+    write_slides(tmp_path / "study", 1)
+
+    def read(source):
+        return [(row.slide_id, row.slide) for row in sheet.read(request_of(source, tmp_path / "out"))[0]]
+
+    study, two = tmp_path / "study", tmp_path / "study" / "two"
+    both = [("a_level0", two / "a_level0.dcm"), ("b_level0", two / "b_level0.dcm")]
+    assert read(study) == [("one", study / "one"), ("s0", study / "s0.tif"), *both]
+    assert read(study / "one") == [("one", study / "one")]
+    assert read(two) == read(two / "*.dcm") == both
+    assert read(one[0].parent / "*") == [("level0", one[0])]
+    for path in one[:2]:
+        path.unlink()
+    assert read(study) == [("s0", study / "s0.tif"), *both], "a label alone is no slide"
+    rows = checked(request_of(study, tmp_path / "out"))
+    assert [row.pixels for row in rows] == [300 * 320, 150 * 200, 150 * 200]
+
+
+def test_series_of_equal_folder_names_get_longer_names(tmp_path):
+    for study in "ab":
+        write_series(tmp_path / study / "ser1", tissue(150, 200), label=False)
+    rows = checked(request_of(tmp_path, tmp_path / "out"))
+    assert [row.slide_id for row in rows] == ["a-ser1", "b-ser1"]
+
+
+def test_virtual_stains_are_left_out_of_folders_and_refused_in_sheets(tmp_path, caplog):
+    folder = write_slides(tmp_path / "slides", 2)
+    made = convert(to_convert(request_of(folder, folder), checked(request_of(folder, folder))[0], 0)).output
+    assert made.parent == folder
+    for source in (folder, folder / "*.*f"):
+        caplog.clear()
+        assert [row.slide_id for row in checked(request_of(source, tmp_path / "out"))] == ["s0", "s1"]
+        assert "left out 1 virtual stain" in caplog.text
+        taken = request_of(source, tmp_path / "out", allow_virtual=True)
+        assert [row.slide.name for row in sheet.read(taken)[0]] == ["s0.identity.ome.tiff", "s0.tif", "s1.tif"]
+    (tmp_path / "sheet.csv").write_text(f"slide\nslides/{made.name}\nslides/s1.tif\n")
+    result = examined(request_of(tmp_path / "sheet.csv", tmp_path / "out"))
+    assert list(result.reasons) == [2]
+    assert "is a virtual stain (identity)" in result.reasons[2]

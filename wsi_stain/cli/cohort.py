@@ -80,10 +80,13 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Numeric precision; auto picks the fastest that the device supports.",
         ),
         click.option("--allow-upsampling", is_flag=True, help="Accept slides coarser than the model's µm/px."),
+        click.option("--allow-virtual", is_flag=True, help="Accept slides that are virtual stains already."),
+        click.option("--force-brightfield", is_flag=True, help="Accept slides without a bright background."),
         click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file with settings."),
         click.option(
             "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, e.g. convert.grid.overlap=64."
         ),
+        click.option("--strict", is_flag=True, help="Refuse all slides if a row of SHEET cannot be used."),
         click.option("--rows", type=RowsType(), help="Convert only these slides, e.g. 3,7-9; the first is 1."),
         click.option("--only", type=ShareType(), help="Convert only share I of N, for job arrays."),
     ]
@@ -120,7 +123,8 @@ def command() -> None:
 def run(**options: Any) -> int:
     """Convert the unfinished slides of SHEET; summary.html in the output folder lists the result of each.
 
-    The exit code is 1 if any slide failed or was left to another run.
+    A row that cannot be used fails alone, and the others are converted. The exit code is 1 if any slide failed or was
+    left to another run.
     """
     from wsi_stain.cohort.run import run as run_cohort
     from wsi_stain.cohort.summary import HTML
@@ -145,16 +149,21 @@ def run(**options: Any) -> int:
 def plan(as_json: bool, **options: Any) -> int:
     """Estimate time, memory and disk of `run` on this machine from a two-second sample; nothing is written.
 
-    The exit code is 1 if memory or disk is too small.
+    Rows that cannot be used are listed. The exit code is 1 if there are any, or if memory or disk is too small.
     """
     from wsi_stain.cli.progress import counted
     from wsi_stain.cohort.plan import check_room
     from wsi_stain.cohort.plan import plan as plan_cohort
 
-    cohort_plan = plan_cohort(_request(**options), counted("slides examined"))
+    request = _request(**options)
+    cohort_plan = plan_cohort(request, counted("slides examined"))
     click.echo(_json(_plan_figures(cohort_plan)) if as_json else "\n".join(_plan_lines(cohort_plan)))
+    if cohort_plan.faulty:
+        from wsi_stain.cohort.sheet import table
+
+        click.echo(table(cohort_plan.faulty, request.sheet, "; `run` records them as failed"), err=True)
     check_room(cohort_plan)
-    return 0
+    return 1 if cohort_plan.faulty else 0
 
 
 @command.command()
@@ -258,7 +267,8 @@ def _plan_figures(cohort_plan: CohortPlan) -> dict[str, Any]:
 
     totals = {key: getattr(cohort_plan, key) for key in ("seconds", "memory_bytes", "disk_bytes", "done")}
     free = {"free_disk_bytes": cohort_plan.free_disk_bytes, "free_memory_bytes": cohort_plan.free_memory_bytes}
-    return {**totals, **free, "slides": [dump(slide) for slide in cohort_plan.slides]}
+    faulty = [dump(problem) for problem in cohort_plan.faulty]
+    return {**totals, **free, "slides": [dump(slide) for slide in cohort_plan.slides], "faulty": faulty}
 
 
 def _status_lines(progress: Overview) -> Iterator[str]:

@@ -71,6 +71,8 @@ class RegionType(click.ParamType[Any]):
     help="Normalization of networks with per-tile statistics. [default: slide]",
 )
 @click.option("--allow-upsampling", is_flag=True, help="Accept a slide coarser than the model's µm/px.")
+@click.option("--allow-virtual", is_flag=True, help="Accept a slide that is a virtual stain already.")
+@click.option("--force-brightfield", is_flag=True, help="Accept a slide without a bright background.")
 @click.option(
     "--config",
     "config_file",

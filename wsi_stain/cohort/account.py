@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from wsi_stain.cohort.request import Row
 from wsi_stain.conversion.request import ConvertRequest
 from wsi_stain.errors import MaskError, counted
 from wsi_stain.files import record
-from wsi_stain.geometry import Size
+from wsi_stain.geometry import Box, Size
 from wsi_stain.measure.deconvolution import POSITIVE_OD, dab
 from wsi_stain.model.bundle import Bundle
 from wsi_stain.slide.slide import Slide
@@ -75,7 +76,7 @@ def positive_area(stain: np.ndarray, mask: TissueMask, glass: tuple[int, int, in
         mask: tissue mask.
         glass: background colour of the stain.
     """
-    tissue = _fitted(mask.array, Size(*stain.shape[:2]))
+    tissue = _tissue(mask, Size(*stain.shape[:2]))
     positive = count = 0
     for y in range(0, len(stain), 256):  # in strips: densities need 16 times the memory of the pixels
         inside = tissue[y : y + 256]
@@ -125,6 +126,13 @@ def _mask(request: ConvertRequest, size: Size) -> tuple[TissueMask, str | None]:
         return from_geojson(path, size), saved.name if path == saved else None
     except MaskError:  # a slide without tissue: the GeoJSON has no polygon
         return TissueMask(np.zeros((1, 1), bool), everything(size).scale, size), saved.name
+
+
+def _tissue(mask: TissueMask, size: Size) -> np.ndarray:
+    """The tissue in an image of the whole slide, bool (h, w), with the mask's outline where it has one."""
+    if mask.outline is None or mask.size is None:
+        return _fitted(mask.array, size)
+    return mask.outline.inside(Box.of(size), Fraction(max(mask.size), max(size)))
 
 
 def _fitted(array: np.ndarray, size: Size) -> np.ndarray:

@@ -8,19 +8,21 @@ from pathlib import Path
 
 import psutil
 
-from wsi_stain.cohort.check import checked
+from wsi_stain.cohort.check import Examined, checked, examined
 from wsi_stain.cohort.request import CohortRequest, Row, to_convert
+from wsi_stain.cohort.sheet import Problem
 from wsi_stain.conversion import estimate
 from wsi_stain.conversion.estimate import Estimate, Sample
 from wsi_stain.conversion.job import Job
 from wsi_stain.conversion.request import ConvertRequest
 from wsi_stain.conversion.resources import disk_free
 from wsi_stain.conversion.survey import Survey
-from wsi_stain.errors import NoRoom
+from wsi_stain.errors import NoRoom, WsiStainError
 from wsi_stain.files import record
 from wsi_stain.files.disk import gib
 from wsi_stain.geometry import Size
 from wsi_stain.output.canvas import beside
+from wsi_stain.slide.files import size_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class CohortPlan:
     free_memory_bytes: int
     samples: tuple[tuple[str, Sample], ...]
     """Model name and timing sample of every model."""
+    faulty: tuple[Problem, ...] = ()
+    """Problems of rows that cannot be converted."""
 
     @property
     def seconds(self) -> float:
@@ -96,17 +100,25 @@ def plan(request: CohortRequest, on_progress: Callable[[int, int], None] = lambd
     Raises:
         ConfigError: the message is a table of all problems of the sheet.
     """
-    rows = [row for index, row in enumerate(checked(request)) if request.is_chosen(index)]
+    sheet = Examined(checked(request), []) if request.strict else examined(request)
+    faulty, reasons = list(sheet.problems), sheet.reasons
+    rows = [row for n, row in enumerate(sheet.rows) if request.is_chosen(n) and row.line not in reasons]
     samples: dict[str, Sample] = {}
     slides: list[SlidePlan] = []
+    done = 0
     parent = next(path for path in (request.folder.absolute(), *request.folder.absolute().parents) if path.is_dir())
     for n, row in enumerate(rows):
         output = request.folder / row.output
-        if not (output.exists() and record.path_of(output).exists()):
-            slides.append(_slide(request, row, parent, samples))
+        if output.exists() and record.path_of(output).exists():
+            done += 1
+        else:
+            try:
+                slides.append(_slide(request, row, parent, samples))
+            except WsiStainError as err:
+                faulty.append(Problem(row.line, str(row.slide), str(err)))
         on_progress(n + 1, len(rows))
     free = disk_free(parent / "output"), psutil.virtual_memory().available
-    return CohortPlan(tuple(slides), len(rows) - len(slides), *free, tuple(samples.items()))
+    return CohortPlan(tuple(slides), done, *free, tuple(samples.items()), tuple(faulty))
 
 
 def check_room(estimated: CohortPlan) -> None:
@@ -144,6 +156,5 @@ def _source(conversion: ConvertRequest) -> tuple[str, int]:
     """The slide's hash from the record of an unfinished conversion, and its bytes: hashing all slides takes hours."""
     assert conversion.output, "a cohort names its outputs"
     known = record.read(beside(conversion.output, ".spool") / "run.json")
-    slide = conversion.slide
-    size = slide.stat().st_size if slide.is_file() else sum(f.stat().st_size for f in slide.iterdir())
+    size = size_of(conversion.slide)
     return (known["source_sha256"], size) if known.get("source_bytes") == size else ("", size)

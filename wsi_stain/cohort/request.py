@@ -50,6 +50,8 @@ class Row:
     """File name of the virtual stain in the cohort folder."""
     pixels: int = 0
     """Pixels of the slide at the model's scale; 0 = not known yet."""
+    extra: tuple[tuple[str, str], ...] = ()
+    """Name and value of the sheet's other columns, for the summary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,10 @@ class CohortRequest:
     device: str = "auto"
     precision: PrecisionChoice = "auto"
     allow_upsampling: bool = False
+    allow_virtual: bool = False
+    """Accept slides that are virtual stains already; a folder then includes them."""
+    force_brightfield: bool = False
+    """Accept slides without a bright background."""
     config: CohortConfig = field(default_factory=CohortConfig)
     cluster: Path | None = None
     """YAML file of a cluster to start."""
@@ -78,6 +84,8 @@ class CohortRequest:
     """Only these slides of the sheet, counted from 1; all if empty."""
     only: tuple[int, int] | None = None
     """Only share I of N, as (I, N), for job arrays."""
+    strict: bool = False
+    """Refuse the whole cohort if one row cannot be used; otherwise such rows fail, and the others are converted."""
     retry_failed: bool = False
     take_over: bool = False
     """Break locks of processes on other hosts, whose state cannot be checked from this host."""
@@ -128,6 +136,8 @@ def to_convert(request: CohortRequest, row: Row, workers: int | None = None) -> 
         workers=workers,
         config=request.config.convert,
         allow_upsampling=request.allow_upsampling,
+        allow_virtual=request.allow_virtual,
+        force_brightfield=request.force_brightfield,
         precision=request.precision,
     )
 

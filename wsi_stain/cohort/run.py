@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from wsi_stain.cluster import explain
 from wsi_stain.cohort import words
-from wsi_stain.cohort.check import checked
+from wsi_stain.cohort.check import checked, examined
 from wsi_stain.cohort.files import Folder, claimed
 from wsi_stain.cohort.lease import read_lease
 from wsi_stain.cohort.pool import Pool, cluster_of, pool
@@ -87,19 +87,22 @@ def run(request: CohortRequest, on_event: Callable[[Event], None] | None = None)
         on_event: called with every event.
 
     Raises:
-        ConfigError: the sheet or the settings are invalid; nothing was started.
+        ConfigError: the sheet or the settings are invalid, or, with `strict`, a row is; nothing was started.
         InUse: another run is using the folder.
         OutputError: the scheduler was lost; the same call resumes.
     """
     cluster = cluster_of(request)
-    rows = checked(request)
+    rows, reasons = _rows(request)
     with reporting_full_disk(request.folder), claimed(request) as folder:
         folder.begin(request, rows)
         chosen = [row for index, row in enumerate(rows) if request.is_chosen(index)]
         result = Result(len(chosen))
-        todo = list(_todo(request, folder, chosen, result))
+        faulty = [row for row in chosen if row.line in reasons]
+        todo = list(_todo(request, folder, [row for row in chosen if row.line not in reasons], result))
         coordinator = _Coordinator(request, folder, result, on_event or (lambda _: None))
         coordinator.say("begin", text=f"{len(todo)} slides to do")
+        for row in faulty:
+            coordinator.refuse(row, reasons[row.line])
         try:
             if todo:
                 with pool(cluster, coordinator.demand) as workers:
@@ -109,6 +112,14 @@ def run(request: CohortRequest, on_event: Callable[[Event], None] | None = None)
             coordinator.summarise()
         coordinator.say("end")
         return result
+
+
+def _rows(request: CohortRequest) -> tuple[list[Row], dict[int, str]]:
+    """All rows, and the reasons of those that cannot be converted by line; with `strict`, these are an error."""
+    if request.strict:
+        return checked(request), {}
+    result = examined(request)
+    return result.rows, result.reasons
 
 
 def _todo(request: CohortRequest, folder: Folder, rows: Iterable[Row], result: Result) -> Iterator[Row]:
@@ -154,6 +165,12 @@ class _Coordinator:
         except BaseException:
             self._stop()
             raise
+
+    def refuse(self, row: Row, reason: str) -> None:
+        """Record a row that cannot be converted as failed."""
+        self._folder.fail(row, reason)
+        self._result.failed[row.slide_id] = reason
+        self.say("failed", row.slide_id, reason)
 
     def demand(self) -> int:
         """Number of unfinished slides; a cluster starts at most this many workers."""

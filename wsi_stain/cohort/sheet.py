@@ -1,28 +1,26 @@
 """The sheet: the list of slides of a cohort, from a CSV, a folder, a glob, or a single slide.
 
-slide,slide_id,mpp,model,mask      only `slide` is required; paths are relative to the sheet
+slide,slide_id,mpp,model,mask      only `slide` is required; paths are relative to the sheet; others are kept
 a.svs,case-1,0.25,he2her2,roi.geojson
 """
 
 from __future__ import annotations
 
-import csv
+import difflib
 import glob
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from wsi_stain.cohort import listing
+from wsi_stain.cohort.listing import SLIDE_ENDINGS
 from wsi_stain.cohort.request import CohortRequest, Row
 from wsi_stain.config.ranges import MAX_MPP, MIN_MPP
 from wsi_stain.errors import ConfigError
+from wsi_stain.files.table import BadTable, Line, read_table
 
 COLUMNS = ("slide", "slide_id", "mpp", "model", "mask")
-SLIDE_ENDINGS = frozenset(
-    ("bif", "czi", "dcm", "jpeg", "jpg", "mrxs", "ndpi", "png", "scn", "svs", "svslide", "tif", "tiff", "vms", "vmu")
-)
-"""File name endings of slides in a folder; a sheet or a glob may contain any file."""
 LONGEST_ID = 150
 """Characters of a slide_id: output names add up to 50, and file systems allow 255 bytes."""
 
@@ -34,6 +32,8 @@ class Problem:
     line: int
     slide: str
     message: str
+    stops_all: bool = False
+    """Whether it concerns finished outputs, so that no slide may be started."""
 
 
 def read(request: CohortRequest) -> tuple[list[Row], list[Problem]]:
@@ -44,74 +44,82 @@ def read(request: CohortRequest) -> tuple[list[Row], list[Problem]]:
     """
     source = Path(request.sheet)
     if source.is_dir():
-        paths = _in_folder(source)
+        slides = listing.in_folder(source, with_virtual=request.allow_virtual)
     elif source.suffix.lower()[1:] in SLIDE_ENDINGS and source.exists():
-        paths = [source]
+        slides = [(source.stem, source)]
     elif source.is_file():
-        return _from_csv(source, request)
+        rows, problems = _from_csv(source, request)
+        return _with_ids(rows, problems)
     elif glob.has_magic(request.sheet):
         paths = sorted(Path(path) for path in glob.glob(request.sheet, recursive=True))
+        slides = listing.among(paths, with_virtual=request.allow_virtual)
     else:
         raise ConfigError(
             f"no such file: {request.sheet}; pass a CSV with a column 'slide', a folder, or a quoted glob"
         )
-    if not paths:
+    if not slides:
         raise ConfigError(
-            f"{request.sheet} contains no slides; the supported endings are {' '.join(sorted(SLIDE_ENDINGS))}"
+            f"{request.sheet} contains no slides; the supported endings are {' '.join(sorted(SLIDE_ENDINGS))}, and "
+            "DICOM of any name"
         )
-    rows = [Row(n, path.stem, path, request.mpp, request.model, request.mask) for n, path in enumerate(paths, start=1)]
-    return rows, list(_double_ids(rows))
+    rows = [Row(n, name, path, request.mpp, request.model, request.mask) for n, (name, path) in enumerate(slides, 1)]
+    return _with_ids(rows, [])
 
 
-def table(problems: list[Problem], sheet: str) -> str:
+def _with_ids(rows: list[Row], problems: list[Problem]) -> tuple[list[Row], list[Problem]]:
+    """The rows, each with an id that can name files: a row whose own id cannot is faulty, and gets one by its line."""
+    wrong = list(_double_ids(rows))
+    lines = {problem.line for problem in wrong}
+    rows = [replace(row, slide_id=f"unnamed-line-{row.line}") if row.line in lines else row for row in rows]
+    return rows, [*problems, *wrong]
+
+
+def table(problems: Sequence[Problem], sheet: str, consequence: str = "") -> str:
     """All problems in one table with line numbers."""
     widths = [
         max(len(str(value)) for value in column) for column in zip(*((p.line, p.slide) for p in problems), strict=True)
     ]
     lines = [f"  line {p.line:>{widths[0]}}  {p.slide:{widths[1]}}  {p.message}" for p in problems]
     rows = len({p.line for p in problems})
-    what = f"{rows} row{'s' if rows > 1 else ''} of {sheet} cannot be used; nothing was started:"
+    what = f"{rows} row{'s' if rows > 1 else ''} of {sheet} cannot be used{consequence}:"
     return "\n".join([what, *lines, "correct these rows, or delete them from the sheet"])
-
-
-def _in_folder(folder: Path) -> list[Path]:
-    """Slides in a folder, and its subfolders with DICOM instances."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if not path.name.startswith(".")
-        and (path.suffix.lower()[1:] in SLIDE_ENDINGS if path.is_file() else any(path.glob("*.dcm")))
-    )
 
 
 def _from_csv(sheet: Path, request: CohortRequest) -> tuple[list[Row], list[Problem]]:
     try:
-        with sheet.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            lines = [(reader.line_num, record) for record in reader if any(record.values())]
-            names = list(reader.fieldnames or ())
-    except (UnicodeDecodeError, csv.Error) as err:
-        raise ConfigError(
-            f"{sheet} is not a sheet of slides ({err}); pass a CSV in UTF-8 with a column 'slide'"
-        ) from err
-    unknown = [name for name in names if name not in COLUMNS]
-    if "slide" not in names or unknown:
-        what = f"the unknown column {unknown[0]!r}" if unknown else "no column 'slide'"
-        raise ConfigError(f"{sheet} has {what}; the columns are slide and, optionally, {', '.join(COLUMNS[1:])}")
-    if not lines:
+        table = read_table(sheet, COLUMNS)
+    except BadTable as err:
+        raise ConfigError(f"{sheet} {err}; pass a CSV in UTF-8 with a column 'slide'") from err
+    _check_columns(sheet, table.columns)
+    if not table.lines:
         raise ConfigError(f"{sheet} has no rows; add one line for each slide")
     problems: list[Problem] = []
-    rows = [_row(line, record, sheet, request, problems) for line, record in lines]
-    return rows, [*problems, *_double_ids(rows)]
+    rows = [_row(line, sheet, request, problems) for line in table.lines]
+    return rows, problems
 
 
-def _row(line: int, record: dict[Any, Any], sheet: Path, request: CohortRequest, problems: list[Problem]) -> Row:
-    if None in record:
-        problems.append(Problem(line, str(record["slide"]), "has more values than the header has columns"))
-    values = {name: (record.get(name) or "").strip() for name in COLUMNS}
+def _check_columns(sheet: Path, columns: tuple[str, ...]) -> None:
+    """Refuse a sheet without slides, and misspelt columns: their values would be ignored."""
+    for name in columns:
+        near = difflib.get_close_matches(name.casefold(), COLUMNS, n=1, cutoff=0.8)
+        near = near or [known for known in ("mpp",) if known in re.split(r"[^a-z]+", name.casefold())]
+        if near and name not in COLUMNS:
+            raise ConfigError(f"{sheet} has the unknown column {name!r}; did you mean {near[0]!r}? Rename the column")
+    if "slide" not in columns:
+        names = ", ".join(map(repr, columns))
+        raise ConfigError(
+            f"{sheet} has no column 'slide' in its first line ({names}); the columns are slide and, optionally, "
+            f"{', '.join(COLUMNS[1:])}, and any others"
+        )
+
+
+def _row(line: Line, sheet: Path, request: CohortRequest, problems: list[Problem]) -> Row:
+    values = {name: line.values.get(name, "") for name in COLUMNS}
+    if line.is_too_long:
+        problems.append(Problem(line.number, values["slide"], "has more values than the header has columns"))
     slide = sheet.parent / values["slide"] if values["slide"] else Path()
     if not values["slide"]:
-        problems.append(Problem(line, "", "the column 'slide' is empty"))
+        problems.append(Problem(line.number, "", "the column 'slide' is empty"))
     mask = values["mask"] or request.mask
     if values["mask"] and mask not in ("auto", "none"):
         mask = str((sheet.parent / mask).absolute())
@@ -120,16 +128,17 @@ def _row(line: int, record: dict[Any, Any], sheet: Path, request: CohortRequest,
         mpp = _mpp(values["mpp"])
         if mpp is None:
             rule = f"it must be a number between {MIN_MPP} and {MAX_MPP:g}, for example 0.25"
-            problems.append(Problem(line, values["slide"], f"mpp is {values['mpp']!r}: {rule}"))
+            problems.append(Problem(line.number, values["slide"], f"mpp is {values['mpp']!r}: {rule}"))
     model = values["model"] or request.model
     if values["model"] and (sheet.parent / model).is_dir():
         model = str((sheet.parent / model).absolute())
-    return Row(line, values["slide_id"] or slide.stem, slide, mpp, model, mask)
+    extra = tuple((name, value) for name, value in line.values.items() if name not in COLUMNS)
+    return Row(line.number, values["slide_id"] or slide.stem, slide, mpp, model, mask, extra=extra)
 
 
 def _mpp(text: str) -> float | None:
     try:
-        value = float(text)
+        value = float(text.replace(",", "."))
     except ValueError:
         return None
     return value if MIN_MPP <= value <= MAX_MPP else None

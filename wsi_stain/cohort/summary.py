@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -86,8 +86,9 @@ def write_summary(folder: Path, files: Folder | None = None) -> Path:
     files = files or Folder(folder)
     with _appearing(folder / CSV) as table:
         writer = csv.writer(table)
-        writer.writerow(CSV_COLUMNS)
-        writer.writerows(_values(slide) for slide in _slides(files))
+        extra = list(dict.fromkeys(name for row in files.rows() for name, _ in row.extra))
+        writer.writerow([*CSV_COLUMNS, *(f"sheet_{name}" if name in CSV_COLUMNS else name for name in extra)])
+        writer.writerows([*_values(slide), *_extra(slide.row, extra)] for slide in _slides(files))
     with _appearing(folder / HTML) as page:
         page.writelines(_page(files))
     return folder / HTML
@@ -143,3 +144,9 @@ def _values(slide: _Slide) -> list[Any]:
         "; ".join(account.get("warnings", ())),
         "" if account.get("seconds") is None else f"{account['seconds']:.3f}",
     ]
+
+
+def _extra(row: Row, names: Sequence[str]) -> list[str]:
+    """The values of the sheet's other columns."""
+    values = dict(row.extra)
+    return [values.get(name, "") for name in names]

@@ -25,6 +25,7 @@ from wsi_stain.conversion.engine import Progress, convert
 from wsi_stain.errors import InUse, NoRoom, SlideError, WsiStainError
 from wsi_stain.files import lock, record
 from wsi_stain.files.disk import causes, is_full
+from wsi_stain.slide.files import files_of
 
 Ending = Literal["done", "failed", "may pass", "no room", "in use", "stopped"]
 
@@ -35,6 +36,8 @@ MAY_PASS = frozenset(
     }
 )
 """Transient errors of network file systems, which are retried."""
+MOST_WATCHED = 1000
+"""Files of a slide that are looked at after every block; a Zarr has more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +166,8 @@ def _begun_in(folder: Folder, row: Row) -> Precision | None:
 def watched(slide: Path) -> Callable[[], None]:
     """A function that raises SlideError if the slide was deleted or changed, which an open file would hide."""
 
-    def facts() -> tuple[int, int]:
-        stat = slide.stat()
-        return (0, 0) if slide.is_dir() else (stat.st_size, stat.st_mtime_ns)
+    def facts() -> list[tuple[int, int]]:
+        return [(stat.st_size, stat.st_mtime_ns) for stat in (path.stat() for path in parts)]
 
     def look() -> None:
         try:
@@ -180,6 +182,7 @@ def watched(slide: Path) -> Callable[[], None]:
             )
 
     try:
+        parts = files_of(slide)[:MOST_WATCHED]
         before = facts()
     except FileNotFoundError as err:
         raise SlideError(f"no such file: {slide}; it existed when the sheet was checked; restore it") from err

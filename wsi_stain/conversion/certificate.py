@@ -45,7 +45,7 @@ def certify(canvas: Canvas, survey: Survey, seed: int) -> seams.Certificate | No
         return seams.POINTWISE
     grid = survey.grid
     at = seams.shifts(grid)
-    steps = [seams.steps(canvas.read(grid.in_output(line.box)), line, at) for line in places(survey, seed).lines]
+    steps = [seams.steps(canvas.read(grid.in_output(line.box)), line, at) for line in _lines(survey, seed)]
     comparisons = [place for notes in canvas.store.notes() for place in notes["again"]]
     return seams.judge(steps, comparisons, promise=survey.bundle.promise, stride=grid.stride)
 
@@ -54,6 +54,16 @@ def seed(grid: TileGrid, provenance: tuple[tuple[str, str], ...]) -> int:
     """A seed that depends on the tiles, the region and the provenance of an output, but not on its blocks."""
     text = f"{grid.region} {grid.tile} {grid.overlap} {provenance}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
+def _lines(survey: Survey, seed: int) -> list[seams.Line]:
+    """The lines where the output is examined: within the mask's outline, if it has one; elsewhere a step may be its."""
+    outline, image = survey.mask.outline, Box.of(survey.grid.size)
+    return [
+        line
+        for line in places(survey, seed).lines
+        if outline is None or outline.inside(line.box & image, survey.scale).all()
+    ]
 
 
 def _tissue(survey: Survey) -> list[Box]:

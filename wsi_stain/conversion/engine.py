@@ -251,6 +251,7 @@ class _Run:
             "notice": ometiff.NOTICE,
             "output": job.output.name,
             "fingerprint": job.fingerprint.as_dict(),
+            "source_stamp": survey.source_stamp,
             "slide": survey.reading.as_dict(),
             "arguments": {key: value for key, value in dump(self._request).items() if key != "config"},
             "config": dump(self._request.config),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from wsi_stain.conversion import certificate
+from wsi_stain.conversion.names import check_name
 from wsi_stain.conversion.provenance import Fingerprint, provenance
 from wsi_stain.conversion.seams import Place
 from wsi_stain.conversion.timing import Where
@@ -129,6 +130,7 @@ def _output(survey: Survey) -> tuple[Path, Kind]:
     name = f"{survey.request.slide.stem}.{survey.bundle.stain_slug}.ome.tiff"
     output = survey.request.reachable(survey.request.output or Path(name))
     kind = ENDINGS[_ending(output)]
+    check_name(output)
     if output.exists() and output.is_dir() != (kind == "zarr"):
         raise OutputError(
             f"{output} is a {'folder' if output.is_dir() else 'file'}, but the output would be a "

@@ -104,6 +104,8 @@ class Painter:
             with clock("blend"):
                 pixels = self._blend(block, outputs)
             comparisons = list(self._stain_again(block, pixels, unreadable, clock))
+            with clock("blend"):
+                self._clear_outside(block, pixels)
         owned = self.job.grid.owned(block)
         tissue_owned = len(set(owned).intersection(tissue))
         notes = {
@@ -214,6 +216,12 @@ class Painter:
         for tile in block.tiles:
             blender.add(tile, outputs.get(tile, self._glass))
         return blender.result()
+
+    def _clear_outside(self, block: Block, pixels: np.ndarray) -> None:
+        """Make the pixels outside the outline of a mask drawn by hand background."""
+        inside = self._mask.inside(block.write, self._view.scale)
+        if inside is not None:
+            pixels[~inside] = self.job.canvas.glass
 
     def _run(self, tiles: np.ndarray) -> np.ndarray:
         """The generator's output; if device memory is too small, the batch is halved for this and all later calls."""

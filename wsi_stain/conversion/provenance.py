@@ -160,6 +160,6 @@ def is_done(canvas: CanvasSpec, fingerprint: Fingerprint, region: Box, *, restar
     if record.read(canvas.spool / "run.json") == ours:
         return False  # an interrupted restart: it already has permission to replace the output
     raise OutputError(
-        f"{canvas.output} exists and was made with other settings; choose another name with -o, or add "
-        "--restart to replace it"
+        f"{canvas.output} exists and was made with other settings or from another slide; choose another name with -o, "
+        "or add --restart to replace it"
     )

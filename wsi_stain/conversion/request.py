@@ -42,6 +42,10 @@ class ConvertRequest:
     allow_upsampling: bool = False
     precision: PrecisionChoice = "auto"
     """Numeric precision; `auto` picks the fastest that the device supports."""
+    allow_virtual: bool = False
+    """Accept a slide that is a virtual stain already."""
+    force_brightfield: bool = False
+    """Accept a slide without a bright background."""
     norm: Norm | None = None
     """Only for networks with per-tile statistics: `slide` (default) measures them once, `tile` keeps them per tile."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Mapping
@@ -16,10 +15,12 @@ from wsi_stain.cluster.workers import ask
 from wsi_stain.config.convert import Precision
 from wsi_stain.config.loader import dump
 from wsi_stain.conversion.request import ConvertRequest
+from wsi_stain.conversion.source import check_source
 from wsi_stain.conversion.view import ViewSpec, stained
 from wsi_stain.errors import ConfigError, MaskError, SlideError
 from wsi_stain.geometry import Box, Size
 from wsi_stain.model.bundle import Bundle
+from wsi_stain.slide.files import digest, stamp
 from wsi_stain.slide.slide import Slide, View
 from wsi_stain.tiling.grid import Block, TileGrid
 from wsi_stain.tissue.detect import find_tissue
@@ -72,6 +73,8 @@ class Survey:
     norm: NormSource
     source_sha256: str
     source_bytes: int
+    source_stamp: str
+    """Names, sizes and times of the slide's files, hashed."""
     view: ViewSpec
     view_mpp: float | None
     """µm per px of the view; None if the slide has no pixel size and the model works at level 0."""
@@ -101,6 +104,7 @@ class Survey:
         Raises:
             WsiStainError: the slide, the model, the mask or the region cannot be used.
         """
+        source_stamp = stamp(request.slide)  # before anything is read
         bundle = Bundle.open(request.model)
         precision = _precision(request, bundle)
         spec = ViewSpec(
@@ -113,6 +117,7 @@ class Survey:
         )
         view = spec.open()
         with view.slide:
+            check_source(view.slide, allow_virtual=request.allow_virtual, force_brightfield=request.force_brightfield)
             mask = _mask(request, view.slide)
             grid = _grid(request, bundle, view)
             magnification, icc = _magnification(view), view.slide.icc
@@ -120,7 +125,7 @@ class Survey:
         for note in reading.notes:
             log.warning("%s", note)
         blocks = tuple(grid.blocks())
-        sha256, size = source or _source(request.slide)
+        sha256, size = source or digest(request.slide)
         return cls(
             request,
             bundle,
@@ -128,6 +133,7 @@ class Survey:
             _norm(request, bundle),
             sha256,
             size,
+            source_stamp,
             spec,
             None if view.mpp is None else float(view.mpp),
             view.scale,
@@ -174,21 +180,6 @@ def _norm(request: ConvertRequest, bundle: Bundle) -> NormSource:
             f"--norm is {request.norm}, but the statistics of {bundle.name} were frozen in training; omit --norm"
         )
     return "frozen"
-
-
-def _source(slide: Path) -> tuple[str, int]:
-    """SHA-256 and bytes of the slide's file; of a DICOM folder all instances, of an OME-Zarr all files, by name."""
-    total, size = hashlib.sha256(), 0
-    files = (
-        [slide] if slide.is_file() else sorted(slide.glob("*.dcm")) or sorted(filter(Path.is_file, slide.rglob("*")))
-    )
-    for path in files:
-        if slide.is_dir() and path.suffix != ".dcm":  # chunks may be equal, and change places
-            total.update(path.relative_to(slide).as_posix().encode("utf-8", "surrogateescape"))
-        with path.open("rb") as file:
-            hashlib.file_digest(file, lambda: total)
-        size += path.stat().st_size
-    return total.hexdigest(), size
 
 
 def _mask(request: ConvertRequest, slide: Slide) -> TissueMask:

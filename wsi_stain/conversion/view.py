@@ -12,7 +12,11 @@ import numpy as np
 
 from wsi_stain.geometry import Box
 from wsi_stain.slide.slide import Slide, View
-from wsi_stain.tissue.mask import TissueMask
+from wsi_stain.tissue.mask import Outline, TissueMask
+from wsi_stain.tissue.outline import Polygons
+
+AREAS, PARTS = ("tissue", "ignored"), ("points", "rings", "polygons")
+"""Names of the arrays of a mask's outline in the file for the workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +61,19 @@ def stained(tiles: Iterable[Box], mask: TissueMask, view: View) -> list[Box]:
 
 def save_mask(mask: TissueMask, file: Any) -> None:
     """Write a mask for the workers to `file`, a binary file open for writing."""
-    np.savez_compressed(file, array=mask.array, scale=np.array([mask.scale.numerator, mask.scale.denominator]))
+    scale = np.array([mask.scale.numerator, mask.scale.denominator])
+    arrays = {
+        f"{area}_{part}": getattr(getattr(mask.outline, area), part)
+        for area in (AREAS if mask.outline is not None else ())
+        for part in PARTS
+    }
+    np.savez_compressed(file, array=mask.array, scale=scale, **arrays)
 
 
 def load_mask(path: Path) -> TissueMask:
     """Read a mask written by `save_mask`."""
     with np.load(path) as content:
-        return TissueMask(content["array"], Fraction(*content["scale"].tolist()))
+        outline = None
+        if "tissue_points" in content:
+            outline = Outline(*(Polygons(*(content[f"{area}_{part}"] for part in PARTS)) for area in AREAS))
+        return TissueMask(content["array"], Fraction(*content["scale"].tolist()), outline=outline)

@@ -11,7 +11,6 @@ Files pair by stem; extensions may differ (jpg, png, tif). Hidden files are skip
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,11 +20,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from wsi_stain.errors import TrainingError
+from wsi_stain.files.table import BadTable, read_table
 from wsi_stain.slide.readers.base import Unsuited
 from wsi_stain.slide.readers.image import decode
 
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 COLUMNS = ("he", "ihc", "slide_id", "split")
+MORE_COLUMNS = ("x", "y", "side", "he_side")
 SPLITS = ("train", "val", "test")
 LAYOUTS = {
     "BCI": tuple((split, f"HE/{split}", f"IHC/{split}") for split in SPLITS),
@@ -94,21 +95,18 @@ def scan(source: Path) -> tuple[list[Pair], list[str]]:
 
 def _from_csv(table: Path) -> tuple[list[Pair], list[str]]:
     try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            rows, names = list(reader), set(reader.fieldnames or ())
-    except (UnicodeDecodeError, csv.Error) as err:
-        raise TrainingError(
-            f"{table} is not a table of pairs: {err}; provide a UTF-8 CSV with {', '.join(COLUMNS)}"
-        ) from err
-    missing = [name for name in COLUMNS if name not in names]
+        content = read_table(table, (*COLUMNS, *MORE_COLUMNS))
+    except BadTable as err:
+        raise TrainingError(f"{table} {err}; provide a UTF-8 CSV with {', '.join(COLUMNS)}") from err
+    missing = [name for name in COLUMNS if name not in content.columns]
     if missing:
         raise TrainingError(f"{table} lacks the column {missing[0]!r}: it needs he, ihc, slide_id and split")
-    pairs = [_from_row(row, table, line) for line, row in enumerate(rows, start=2)]
+    lines = [line.number for line in content.lines]
+    pairs = [_from_row(line.values, table, line.number) for line in content.lines]
     missing_files = [_missing(pair) for pair in pairs]
     unpaired = [
         f"{table}, line {line}: no such file: {path}; paths are relative to the table"
-        for line, paths in enumerate(missing_files, start=2)
+        for line, paths in zip(lines, missing_files, strict=True)
         for path in paths
     ]
     return [pair for pair, paths in zip(pairs, missing_files, strict=True) if not paths], unpaired
@@ -119,7 +117,7 @@ def _missing(pair: Pair) -> list[Path]:
 
 
 def _from_row(row: Mapping[str, Any], table: Path, line: int) -> Pair:
-    if any(row[name] is None for name in COLUMNS):
+    if any(name not in row for name in COLUMNS):
         raise TrainingError(f"{table}, line {line} is too short: it needs he, ihc, slide_id and split")
     he, ihc = (table.parent / row[name].strip() for name in ("he", "ihc"))
     he_side = (row.get("he_side") or "").strip() or ("left" if he == ihc else "")

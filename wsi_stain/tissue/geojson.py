@@ -1,12 +1,18 @@
-"""Converts cell masks to GeoJSON polygons (exact outlines) and back (conservative rasters).
+"""Reads areas from GeoJSON, and writes them and the outlines of cell masks.
 
 Coordinates are level-0 pixels, (x, y) as in GeoJSON and QuPath; grids are (row, column) of square cells.
 """
 
 from __future__ import annotations
 
+import codecs
+import gc
+import gzip
 import json
+import logging
+import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,35 +23,99 @@ import numpy as np
 from wsi_stain.errors import MaskError
 from wsi_stain.files.atomic import atomic_write
 from wsi_stain.geometry import Size
+from wsi_stain.tissue.outline import Polygons, Ring
 
-TOLERANCE_PX = 1e-3
-"""Minimum depth of a polygon in a cell to touch it: written coordinates are rounded to a tenth of this."""
 CELL_KEY = "wsi-stain cell px"
 """Member of our own files that holds the cell side, so that masks survive a round trip; other software ignores it."""
 
-Ring = np.ndarray
-"""float64 (n, 2) of (x, y), closed or open."""
+log = logging.getLogger(__name__)
 
 
-def read(path: Path) -> tuple[list[list[Ring]], Fraction | None]:
-    """The polygons of a file, each as a list of rings, and the cell side stored in the file, if any.
+@dataclass(frozen=True, slots=True)
+class Areas:
+    """The areas of a file."""
+
+    tissue: Polygons
+    ignored: Polygons
+    """Areas of the classes `Ignore*`, which are not tissue, also where they overlap it."""
+    cell: Fraction | None
+    """The cell side that our own files hold."""
+
+
+def read(path: Path) -> Areas:
+    """The areas of a file, plain or gzipped; polygons without an area are skipped, and counted in a warning.
 
     Raises:
-        MaskError: the file is missing, not JSON, not GeoJSON, or has no polygon.
+        MaskError: the file is missing, not JSON, not GeoJSON, or has no polygon that is tissue.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = _parsed(_text(path.read_bytes()))
     except OSError as err:
-        raise MaskError(f"cannot read the mask {path}: {err.strerror}; check the path") from err
+        raise MaskError(f"cannot read the mask {path}: {err.strerror or err}; check the path") from err
+    except (EOFError, zlib.error) as err:
+        raise MaskError(f"the mask {path} is a damaged gzip file ({err}); export it again") from err
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as err:
         raise MaskError(f"the mask {path} is not JSON ({err}); export it from QuPath as GeoJSON") from err
+    areas: dict[bool, list[list[Ring]]] = {False: [], True: []}
+    empty = 0
     try:
-        polygons = [rings for geometry in _geometries(data) for rings in _polygons(geometry)]
+        for geometry, is_ignored in _geometries(data):
+            for polygon in _polygons(geometry):
+                rings = _checked(polygon)
+                empty += not rings
+                areas[is_ignored] += [rings] if rings else []
     except (TypeError, ValueError, KeyError, AttributeError, IndexError) as err:
         raise MaskError(f"the mask {path} is JSON but not GeoJSON ({err}); export it from QuPath as GeoJSON") from err
-    if not polygons:
-        raise MaskError(f"the mask {path} has no polygon; draw an area around the tissue in QuPath and export it again")
-    return polygons, _cell(data)
+    if empty:
+        log.warning("%s: skipped %d empty polygons", path, empty)
+    if not areas[False]:
+        what = " that is tissue" if areas[True] or empty else ""
+        raise MaskError(
+            f"the mask {path} has no polygon{what}; draw an area around the tissue in QuPath and export it again"
+        )
+    return Areas(Polygons.of(areas[False]), Polygons.of(areas[True]), _cell(data))
+
+
+def _parsed(text: str) -> Any:
+    """JSON, parsed without the garbage collector, which would take 80 % of the time over millions of new lists."""
+    is_on = gc.isenabled()
+    gc.disable()
+    try:
+        return json.loads(text)
+    finally:
+        if is_on:
+            gc.enable()
+
+
+def _text(data: bytes) -> str:
+    """The text of a file: UTF-8, or UTF-16 with a byte order mark; gzipped or not."""
+    if data.startswith(b"\x1f\x8b"):
+        data = gzip.decompress(data)
+    is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if is_wide else "utf-8-sig")
+
+
+def write_polygons(path: Path, tissue: Polygons, ignored: Polygons) -> None:
+    """Write areas with their exact outlines, as QuPath annotations of the classes Tissue and Ignore*."""
+    looks = ((tissue, "Tissue", [200, 60, 120]), (ignored, "Ignore*", [180, 180, 180]))
+    features = [
+        _feature(
+            {"type": "MultiPolygon", "coordinates": [list(map(_ring, rings)) for rings in area.lists()]}, name, colour
+        )
+        for area, name, colour in looks
+        if len(area)
+    ]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
+
+
+def _ring(ring: Ring) -> list[list[float]]:
+    points = ring.tolist()
+    return points if points[0] == points[-1] else [*points, points[0]]
+
+
+def _feature(geometry: dict[str, Any], name: str, colour: list[int]) -> dict[str, Any]:
+    properties = {"objectType": "annotation", "classification": {"name": name, "color": colour}}
+    return {"type": "Feature", "geometry": geometry, "properties": properties}
 
 
 def write(path: Path, array: np.ndarray, cell: Fraction, size: Size | None) -> None:
@@ -53,8 +123,7 @@ def write(path: Path, array: np.ndarray, cell: Fraction, size: Size | None) -> N
     polygons = [[_closed(ring, cell, size) for ring in rings] for rings in outlines(array)]
     one = len(polygons) == 1
     geometry = {"type": "Polygon" if one else "MultiPolygon", "coordinates": polygons[0] if one else polygons}
-    properties = {"objectType": "annotation", "classification": {"name": "Tissue", "color": [200, 60, 120]}}
-    feature = {"type": "Feature", "geometry": geometry, "properties": properties}
+    feature = _feature(geometry, "Tissue", [200, 60, 120])
     collection = {
         "type": "FeatureCollection",
         CELL_KEY: f"{cell.numerator}/{cell.denominator}",
@@ -80,57 +149,6 @@ def outlines(array: np.ndarray) -> list[list[np.ndarray]]:
         else:
             holes[parts[y - 1, x]].append(ring[::-1])  # opposite orientation (RFC 7946, section 3.1.6)
     return [[ring, *inner] for ring, inner in zip(outer, holes, strict=True)]
-
-
-def rasterise(rings: list[Ring], grid: Size, cell: Fraction) -> np.ndarray:
-    """The cells that a polygon touches, bool (h, w): those on its border, and those inside by the even-odd rule."""
-    starts = [np.asarray(ring, float) / float(cell) for ring in rings]
-    ends = np.concatenate([np.roll(ring, -1, axis=0) for ring in starts])
-    a, b = np.concatenate(starts), ends
-    low_first = (a[:, 1] <= b[:, 1])[:, None]
-    low, high = np.where(low_first, a, b), np.where(low_first, b, a)
-    return _border(low, high, grid, TOLERANCE_PX / float(cell)) | _inside(low, high, grid)
-
-
-def _border(low: np.ndarray, high: np.ndarray, grid: Size, tolerance: float) -> np.ndarray:
-    """Cells that the edges pass through; `low` and `high` are the edges' ends in cells, `low` with the smaller y."""
-    first = np.clip(np.floor(low[:, 1] + tolerance), 0, grid.h).astype(int)
-    last = np.clip(np.ceil(high[:, 1] - tolerance), 0, grid.h).astype(int)
-    edge, row = _spread(first, last)
-    at_top, at_bottom = (_x_at(low[edge], high[edge], y) for y in (row, row + 1))
-    left = np.floor(np.minimum(at_top, at_bottom) + tolerance)
-    right = np.ceil(np.maximum(at_top, at_bottom) - tolerance)
-    left, right = (np.clip(v, 0, grid.w).astype(int) for v in (left, np.maximum(left, right)))
-    marks = np.zeros((grid.h, grid.w + 1), np.int32)
-    np.add.at(marks, (row, left), 1)
-    np.add.at(marks, (row, right), -1)
-    return marks.cumsum(axis=1)[:, :-1] > 0
-
-
-def _inside(low: np.ndarray, high: np.ndarray, grid: Size) -> np.ndarray:
-    """Cells with their centre inside, by counting the edges to its left."""
-    first, last = (np.clip(np.ceil(end[:, 1] - 0.5), 0, grid.h).astype(int) for end in (low, high))
-    edge, row = _spread(first, last)
-    crossing = np.clip(np.ceil(_x_at(low[edge], high[edge], row + 0.5) - 0.5), 0, grid.w).astype(int)
-    count = np.zeros((grid.h, grid.w + 1), np.int32)
-    np.add.at(count, (row, crossing), 1)
-    return count.cumsum(axis=1)[:, :-1] % 2 == 1
-
-
-def _spread(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every pair (edge, row) with first <= row < last of that edge."""
-    n = np.maximum(last - first, 0)
-    edge = np.repeat(np.arange(len(n)), n)
-    return edge, np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n) + first[edge]
-
-
-def _x_at(low: np.ndarray, high: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The x of each edge at height y, clamped to its ends; horizontal edges give either end."""
-    rise = high[:, 1] - low[:, 1]
-    level = rise == 0
-    share = np.clip((y - low[:, 1]) / np.where(level, 1, rise), 0, 1)
-    share = np.where(level, y > low[:, 1], share)
-    return low[:, 0] + share * (high[:, 0] - low[:, 0])
 
 
 def _rings(padded: np.ndarray) -> Iterator[np.ndarray]:
@@ -181,41 +199,64 @@ def _cell(data: Any) -> Fraction | None:
     return cell if cell > 0 else None
 
 
-def _geometries(data: Any) -> Iterator[dict[str, Any]]:
-    """Every geometry in a FeatureCollection, a Feature, a list of them, a GeometryCollection or a bare geometry."""
+def _geometries(data: Any, is_ignored: bool = False) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Every geometry in a FeatureCollection, a Feature, a list of them, a GeometryCollection or a bare geometry.
+
+    With each, whether its class is one of `Ignore*`.
+    """
     if isinstance(data, list):
         for item in data:
-            yield from _geometries(item)
+            yield from _geometries(item, is_ignored)
         return
     match data["type"]:
         case "FeatureCollection":
-            yield from _geometries(data["features"])
+            yield from _geometries(data["features"], is_ignored)
         case "GeometryCollection":
-            yield from _geometries(data["geometries"])
+            yield from _geometries(data["geometries"], is_ignored)
         case "Feature":
             if data["geometry"] is not None:
-                yield from _geometries(data["geometry"])
+                yield from _geometries(data["geometry"], _is_ignored(data.get("properties")))
         case "Polygon" | "MultiPolygon" | "Point" | "MultiPoint" | "LineString" | "MultiLineString":
-            yield data
+            yield data, is_ignored
         case other:
             raise ValueError(f"unknown type {other!r}")
 
 
-def _polygons(geometry: dict[str, Any]) -> Iterator[list[Ring]]:
-    coordinates = geometry["coordinates"]
+def _is_ignored(properties: Any) -> bool:
+    """Whether a class name begins with `Ignore`; QuPath writes a name, a list of names, or an object with either."""
+    what = properties.get("classification") if isinstance(properties, dict) else None
+    if isinstance(what, dict):
+        what = what.get("name") or what.get("names")
+    names = what if isinstance(what, list) else [what]
+    return any(isinstance(name, str) and name.strip().casefold().startswith("ignore") for name in names)
+
+
+def _polygons(geometry: dict[str, Any]) -> list[Any]:
+    """The coordinates of every polygon of a geometry; points and lines have no area."""
     match geometry["type"]:
         case "Polygon":
-            yield _checked(coordinates)
+            return [geometry["coordinates"]]
         case "MultiPolygon":
-            yield from (_checked(polygon) for polygon in coordinates)
-        case _:  # points and lines have no area
-            return
+            return geometry["coordinates"] or [[]]
+        case _:
+            return []
 
 
-def _checked(polygon: list[Any]) -> list[Ring]:
-    rings = [np.array([point[:2] for point in ring], float) for ring in polygon]
-    if not rings or any(ring.ndim != 2 or ring.shape[1] != 2 or len(ring) < 3 for ring in rings):
-        raise ValueError("a polygon must be a list of rings of at least three points")
-    if not all(np.isfinite(ring).all() for ring in rings):
+def _checked(polygon: list[Any] | None) -> list[Ring]:
+    """The rings of a polygon; none if its outer ring has fewer than three points, so that it has no area."""
+    rings = [_points(ring) for ring in polygon or ()]
+    return [ring for ring in rings if len(ring) >= 3] if rings and len(rings[0]) >= 3 else []
+
+
+def _points(ring: list[Any]) -> Ring:
+    try:
+        points = np.array(ring, float)
+    except ValueError:  # some points have a third coordinate
+        points = np.array([point[:2] for point in ring], float)
+    if not points.size:
+        return np.empty((0, 2))
+    if points.ndim != 2 or points.shape[1] < 2:
+        raise ValueError("a ring must be a list of points")
+    if not np.isfinite(points).all():
         raise ValueError("a coordinate is not a finite number")
-    return rings
+    return points[:, :2]

@@ -17,6 +17,8 @@ import openslide
 
 from wsi_stain.errors import SlideError, WsiStainError
 from wsi_stain.geometry import Box
+from wsi_stain.slide.dicom import only_series
+from wsi_stain.slide.files import is_zarr
 from wsi_stain.slide.readers.absent import check_absent
 from wsi_stain.slide.readers.base import Backend, Facts, Undecodable, Unsuited
 from wsi_stain.slide.readers.cover import opened_path
@@ -32,7 +34,6 @@ __all__ = ["Backend", "Facts", "Undecodable", "open_backend"]
 
 READS = "Aperio, Hamamatsu, Leica, MIRAX, Philips, Ventana, Zeiss, DICOM, tiled TIFF, OME-TIFF, OME-Zarr, PNG and JPEG"
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-ZARR_MARKERS = ("zarr.json", ".zattrs", ".zgroup")
 OPTIONS = {"image": "image", "z": "focal plane"}
 IMAGE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
@@ -95,11 +96,6 @@ def _open(path: Path, image: int | None, z: int | None) -> Backend:
     if magic.startswith(IMAGE_MAGIC):
         return ImageBackend(path)
     raise SlideError(f"{path.name} has an unsupported format; convert it to one of: {READS}")
-
-
-def is_zarr(folder: Path) -> bool:
-    """Whether a folder is a Zarr group or array."""
-    return any((folder / marker).is_file() for marker in ZARR_MARKERS)
 
 
 def _open_zarr(path: Path, image: int | None, z: int | None) -> Backend:
@@ -190,12 +186,9 @@ def _open_dicom(path: Path, z: int | None) -> Backend:
 
 
 def _open_dicom_folder(path: Path, z: int | None) -> Backend:
-    """The series of the largest instance that opens: the other levels are found in the folder."""
-    instances = sorted(path.glob("*.dcm"), key=lambda p: (-p.stat().st_size, p.name))
-    if not instances:
-        raise SlideError(f"{path} is a folder without DICOM instances (*.dcm); pass the slide file")
+    """The one series in a folder, by the largest instance that opens: the reader finds the other levels beside it."""
     errors = []
-    for instance in instances:
+    for instance in only_series(path).levels:
         try:
             return _open_dicom(instance, z)
         except SlideError as err:

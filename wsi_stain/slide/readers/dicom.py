@@ -19,15 +19,14 @@ import numpy as np
 
 from wsi_stain.errors import SlideError
 from wsi_stain.geometry import Box, Size
+from wsi_stain.slide.dicom import series_of
 from wsi_stain.slide.lengths import number
 from wsi_stain.slide.readers.base import Facts, TileCache, Undecodable, Unsuited
 from wsi_stain.slide.readers.jpeg import Colours, decode_jpeg, stream_colours
 from wsi_stain.slide.readers.select import choose_plane
 
 INSTALL = "pip install 'wsi-stain[dicom]'"
-IMAGE_TYPE, SERIES, PHOTOMETRIC, OPTICAL_PATHS = 0x00080008, 0x0020000E, 0x00280004, 0x00480105
-NO_LEVEL = frozenset(("LABEL", "OVERVIEW", "LOCALIZER", "THUMBNAIL"))
-"""Values of ImageType that mark instances other than levels (PS3.3, section C.8.12.4.1.1)."""
+PHOTOMETRIC, OPTICAL_PATHS = 0x00280004, 0x00480105
 PIXEL_DATA = b"\xe0\x7f\x10\x00OB\0\0\xff\xff\xff\xff"
 """Start of encapsulated frames: the tag of PixelData, its type and an undefined length (PS3.5, section A.4)."""
 ITEM = b"\xfe\xff\x00\xe0"
@@ -50,24 +49,14 @@ def false_colours(instance: Path) -> str | None:
     Returns:
         A clause for the user, or `None` if no header contradicts its frames.
     """
-    for path in _series(instance):
-        if NO_LEVEL.intersection(_value(path, IMAGE_TYPE) or ()):
-            continue
+    series = series_of(instance)
+    for path in series.levels if series else (instance,):
         photometric, inside = str(_value(path, PHOTOMETRIC)), _frames_colours(path)
         if inside == "YCBCR" and photometric == "RGB":
             return f"{path.name} declares RGB, but its JPEG frames are YCbCr"
         if inside == "RGB" and photometric.startswith("YBR"):
             return f"{path.name} declares {photometric}, but its JPEG frames are RGB"
     return None
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file starts like DICOM: `DICM` behind 128 bytes (PS3.10, section 7.1)."""
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 class DicomBackend:
@@ -83,7 +72,8 @@ class DicomBackend:
     def __init__(self, instance: Path, z: int | None = None) -> None:
         wsidicom = _import_wsidicom()
         try:
-            self._slide = wsidicom.WsiDicom.open(_series(instance))
+            series = series_of(instance)
+            self._slide = wsidicom.WsiDicom.open(list(series.files) if series else [instance])
         except Exception as err:  # wsidicom and pydicom raise whatever a damaged header leads to
             reason = str(err).replace(f"{instance.parent}/", "") or type(err).__name__
             raise Unsuited(f"cannot be opened by wsidicom ({reason})") from err
@@ -198,13 +188,6 @@ def _facts(base: Any) -> Facts:
         codec=str(image.transfer_syntax.name),
         icc=getattr(path, "ICCProfile", None),
     )
-
-
-def _series(instance: Path) -> list[Path]:
-    """The files in an instance's folder that belong to its series, sorted; the instance itself is always one."""
-    uid = _value(instance, SERIES)
-    beside = (path for path in sorted(instance.parent.iterdir()) if path != instance and path.is_file())
-    return [instance, *(path for path in beside if uid and is_dicom(path) and _value(path, SERIES) == uid)]
 
 
 def _value(path: Path, tag: int) -> Any:
