@@ -114,10 +114,10 @@ def tiled(stain: Stain, over: Box, tile: int, overlap: int, shift: int) -> Pixel
     return blender.result()
 
 
-def apart(a: Pixels, b: Pixels, glass: tuple[int, int, int]) -> str:
+def apart(a: Pixels, b: Pixels, background: tuple[int, int, int]) -> str:
     """Mean, 99th percentile and largest difference in grey levels, and the change of the DAB-positive share."""
     difference = np.abs(a.astype(np.int16) - b)
-    share_a, share_b = (float((dab(x, glass) >= POSITIVE_OD).mean()) for x in (a, b))
+    share_a, share_b = (float((dab(x, background) >= POSITIVE_OD).mean()) for x in (a, b))
     p99 = np.percentile(difference, 99, method="higher")
     points = 100 * abs(share_a - share_b)
     return f"{difference.mean():.3f} | {p99:.0f} | {difference.max()} | {points:.3f}"
@@ -150,7 +150,7 @@ def table(bundle: Bundle, network: Network, options: argparse.Namespace) -> Iter
             half = tile // 2 if tile // 2 % (tile - overlap) else (tile - overlap) // 2
             one, other = (tiled(stain, inner, tile, overlap, shift) for shift in (0, half))
             cost = (tile / (tile - overlap)) ** 2
-            two, pass_ = apart(one, other, bundle.glass), apart(one, single, bundle.glass)
+            two, pass_ = apart(one, other, bundle.background), apart(one, single, bundle.background)
             yield f"| {tile} | {overlap}{mark} | {cost:.2f} | {two} | {pass_} |"
 
 

@@ -33,7 +33,7 @@ def test_ratios_are_of_neighbours_and_candidates_take_turns(capsys: pytest.Captu
 
     runs = tools.alternate({"a": lambda: once("a"), "b": lambda: once("b")}, rounds=2)
     assert order == ["a", "b"] * 3  # the first round warms up
-    assert [[run.seconds for run in found] for found in runs.values()] == [[3, 5], [4, 6]]
+    assert [[run.seconds for run in actual] for actual in runs.values()] == [[3, 5], [4, 6]]
     assert tools.ratios([3, 5], [4, 4]) == "0.75 / 1.00"
     assert "round 2 of 2" in capsys.readouterr().err
 
@@ -54,14 +54,14 @@ def test_resume_ends_in_the_same_bytes(tmp_path: Path) -> None:
     slide = write_svs(tmp_path / "s.svs", tissue(2600, 2600))
     slow = ("--set", "grid.block=512", "--set", "grid.tile=32")  # so that it can be stopped halfway
     options = (*slow, "--model", "identity", "--mask", "none", "--workers", 1)
-    said = output_of("resume.py", "--slide", slide, "--folder", tmp_path, "--rounds", 1, "--stops", 1, *options)
-    assert "36 blocks" in said
-    assert "Same bytes: yes" in said
+    errors = output_of("resume.py", "--slide", slide, "--folder", tmp_path, "--rounds", 1, "--stops", 1, *options)
+    assert "36 blocks" in errors
+    assert "Same bytes: yes" in errors
 
 
 def test_engine_generates_the_same_tiles_alone(tmp_path: Path) -> None:
     slide = write_svs(tmp_path / "s.svs", tissue(1200, 1300))
     options = ("--model", "identity", "--mask", "none", "--rounds", 1)
-    said = output_of("engine.py", "--slide", slide, "--folder", tmp_path, *options)
-    assert "9 tissue tiles" in said
-    assert "generated / tissue tiles 1.000" in said
+    errors = output_of("engine.py", "--slide", slide, "--folder", tmp_path, *options)
+    assert "9 tissue tiles" in errors
+    assert "generated / tissue tiles 1.000" in errors

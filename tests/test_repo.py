@@ -112,13 +112,13 @@ def test_the_library_neither_prints_nor_reads_the_environment() -> None:
 
 
 def test_the_research_use_notice_stands_in_one_place() -> None:
-    found = []
+    actual = []
     for path in SOURCES:
         tree = ast.parse(path.read_text())
         docs = {id(n.body[0].value) for n in ast.walk(tree) if hasattr(n, "body") and is_docstring(n)}
         texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in docs]
-        found += [path.name for text in texts if isinstance(text, str) and "research use" in text.lower()]
-    assert found == ["notice.py"]
+        actual += [path.name for text in texts if isinstance(text, str) and "research use" in text.lower()]
+    assert actual == ["notice.py"]
 
 
 PUBLIC = {"_replace", "_asdict", "_fields", "_make"}
@@ -237,8 +237,8 @@ def test_every_direct_dependency_is_pinned() -> None:
     pinned = {
         re.split(r"[=<>]", line)[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if line
     }
-    wanted = {re.split(r"[=<>]", d)[0].lower() for d in project["dependencies"]}
-    assert sorted(wanted - pinned) == []
+    expected = {re.split(r"[=<>]", d)[0].lower() for d in project["dependencies"]}
+    assert sorted(expected - pinned) == []
 
 
 def test_every_module_imports() -> None:

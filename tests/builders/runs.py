@@ -31,7 +31,7 @@ def settings(run: Path, generator: dict) -> dict:
         "pairs": "/somewhere/pairs",
         "run": str(run),
         "input": {"stain": "H&E", "mpp": 1.0, "tile": 256, "overlap": 128},
-        "output": {"stain": "CAM5.2", "glass": [1, 2, 3]},
+        "output": {"stain": "CAM5.2", "background": [1, 2, 3]},
         "generator": generator,
         "loss": {"alpha": 12.5},
     }

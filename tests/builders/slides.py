@@ -10,7 +10,7 @@ import tifffile
 from PIL import ImageCms
 
 from wsi_stain.geometry import Box, Size
-from wsi_stain.slide.readers.base import Facts
+from wsi_stain.slide.readers.base import SlideMetadata
 
 SVS_TEXT = (
     "Aperio Image Library v11.2.1 \r\n{w}x{h} [0,0 {w}x{h}] (256x256) JPEG/RGB Q=90|AppMag = 20|MPP = {mpp}"
@@ -29,7 +29,7 @@ class ComputedBackend:
         self.sizes = tuple(sizes)
         self.pixels = pixels
         known: dict = {"vendor": "test", "format": "test", "mpp": (0.25, 0.25), "mpp_from": "test.mpp"} | facts
-        self.facts = Facts(**known)
+        self.metadata = SlideMetadata(**known)
         self.boxes: list[Box] = []
 
     def read(self, level: int, box: Box) -> np.ndarray:

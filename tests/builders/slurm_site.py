@@ -33,6 +33,6 @@ def jobs(*states: str) -> dict[str, str]:
 
 
 def state(job: str) -> str:
-    found = re.search(r"JobState=(\w+)", ask("scontrol", "show", "job", job, "-o"))
-    assert found
-    return found[1]
+    actual = re.search(r"JobState=(\w+)", ask("scontrol", "show", "job", job, "-o"))
+    assert actual
+    return actual[1]

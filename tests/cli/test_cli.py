@@ -176,8 +176,8 @@ def test_bad_input_gives_one_sentence_with_the_value_and_the_next_step(
             pytest.skip("this machine has CUDA")
     arguments = make(folder, slide)
     before = sorted(p.name for p in folder.iterdir())
-    found, out, err = run(capsys, "convert", *arguments)
-    assert found == code, err
+    actual, out, err = run(capsys, "convert", *arguments)
+    assert actual == code, err
     assert out == ""
     assert "Traceback" not in err
     sentence = err.splitlines()[-1]
@@ -289,7 +289,7 @@ def test_an_error_of_the_system_is_a_sentence(slide: Path, folder: Path, capsys:
     assert "phantom.identity.ome.tiff.run.json: Is a directory" in err.splitlines()[-1]
 
 
-def test_glass_without_tissue_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_background_without_tissue_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER", "photometric": "rgb"}
     tifffile.imwrite(folder / "glass.tif", np.full((1500, 1500, 3), 243, np.uint8), tile=(128, 128), **options)
     code, _, err = run(capsys, "convert", "glass.tif", "--model", "identity", "--workers", 0)
@@ -370,19 +370,19 @@ def test_info_on_a_zarr_that_is_no_image_is_a_sentence(
 
 def test_a_colour_profile_is_applied_and_recorded(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pixels = np.full((64, 64, 3), (200, 100, 50), np.uint8)
-    found = {}
+    actual = {}
     for name, icc in (("plain", None), ("profiled", profile(1.4))):
         Image.fromarray(pixels).save(f"{name}.png", icc_profile=icc)
         options = ["--model", "identity", "--mask", "none", "--mpp", 0.5, "--compression", "deflate", "--workers", 0]
         code, out, err = run(capsys, "convert", f"{name}.png", *options, "--json")
         assert code == 0, err
         stained = tifffile.imread(f"{name}.identity.ome.tiff", series=0, level=0)
-        found[name] = json.loads(out)["fingerprint"]["icc_profile"], np.array_equal(stained, pixels)
-    assert found["plain"] == ("none: pixels as stored", True)
-    assert found["profiled"][0] != found["plain"][0]
-    assert not found["profiled"][1]
+        actual[name] = json.loads(out)["fingerprint"]["icc_profile"], np.array_equal(stained, pixels)
+    assert actual["plain"] == ("none: pixels as stored", True)
+    assert actual["profiled"][0] != actual["plain"][0]
+    assert not actual["profiled"][1]
     _, out, _ = run(capsys, "info", "profiled.identity.ome.tiff", "--json")
-    assert json.loads(out)["annotations"]["icc_profile"] == found["profiled"][0]
+    assert json.loads(out)["annotations"]["icc_profile"] == actual["profiled"][0]
 
 
 def test_doctor_finds_nothing_wrong_with_this_installation() -> None:

@@ -77,8 +77,8 @@ DIRECTIVES = {
 def test_the_shipped_files_ask_for_the_right_job(name: str, tmp_path: Path) -> None:
     script = job_script(shipped(name, tmp_path))
     logs = str(tmp_path / "logs")
-    asked = [line for line in script.splitlines() if line.startswith("#") and logs not in line]
-    assert asked[1:] == [line.strip() for line in DIRECTIVES[name].strip().splitlines()]
+    requested = [line for line in script.splitlines() if line.startswith("#") and logs not in line]
+    assert requested[1:] == [line.strip() for line in DIRECTIVES[name].strip().splitlines()]
     if name != "slurm":
         assert script.count(logs) == 2
 
@@ -108,8 +108,8 @@ def test_settings_for_workers_mean_the_same_in_their_environment() -> None:
     names = sorted(WORKER_SETTINGS)
     code = f"import dask, distributed; print([dask.config.get(name) for name in {names}])"
     command = [sys.executable, "-c", code]
-    said = subprocess.check_output(command, env=os.environ | worker_environment(2), text=True)
-    assert said.strip() == str([WORKER_SETTINGS[name] for name in names])
+    errors = subprocess.check_output(command, env=os.environ | worker_environment(2), text=True)
+    assert errors.strip() == str([WORKER_SETTINGS[name] for name in names])
 
 
 def test_the_walltime_may_have_days(tmp_path: Path) -> None:

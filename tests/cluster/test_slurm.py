@@ -68,10 +68,10 @@ def test_jobs_come_with_the_demand_each_with_a_gpu_and_processors_of_its_own(con
         assert len(slurm_site.jobs()) == 2
         assert set(client.nthreads().values()) == {2}
         seen = client.run(slurm_tasks.surroundings).values()
-        assert sorted(found["CUDA_VISIBLE_DEVICES"] for found in seen) == ["0", "1"]
-        for found in seen:
-            assert found["SLURM_CPUS_PER_TASK"] == found["OMP_NUM_THREADS"] == "2"
-            assert found["SITE_SAYS"] == "hello"
+        assert sorted(actual["CUDA_VISIBLE_DEVICES"] for actual in seen) == ["0", "1"]
+        for actual in seen:
+            assert actual["SLURM_CPUS_PER_TASK"] == actual["OMP_NUM_THREADS"] == "2"
+            assert actual["SITE_SAYS"] == "hello"
 
 
 def test_a_cancelled_job_hands_its_task_on_and_another_takes_its_place(config: ClusterConfig, blocks: Path) -> None:

@@ -90,14 +90,14 @@ KINDS = {
 
 @pytest.fixture(params=KINDS)
 def workers(request):
-    with KINDS[request.param]() as made:
-        yield made
+    with KINDS[request.param]() as result:
+        yield result
 
 
 def results(workers, func, items):
-    found = []
-    workers.run(func, items, found.append)
-    return found
+    actual = []
+    workers.run(func, items, actual.append)
+    return actual
 
 
 def test_every_item_is_done_once(workers):
@@ -164,17 +164,17 @@ def test_threads_work_at_once(kind):
 @pytest.mark.parametrize("kind", [Workers, dask])
 def test_results_come_as_they_finish(kind):
     finished.clear()
-    found = []
+    actual = []
 
     def take(n):
-        found.append(n)
-        if len(found) == 3:
+        actual.append(n)
+        if len(actual) == 3:
             finished.set()
 
     with kind(2) as workers:
         workers.run(wait_if_first, range(4), take)
-    assert sorted(found[:3]) == [1, 2, 3]
-    assert found[3] == 0
+    assert sorted(actual[:3]) == [1, 2, 3]
+    assert actual[3] == 0
 
 
 def test_a_user_s_configuration_of_dask_changes_nothing():

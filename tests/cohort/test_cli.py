@@ -93,8 +93,10 @@ def test_bad_rows_are_a_wrong_call_with_a_table_if_the_user_is_strict(folder, ca
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--only", "0/3"], "--only is 0/3"),
-        (["--only", "three"], "write, for example, 3/10"),
+        (["--shard", "0/3"], "--shard is 0/3"),
+        (["--shard", "three"], "write, for example, 3/10"),
+        (["--only", "0/3"], "the option --only is now called --shard; the old name still works"),
+        (["--only=0/3"], "--shard is 0/3"),
         (["--rows", "a-b"], "write, for example, 3,7-9"),
         (["--rows", "1-9"], "has the slides 1 to 1"),
         (["--rows", "5-3"], "write, for example, 3,7-9"),

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from wsi_stain.cohort import lease as module
-from wsi_stain.cohort.lease import Lease, Pulse, Withdrawn, read_lease
+from wsi_stain.cohort.lease import Lease, LeaseLost, Pulse, read_lease
 from wsi_stain.errors import InUse
 from wsi_stain.files import lock
 
@@ -68,7 +68,7 @@ def test_a_lease_that_was_taken_away_stays_away_and_its_holder_stops(tmp_path):
         path.unlink()
         time.sleep(0.1)  # several beats
         assert not path.exists()
-        with pytest.raises(Withdrawn):
+        with pytest.raises(LeaseLost):
             lease.check()
     assert not path.exists()
 
@@ -79,7 +79,7 @@ def test_a_holder_does_not_touch_the_lease_of_its_successor(tmp_path):
         path.unlink()
         path.write_text('{"token": "another"}')
         time.sleep(0.1)
-        with pytest.raises(Withdrawn):
+        with pytest.raises(LeaseLost):
             lease.check()
     assert path.read_text() == '{"token": "another"}'
 

@@ -26,7 +26,7 @@ from wsi_stain.cohort.status import overview
 from wsi_stain.cohort.words import death
 from wsi_stain.conversion import engine
 from wsi_stain.conversion.painter import stain_block
-from wsi_stain.errors import ConfigError, InUse, NoRoom
+from wsi_stain.errors import ConfigError, InsufficientResources, InUse
 from wsi_stain.files import lock, record
 
 PATIENCE_S = 120
@@ -125,7 +125,7 @@ def test_what_may_pass_is_tried_again(slides, out, address, monkeypatch):
 
 
 def test_a_full_disk_is_tried_again_by_the_next_run(slides, out, address, monkeypatch):
-    monkeypatch.setattr(task_module, "convert", failing_on("s1", NoRoom("the disk is full: make room")))
+    monkeypatch.setattr(task_module, "convert", failing_on("s1", InsufficientResources("the disk is full: make room")))
     assert run(request_of(slides, out, scheduler=address)).failed == {"s1": "the disk is full: make room"}
     monkeypatch.undo()
     assert run(request_of(slides, out, scheduler=address)).is_complete
@@ -146,11 +146,11 @@ def test_two_runs_on_one_folder_exclude_each_other(slides, out, address, monkeyp
 
     def meddling(request, progress):
         if not refused:
-            with pytest.raises(InUse, match=f"process {os.getpid()} on .*--take-over") as error:
+            with pytest.raises(InUse, match=f"process {os.getpid()} on .*--break-stale-locks") as error:
                 run(request_of(slides, out))
             refused.append(error)
             with pytest.raises(InUse):
-                run(request_of(slides, out, only=(1, 2)))
+                run(request_of(slides, out, shard=(1, 2)))
         return real(request, progress)
 
     monkeypatch.setattr(task_module, "convert", meddling)
@@ -161,7 +161,7 @@ def test_two_runs_on_one_folder_exclude_each_other(slides, out, address, monkeyp
 def test_shares_run_beside_each_other_and_fill_one_account(slides, out, address):
     out.mkdir()
     lock.take(out / "cohort.2-of-2.lock", lock.this_process())  # its twin, at work
-    result = run(request_of(slides, out, only=(1, 2), scheduler=address))
+    result = run(request_of(slides, out, shard=(1, 2), scheduler=address))
     assert (result.done, result.total) == (2, 2)
     assert [state.state for _, state in overview(out).slides] == ["done", "waiting", "done"]
     with pytest.raises(InUse):
@@ -179,7 +179,7 @@ def test_locks_of_the_dead_are_broken_and_those_of_other_hosts_only_if_asked(sli
     (out / "cohort.lock").write_text(json.dumps(owner | {"host": "elsewhere"}))
     with pytest.raises(InUse, match="elsewhere"):
         run(request_of(slides, out, scheduler=address))
-    assert run(request_of(slides, out, scheduler=address, take_over=True)).is_complete
+    assert run(request_of(slides, out, scheduler=address, break_stale_locks=True)).is_complete
 
 
 painters: set[str] = set()
@@ -236,8 +236,8 @@ def test_a_worker_that_is_killed_is_replaced_and_loses_nothing(tmp_path, out):
     assert result.is_complete
     again = next(event for event in events if event.kind == "again")
     assert "was lost on slide large: its process was killed" in again.text
-    made = record.read(out / "large.identity.ome.tiff.run.json")
-    assert made["blocks"]["painted_in_this_run"] <= 144 - len(before)
+    conversion = record.read(out / "large.identity.ome.tiff.run.json")
+    assert conversion["blocks"]["painted_in_this_run"] <= 144 - len(before)
     assert stains(out) == by_hand(slide, tmp_path / "plain")
 
 
@@ -277,8 +277,8 @@ def small_disk(tmp_path):
     """A file system of 3 MiB."""
     folder = tmp_path / "small"
     folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True)
-    if made.returncode:
+    conversion = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True)
+    if conversion.returncode:
         pytest.skip("a small file system cannot be mounted here: root is needed")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
@@ -287,7 +287,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_loses_nothing_and_is_a_sentence(tmp_path, small_disk, address, monkeypatch):
     slides = write_slides(tmp_path / "slides", 3)
     shutil.copy(write_large(tmp_path / "x.tif", 6, 6), slides / "s1.tif")
-    monkeypatch.setattr(engine, "check_room", lambda made: None)  # as where others fill the disk meanwhile
+    monkeypatch.setattr(engine, "check_room", lambda conversion: None)  # as where others fill the disk meanwhile
     out = small_disk / "out"
     result = run(request_of(slides, out, scheduler=address))
     assert "s1" in result.failed
@@ -297,8 +297,8 @@ def test_a_full_disk_loses_nothing_and_is_a_sentence(tmp_path, small_disk, addre
     assert kept > 3
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     assert run(request_of(slides, out, scheduler=address)).is_complete
-    made = record.read(out / "s1.identity.ome.tiff.run.json")
-    assert made["blocks"]["painted_in_this_run"] == 36 - kept
+    conversion = record.read(out / "s1.identity.ome.tiff.run.json")
+    assert conversion["blocks"]["painted_in_this_run"] == 36 - kept
     assert stains(out) == by_hand(slides, tmp_path / "plain")
 
 

@@ -24,15 +24,15 @@ def test_a_csv_a_folder_and_a_glob_name_the_same_slides(tmp_path):
     folder = write_slides(tmp_path / "slides")
     (folder / "notes.txt").write_text("not a slide")
     (tmp_path / "sheet.csv").write_text("slide\nslides/s0.tif\n\nslides/s1.tif\nslides/s2.tif\n")
-    found = [
+    actual = [
         checked(request_of(source, tmp_path / "out")) for source in (tmp_path / "sheet.csv", folder, folder / "*.tif")
     ]
-    for rows in found:
+    for rows in actual:
         assert [row.slide_id for row in rows] == ["s0", "s1", "s2"]
         assert [row.slide for row in rows] == [folder / f"s{n}.tif" for n in range(3)]
         assert [row.output for row in rows] == [f"s{n}.identity.ome.tiff" for n in range(3)]
         assert {row.pixels for row in rows} == {300 * 320}
-    assert [row.line for row in found[0]] == [2, 4, 5]
+    assert [row.line for row in actual[0]] == [2, 4, 5]
     assert not (tmp_path / "out").exists()
 
 
@@ -66,9 +66,9 @@ def test_all_problems_come_in_one_table_with_line_numbers(tmp_path):
     (tmp_path / "sheet.csv").write_text("\n".join(lines))
     with pytest.raises(ConfigError) as error:
         checked(request_of(tmp_path / "sheet.csv", tmp_path / "out"))
-    said = str(error.value).splitlines()
-    assert "5 rows" in said[0]
-    assert "nothing was started" in said[0]
+    errors = str(error.value).splitlines()
+    assert "5 rows" in errors[0]
+    assert "nothing was started" in errors[0]
     expected = {
         3: ("gone.tif", "no such file"),
         4: ("noscale.tif", "--mpp"),
@@ -76,7 +76,7 @@ def test_all_problems_come_in_one_table_with_line_numbers(tmp_path):
         6: ("text.svs", "unsupported format"),
         7: ("s1.tif", "nomask.geojson"),
     }
-    for line, (number, words) in zip(said[1:-1], expected.items(), strict=True):
+    for line, (number, words) in zip(errors[1:-1], expected.items(), strict=True):
         assert f"line {number}" in line
         assert all(word in line for word in words), line
     assert not (tmp_path / "out").exists()
@@ -147,7 +147,7 @@ def test_nothing_there_is_a_sentence(tmp_path):
 
 @given(count=st.integers(1, 40), shares=st.integers(1, 12))
 def test_shares_take_every_slide_once(count, shares):
-    requests = [CohortRequest("s.csv", Path("out"), only=(i, shares)) for i in range(1, shares + 1)]
+    requests = [CohortRequest("s.csv", Path("out"), shard=(i, shares)) for i in range(1, shares + 1)]
     for index in range(count):
         assert sum(request.is_chosen(index) for request in requests) == 1
 
@@ -156,9 +156,9 @@ def test_rows_beyond_the_sheet_and_absurd_shares_are_refused(tmp_path):
     folder = write_slides(tmp_path / "slides", 2)
     with pytest.raises(ConfigError, match=r"--rows contains 3, .* has the slides 1 to 2"):
         checked(request_of(folder, tmp_path / "out", rows=(1, 3)))
-    for only in ((0, 3), (4, 3)):
-        with pytest.raises(ConfigError, match="--only"):
-            request_of(folder, tmp_path / "out", only=only)
+    for shard in ((0, 3), (4, 3)):
+        with pytest.raises(ConfigError, match="--shard"):
+            request_of(folder, tmp_path / "out", shard=shard)
 
 
 def test_only_the_rows_of_a_share_are_opened(tmp_path):
@@ -268,15 +268,15 @@ def test_series_of_equal_folder_names_get_longer_names(tmp_path):
 
 def test_virtual_stains_are_left_out_of_folders_and_refused_in_sheets(tmp_path, caplog):
     folder = write_slides(tmp_path / "slides", 2)
-    made = convert(to_convert(request_of(folder, folder), checked(request_of(folder, folder))[0], 0)).output
-    assert made.parent == folder
+    conversion = convert(to_convert(request_of(folder, folder), checked(request_of(folder, folder))[0], 0)).output
+    assert conversion.parent == folder
     for source in (folder, folder / "*.*f"):
         caplog.clear()
         assert [row.slide_id for row in checked(request_of(source, tmp_path / "out"))] == ["s0", "s1"]
         assert "left out 1 virtual stain" in caplog.text
         taken = request_of(source, tmp_path / "out", allow_virtual=True)
         assert [row.slide.name for row in sheet.read(taken)[0]] == ["s0.identity.ome.tiff", "s0.tif", "s1.tif"]
-    (tmp_path / "sheet.csv").write_text(f"slide\nslides/{made.name}\nslides/s1.tif\n")
+    (tmp_path / "sheet.csv").write_text(f"slide\nslides/{conversion.name}\nslides/s1.tif\n")
     result = examined(request_of(tmp_path / "sheet.csv", tmp_path / "out"))
     assert list(result.reasons) == [2]
     assert "is a virtual stain (identity)" in result.reasons[2]

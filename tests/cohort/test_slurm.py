@@ -126,14 +126,14 @@ def test_a_cohort_whose_job_is_cancelled_in_a_slide_ends_in_the_same_bytes(
         wait_for(lambda: painted(folder / "cluster", "mpp-1000") >= 5, "a slide is in work")
         lease = json.loads((folder / "cluster" / "mpp-1000.running.json").read_text())
         slurm_site.ask("scancel", job_of(lease["pid"]))
-        said, _ = process.communicate(timeout=600)
-    assert process.returncode == 1, said
+        errors, _ = process.communicate(timeout=600)
+    assert process.returncode == 1, errors
     assert outputs(folder / "cluster") == expected
     assert set(expected) == set(GOOD)
     last, blocks = generated(folder / "cluster", "mpp-1000")
     assert 0 < last < blocks, "the slide went on where the cancelled job had left it"
     check_the_bad_slide(folder / "cluster")
-    assert "cut" in said
+    assert "cut" in errors
 
 
 def job_of(pid: int) -> str:
@@ -145,9 +145,9 @@ def job_of(pid: int) -> str:
 SLOW = """#!{python}
 import os, threading, time
 from wsi_stain.cli import main
-from wsi_stain.output.tiff_canvas import TileSpool
+from wsi_stain.output.tiff_canvas import TiffCanvas
 
-put, one = TileSpool.put, threading.Lock()
+put, one = TiffCanvas.put, threading.Lock()
 
 
 def slow_put(spool, *arguments):
@@ -158,7 +158,7 @@ def slow_put(spool, *arguments):
     return put(spool, *arguments)
 
 
-TileSpool.put = slow_put
+TiffCanvas.put = slow_put
 if __name__ == "__main__":
     main()
 """
@@ -171,9 +171,9 @@ work at that moment less than the minute that is left then.
 
 def shorten(job: str) -> None:
     """Let the walltime end in about a minute: SLURM looks every 30 s, and warns at its next look or the one after."""
-    found = re.search(r"RunTime=(\d+):(\d+):(\d+)", slurm_site.ask("scontrol", "show", "job", job, "-o"))
-    assert found
-    hours, minutes, seconds = map(int, found.groups())
+    actual = re.search(r"RunTime=(\d+):(\d+):(\d+)", slurm_site.ask("scontrol", "show", "job", job, "-o"))
+    assert actual
+    hours, minutes, seconds = map(int, actual.groups())
     limit = (3600 * hours + 60 * minutes + seconds + 45) // 60 + 1
     slurm_site.ask("scontrol", "update", f"JobId={job}", f"TimeLimit={limit}")
 

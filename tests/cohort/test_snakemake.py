@@ -100,8 +100,8 @@ def test_the_schema_of_the_sheet_knows_the_columns_of_the_command() -> None:
 
 @pytest.mark.parametrize("profile", ["local", "slurm"])
 def test_profiles_name_only_what_the_workflow_has(profile: str) -> None:
-    found = yaml.safe_load((FOLDER / "profiles" / profile / "config.yaml").read_text(encoding="utf-8"))
-    assert found["keep-going"] is found["rerun-incomplete"] is True
+    actual = yaml.safe_load((FOLDER / "profiles" / profile / "config.yaml").read_text(encoding="utf-8"))
+    assert actual["keep-going"] is actual["rerun-incomplete"] is True
     text = (FOLDER / "profiles" / profile / "config.yaml").read_text(encoding="utf-8")
     rules = set(re.findall(r"^rule (\w+):", (FOLDER / "Snakefile").read_text(encoding="utf-8"), re.M))
     assert set(re.findall(r"#   (\w+): \{", text)) <= rules

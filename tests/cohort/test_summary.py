@@ -171,28 +171,28 @@ def test_a_page_of_thousands_of_slides_is_not_held_in_memory(out):
 
 
 def test_what_is_left_is_told_from_the_files(out, tmp_path, monkeypatch):
-    found = overview(out)
-    assert found.counts == {"done": 2, "failed": 1}
-    assert found.seconds_left is None, "nothing runs"
+    actual = overview(out)
+    assert actual.counts == {"done": 2, "failed": 1}
+    assert actual.seconds_left is None, "nothing runs"
     (out / "s0.identity.ome.tiff").unlink()
     lease = {**lock.this_process(), "token": "t", "beat": time.time(), "share": 0.25, "seconds": 7.0}
     (out / "s0.running.json").write_text(json.dumps(lease))
-    found = overview(out)
-    assert found.counts == {"done": 1, "failed": 1, "running": 1}
-    assert found.seconds_left == pytest.approx(75, rel=0.05), "100 s for a slide of this size, a quarter done"
+    actual = overview(out)
+    assert actual.counts == {"done": 1, "failed": 1, "running": 1}
+    assert actual.seconds_left == pytest.approx(75, rel=0.05), "100 s for a slide of this size, a quarter done"
     monkeypatch.setattr(lease_module, "WATCH_S", 0.2)
     (out / "s0.running.json").write_text(json.dumps(lease | {"host": "elsewhere", "beat": time.time() - 1000}))
-    assert next(found for _, found in overview(out).slides).state == "interrupted"
+    assert next(actual for _, actual in overview(out).slides).state == "interrupted"
     with pytest.raises(OutputError, match="contains no cohort"):
         overview(tmp_path)
 
 
 @pytest.fixture
 def chromium() -> str:
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    if not found:
+    actual = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not actual:
         pytest.skip("no Chromium on this machine: the page is not looked at")
-    return found
+    return actual
 
 
 def browse(chromium: str, profile: Path, page: Path, *options: str) -> str:

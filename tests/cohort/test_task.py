@@ -18,7 +18,7 @@ from wsi_stain.cohort import task as module
 from wsi_stain.cohort.check import checked
 from wsi_stain.cohort.files import Folder
 from wsi_stain.cohort.task import SlideTask, convert_slide
-from wsi_stain.errors import NoRoom, OutputError
+from wsi_stain.errors import InsufficientResources, OutputError
 from wsi_stain.files import lock, record
 from wsi_stain.files.atomic import atomic_write
 from wsi_stain.model.bundle import IdentityGenerator
@@ -95,7 +95,7 @@ def test_a_network_file_system_is_given_another_try_and_then_it_is_a_failure(tas
     assert record.read(task.request.folder / "s0.failed.json")["attempts"] == 3
 
 
-@pytest.mark.parametrize("error", [NoRoom("no room"), OSError(errno.ENOSPC, "No space left on device")])
+@pytest.mark.parametrize("error", [InsufficientResources("no room"), OSError(errno.ENOSPC, "No space left on device")])
 def test_a_full_disk_is_no_fault_of_the_slide(task, monkeypatch, error):
     monkeypatch.setattr(module, "convert", raising(error))
     assert convert_slide(task).ending == "no room"
@@ -253,7 +253,7 @@ def test_what_another_cluster_left_on_another_host_is_cleared_only_if_the_user_s
     outcome = convert_slide(SlideTask(task.request, task.row, 1, scheduler="another"))
     assert (outcome.ending, "elsewhere" in outcome.reason) == ("in use", True)
     monkeypatch.setattr(module, "STALE_S", 1.0)
-    sure = replace(task.request, take_over=True)
+    sure = replace(task.request, break_stale_locks=True)
     leave_of(task)
     with beating(task):
         assert convert_slide(SlideTask(sure, task.row, 1)).ending == "in use", "its heart beats"
@@ -265,12 +265,12 @@ def test_slides_in_work_never_take_more_threads_than_there_are():
     threads, taken, most, order = module._Threads(4), [0], [0], []
     guard = threading.Lock()
 
-    def use(wanted: int) -> None:
-        with threads(wanted) as got:
+    def use(expected: int) -> None:
+        with threads(expected) as got:
             with guard:
                 taken[0] += got
                 most[0] = max(most[0], taken[0])
-                order.append(wanted)
+                order.append(expected)
             time.sleep(0.01)
             with guard:
                 taken[0] -= got

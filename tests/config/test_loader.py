@@ -14,7 +14,7 @@ from wsi_stain.cohort.request import CohortConfig
 from wsi_stain.config.cluster import ClusterConfig
 from wsi_stain.config.convert import ConvertConfig, GridConfig
 from wsi_stain.config.loader import dump, load
-from wsi_stain.config.model import BundleConfig, GeneratorConfig
+from wsi_stain.config.model import BundleConfig, BundleOutput, GeneratorConfig
 from wsi_stain.config.ranges import Range, check_ranges, hints, range_of, without_none
 from wsi_stain.config.train import LossConfig, TrainConfig
 from wsi_stain.errors import ConfigError
@@ -24,7 +24,7 @@ BUNDLE = {
     "version": "1.0.0",
     "generator": {"kind": "identity"},
     "input": {"stain": "H&E", "mpp": 0.5},
-    "output": {"stain": "HER2", "glass": [240, 241, 242]},
+    "output": {"stain": "HER2", "background": [240, 241, 242]},
 }
 
 
@@ -51,7 +51,7 @@ def test_what_is_dumped_loads_as_the_same(
 
 
 def test_lists_become_tuples_and_numbers_choices() -> None:
-    assert load(BundleConfig, BUNDLE).output.glass == (240, 241, 242)
+    assert load(BundleConfig, BUNDLE).output.background == (240, 241, 242)
     assert load(ConvertConfig, {"output": {"subsampling": 422}}).output.subsampling == "422"
     assert load(ConvertConfig, {"max_unreadable": 1}).max_unreadable == 1.0
 
@@ -86,7 +86,7 @@ def test_missing_keys_and_wrong_lengths_are_named() -> None:
     with pytest.raises(ConfigError, match="the key 'name' is missing"):
         load(BundleConfig, {k: v for k, v in BUNDLE.items() if k != "name"})
     with pytest.raises(ConfigError, match=r"output.glass has 2 values: it must have 3"):
-        load(BundleConfig, BUNDLE | {"output": {"stain": "x", "glass": [1, 2]}})
+        load(BundleConfig, BUNDLE | {"output": {"stain": "x", "background": [1, 2]}})
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,8 @@ def test_a_file_may_differ_from_another(tmp_path: Path) -> None:
     (tmp_path / "far.yaml").write_text("grid: {tile: 256, overlap: 64}\nbatch: 2\n")
     (tmp_path / "near.yaml").write_text("base: far.yaml\ngrid: {overlap: 32}\n")
     (tmp_path / "nearest.yaml").write_text("base: near.yaml\nbatch: 7\n")
-    found = load(ConvertConfig, tmp_path / "nearest.yaml", ["grid.block=1024"])
-    assert found == load(ConvertConfig, {"grid": {"tile": 256, "overlap": 32, "block": 1024}, "batch": 7})
+    actual = load(ConvertConfig, tmp_path / "nearest.yaml", ["grid.block=1024"])
+    assert actual == load(ConvertConfig, {"grid": {"tile": 256, "overlap": 32, "block": 1024}, "batch": 7})
 
 
 @pytest.mark.parametrize(
@@ -137,16 +137,16 @@ BASES = {ConvertConfig: {}, ClusterConfig: {}, CohortConfig: {}, BundleConfig: B
 
 def numbers(cls: type, prefix: str = "") -> list[tuple[str, Any, int | None]]:
     """Every numeric setting of a configuration: its key, its type, and its place in a list."""
-    found = []
+    actual = []
     for name, hint in hints(cls).items():
         key, hint = prefix + name.removesuffix("_"), without_none(hint)
         if dataclasses.is_dataclass(hint):
-            found += numbers(hint, key + ".")  # type: ignore[arg-type]
+            actual += numbers(hint, key + ".")  # type: ignore[arg-type]
         elif typing.get_origin(hint) is tuple:
-            found += [(key, part, i) for i, part in enumerate(typing.get_args(hint)) if part is not Ellipsis]
+            actual += [(key, part, i) for i, part in enumerate(typing.get_args(hint)) if part is not Ellipsis]
         else:
-            found.append((key, hint, None))
-    return [(key, hint, i) for key, hint, i in found if hint in (int, float) or range_of(hint)]
+            actual.append((key, hint, None))
+    return [(key, hint, i) for key, hint, i in actual if hint in (int, float) or range_of(hint)]
 
 
 LENGTHS = {"workers": 2, "output.glass": 3}
@@ -158,7 +158,7 @@ def with_setting(cls: type, key: str, value: Any) -> dict[str, Any]:
     section, (*parents, last) = data, key.split(".")
     for parent in parents:
         section = section.setdefault(parent, {})
-    if parents == ["invariance"]:
+    if parents == ["tile_tolerance"]:
         section |= {"mean": 1.0, "p99": 1.0, "max": 1.0}
     section[last] = value
     return data
@@ -203,7 +203,7 @@ def test_ranges_hold_for_settings_that_are_made_in_python() -> None:
     ):
         with pytest.raises(ConfigError, match=r"^\w+(\[1\])? is \S+: it must be"):
             make()
-    check_ranges(ConvertConfig(max_unreadable=1, batch=1, cache_mb=0))
+    check_ranges(ConvertConfig(max_unreadable=1, batch=1, cache_mib=0))
 
 
 @given(st.floats(allow_nan=True), st.floats(-5, 5), st.floats(-5, 5))
@@ -227,3 +227,16 @@ def test_a_message_names_the_file_only_for_what_is_in_it(tmp_path: Path) -> None
     file.write_text("name: x\n")
     with pytest.raises(ConfigError, match=rf"^{file}: the key 'version' is missing$"):
         load(BundleConfig, file)
+
+
+def test_keys_of_earlier_versions_are_read_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base, file = tmp_path / "base.yaml", tmp_path / "old.yaml"
+    base.write_text("cache_mib: 1\ngrid: {tile: 256}\n")
+    file.write_text("base: base.yaml\ncache_mb: 2\n")
+    with caplog.at_level("WARNING"):
+        assert [load(ConvertConfig, file).cache_mib for _ in range(2)] == [2, 2]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{file}: the key cache_mb is now called cache_mib; the old name is still read"
+    ]
+    assert load(ConvertConfig, file, ["cache_mb=3"]).cache_mib == 3
+    assert load(BundleOutput, {"stain": "x", "glass": [1, 2, 3]}).background == (1, 2, 3)

@@ -161,23 +161,25 @@ def test_identity_gives_the_slides_pixels_bit_for_bit(tmp_path_factory, data):
     ending = data.draw(st.sampled_from(["ome.zarr", "ome.tiff"]))
     image = noise(h, w)
     keys = f"grid.tile={tile}", f"grid.overlap={overlap}", f"grid.block={block}"
-    made = convert(request_of(write_slide(folder / "s.tif", image), folder / f"x.{ending}", *keys, workers=workers))
-    assert np.array_equal(pixels_of(made.output), image)
+    conversion = convert(
+        request_of(write_slide(folder / "s.tif", image), folder / f"x.{ending}", *keys, workers=workers)
+    )
+    assert np.array_equal(pixels_of(conversion.output), image)
 
 
 @pytest.mark.parametrize("size", [(40, 30), (1, 5000), (5000, 1), (1, 1), (512, 512)])
 @pytest.mark.parametrize("ending", ["ome.zarr", "ome.tiff"])
 def test_identity_of_odd_shapes(tmp_path, size, ending):
     image = noise(*size)
-    made = convert(request_of(write_slide(tmp_path / "s.tif", image), tmp_path / f"x.{ending}"))
-    assert np.array_equal(pixels_of(made.output), image)
+    conversion = convert(request_of(write_slide(tmp_path / "s.tif", image), tmp_path / f"x.{ending}"))
+    assert np.array_equal(pixels_of(conversion.output), image)
 
 
 def test_an_ome_tiff_follows_every_rule_and_says_what_it_is(tmp_path):
-    made = convert(request_of(write_slide(tmp_path / "s.tif", noise(1300, 1700)), tmp_path / "x.ome.tiff"))
-    assert ometiff.problems(made.output) == []
-    told = json.dumps(ometiff.describe(made.output), default=str)
-    assert made.record["fingerprint"]["source_sha256"] in told
+    conversion = convert(request_of(write_slide(tmp_path / "s.tif", noise(1300, 1700)), tmp_path / "x.ome.tiff"))
+    assert ometiff.problems(conversion.output) == []
+    message = json.dumps(ometiff.describe(conversion.output), default=str)
+    assert conversion.record["fingerprint"]["source_sha256"] in message
     assert {p.name for p in tmp_path.iterdir()} == {"s.tif", "x.ome.tiff", "x.ome.tiff.run.json"}
     assert str(tmp_path) not in (tmp_path / "x.ome.tiff").read_bytes().decode("latin-1")
 
@@ -186,9 +188,9 @@ def test_default_output_is_named_for_slide_and_stain_in_the_working_directory(tm
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
     slide = write_slide(tmp_path / "in" / "case 1.tif", noise(60, 60))
-    made = convert(request_of(slide, None))
-    assert made.output == Path("case 1.identity.ome.tiff")
-    assert made.output.is_file()
+    conversion = convert(request_of(slide, None))
+    assert conversion.output == Path("case 1.identity.ome.tiff")
+    assert conversion.output.is_file()
 
 
 # A generator that is not the identity --------------------------------------------------------------------------------
@@ -228,10 +230,10 @@ def test_workers_and_blocks_and_batches_do_not_change_the_pixels(tmp_path, use):
         (tmp_path / str(i)).mkdir()
         keys = f"grid.block={block}", f"batch={batch}"
         for ending in ("ome.tiff", "ome.zarr"):
-            made = convert(request_of(slide, tmp_path / str(i) / f"x.{ending}", *keys, workers=workers))
-            pixels.append(pixels_of(made.output))
+            conversion = convert(request_of(slide, tmp_path / str(i) / f"x.{ending}", *keys, workers=workers))
+            pixels.append(pixels_of(conversion.output))
             if block == 512:
-                digests.add(digest(made.output))
+                digests.add(digest(conversion.output))
     assert all(np.array_equal(pixels[0], other) for other in pixels)
     assert len(digests) == 2  # one TIFF, one Zarr
 
@@ -240,8 +242,8 @@ def test_workers_and_blocks_and_batches_do_not_change_the_pixels(tmp_path, use):
 def test_no_tile_is_generated_twice(tmp_path, use, workers):
     use(InvertAndBlur)
     slide = write_slide(tmp_path / "s.tif", noise(1500, 1300))
-    made = convert(request_of(slide, tmp_path / "x.ome.zarr", workers=workers))
-    tiles = made.record["tiles"]
+    conversion = convert(request_of(slide, tmp_path / "x.ome.zarr", workers=workers))
+    tiles = conversion.record["tiles"]
     assert tiles["generated_in_this_run"] == tiles["tissue"] == tiles["all"] == 16 * 14
 
 
@@ -249,7 +251,7 @@ def test_without_a_cache_the_pixels_are_the_same(tmp_path, use):
     use(InvertAndBlur)
     slide = write_slide(tmp_path / "s.tif", noise(1100, 700))
     with_cache = convert(request_of(slide, tmp_path / "a.ome.zarr"))
-    without = convert(request_of(slide, tmp_path / "b.ome.zarr", "cache_mb=0"))
+    without = convert(request_of(slide, tmp_path / "b.ome.zarr", "cache_mib=0"))
     assert without.record["tiles"]["generated_in_this_run"] > with_cache.record["tiles"]["generated_in_this_run"]
     assert np.array_equal(pixels_of(with_cache.output), pixels_of(without.output))
 
@@ -310,7 +312,7 @@ def test_tiles_without_tissue_are_neither_read_nor_stained(tmp_path, use, monkey
     image = noise(2100, 2100)
     slide = write_slide(tmp_path / "s.tif", image)
     mask = square(tmp_path, 600, 1100, 900, 1300)
-    made = convert(request_of(slide, tmp_path / "x.ome.zarr", mask=mask, force_brightfield=True))  # not looked at
+    conversion = convert(request_of(slide, tmp_path / "x.ome.zarr", mask=mask, force_brightfield=True))  # not looked at
     grid = TileGrid(Size(2100, 2100), 128, 32)
     tissue = list(grid.tiles(Box(1100, 600, 1300, 900)))
     around = Box(
@@ -319,10 +321,10 @@ def test_tiles_without_tissue_are_neither_read_nor_stained(tmp_path, use, monkey
     margin = Box(around.y0 - 128, around.x0 - 128, around.y1 + 128, around.x1 + 128)  # the mask's cells may reach out
     assert boxes
     assert all(margin.contains(box) for box in boxes)
-    tiles = made.record["tiles"]
+    tiles = conversion.record["tiles"]
     assert sum(seen) == tiles["tissue"] + tiles["stained_again_in_this_run"] < tiles["all"] / 10
-    got = pixels_of(made.output)
-    assert (got[:900] == bundle.glass).all()
+    got = pixels_of(conversion.output)
+    assert (got[:900] == bundle.background).all()
     inside = (slice(1150, 1250), slice(700, 850))
     whole = cv2.blur(255 - image, (5, 5), borderType=cv2.BORDER_REPLICATE)
     assert np.abs(got[inside].astype(int) - whole[inside]).max() <= 1
@@ -343,12 +345,14 @@ def test_nothing_is_read_between_two_islands_of_one_block(tmp_path, use, monkeyp
     mask = tmp_path / "m.geojson"
     mask.write_text(json.dumps({"type": "MultiPolygon", "coordinates": corners}))
     slide = write_slide(tmp_path / "s.tif", image)
-    made = convert(request_of(slide, tmp_path / "x.ome.zarr", "grid.block=1024", mask=mask, force_brightfield=True))
+    conversion = convert(
+        request_of(slide, tmp_path / "x.ome.zarr", "grid.block=1024", mask=mask, force_brightfield=True)
+    )
     assert boxes
     middle = Box(300, 300, 700, 700)
     assert not any((box & middle).area for box in boxes)
     whole = cv2.blur(255 - image, (5, 5), borderType=cv2.BORDER_REPLICATE)
-    got = pixels_of(made.output)
+    got = pixels_of(conversion.output)
     for part in (np.s_[30:70, 30:70], np.s_[910:950, 910:950]):
         assert np.abs(got[part].astype(int) - whole[part]).max() <= 1
 
@@ -373,18 +377,18 @@ def damaged(monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_unreadable_tile_becomes_glass_and_is_told(tmp_path, use, damaged, workers):
+def test_an_unreadable_tile_becomes_background_and_is_told(tmp_path, use, damaged, workers):
     bundle = use(IdentityGenerator, tile=128, overlap=0)
     damaged(Box(500, 500, 501, 501))  # in the tile of 384…512, which lies in one block
     image = noise(1500, 1300)
     slide = write_slide(tmp_path / "s.tif", image)
-    made = convert(request_of(slide, tmp_path / "x.ome.tiff", workers=workers))
+    conversion = convert(request_of(slide, tmp_path / "x.ome.tiff", workers=workers))
     expected = image.copy()
-    expected[384:512, 384:512] = bundle.glass
-    assert np.array_equal(pixels_of(made.output), expected)
-    assert made.unreadable == (Box(384, 384, 512, 512),)
-    assert made.record["unreadable"] == [[384, 384, 128, 128]]  # x, y, w, h
-    assert b"unreadable in the source" in made.output.read_bytes()
+    expected[384:512, 384:512] = bundle.background
+    assert np.array_equal(pixels_of(conversion.output), expected)
+    assert conversion.unreadable == (Box(384, 384, 512, 512),)
+    assert conversion.record["unreadable"] == [[384, 384, 128, 128]]  # x, y, w, h
+    assert b"unreadable in the source" in conversion.output.read_bytes()
 
 
 def test_an_unreadable_tile_of_several_blocks_is_told_once_and_survives_a_resume(tmp_path, use, damaged):
@@ -551,9 +555,9 @@ def test_stopped_between_any_two_of_the_last_steps_it_ends_in_the_same_bytes(tmp
     with pytest.raises(Power):
         convert(request_of(slide, tmp_path / f"x.{ending}"))
     monkeypatch.undo()
-    made = convert(request_of(slide, tmp_path / f"x.{ending}"))
-    assert made.already_done == (step == "remove")
-    assert digest(made.output) == digest(whole.output)
+    conversion = convert(request_of(slide, tmp_path / f"x.{ending}"))
+    assert conversion.already_done == (step == "remove")
+    assert digest(conversion.output) == digest(whole.output)
     left = {p.name for p in tmp_path.iterdir()} - {"s.tif", "whole"}
     assert left == {f"x.{ending}", f"x.{ending}.run.json"}
 
@@ -660,9 +664,9 @@ def test_a_second_run_on_the_same_output_is_kept_out(tmp_path, use):
 
     use(Meddling)
     slide = write_slide(tmp_path / "s.tif", noise(600, 600))
-    made = convert(request_of(slide, tmp_path / "x.ome.tiff"))
+    conversion = convert(request_of(slide, tmp_path / "x.ome.tiff"))
     assert refused
-    assert np.array_equal(pixels_of(made.output), noise(600, 600))
+    assert np.array_equal(pixels_of(conversion.output), noise(600, 600))
 
 
 def test_a_second_run_does_not_take_a_restart_for_done(tmp_path, monkeypatch):
@@ -678,9 +682,9 @@ def test_a_second_run_does_not_take_a_restart_for_done(tmp_path, monkeypatch):
         return tiles
 
     monkeypatch.setattr(IdentityGenerator, "__call__", meddling)
-    made = convert(request_of(slide, tmp_path / "x.ome.tiff", restart=True))
+    conversion = convert(request_of(slide, tmp_path / "x.ome.tiff", restart=True))
     assert refused
-    assert np.array_equal(pixels_of(made.output), noise(600, 600))
+    assert np.array_equal(pixels_of(conversion.output), noise(600, 600))
 
 
 def test_a_restart_of_the_same_settings_goes_on_without_the_flag(tmp_path, monkeypatch):
@@ -765,15 +769,15 @@ def test_what_another_run_does_between_the_plan_and_the_lock_is_seen(tmp_path, m
 
     calls = []
     monkeypatch.setattr(IdentityGenerator, "__call__", fail_at_the_second)
-    request = request_of(slide, output, "cache_mb=0", "grid.tile=256")
+    request = request_of(slide, output, "cache_mib=0", "grid.tile=256")
     with pytest.raises(ZeroDivisionError):
         convert(request)
     monkeypatch.undo()
     painted = next((tmp_path / f"x.{ending}.spool").glob("b_*.zip"))
     after_the_plan(painted.unlink)  # as a restart that was killed leaves it
-    made = convert(request)
-    assert np.array_equal(pixels_of(made.output), noise(1000, 500))
-    made.output.rename(tmp_path / "away")
+    conversion = convert(request)
+    assert np.array_equal(pixels_of(conversion.output), noise(1000, 500))
+    conversion.output.rename(tmp_path / "away")
     after_the_plan(lambda: convert(request))
     assert convert(request).already_done
 
@@ -801,10 +805,10 @@ def test_progress_counts_every_block_and_tile_once(tmp_path, use):
     use(InvertAndBlur)
     slide = write_slide(tmp_path / "s.tif", noise(1500, 1300))
     events = []
-    made = convert(request_of(slide, tmp_path / "x.ome.tiff", workers=2), events.append)
+    conversion = convert(request_of(slide, tmp_path / "x.ome.tiff", workers=2), events.append)
     painting = [event for event in events if event.stage == "stain"]
     assert [event.done_blocks for event in painting] == list(range(10))
-    assert painting[-1].done_tiles == painting[-1].tiles == made.record["tiles"]["tissue"]
+    assert painting[-1].done_tiles == painting[-1].tiles == conversion.record["tiles"]["tissue"]
     assert list(dict.fromkeys(event.stage for event in events)) == [
         "plan",
         "stain",
@@ -817,9 +821,9 @@ def test_progress_counts_every_block_and_tile_once(tmp_path, use):
 
 def test_the_record_tells_how_the_output_was_made(tmp_path):
     slide = write_slide(tmp_path / "s.tif", noise(700, 600))
-    made = convert(request_of(slide, tmp_path / "x.ome.tiff"))
+    conversion = convert(request_of(slide, tmp_path / "x.ome.tiff"))
     written = json.loads((tmp_path / "x.ome.tiff.run.json").read_text())
-    assert written == made.record
+    assert written == conversion.record
     assert written["fingerprint"]["source_sha256"] == hashlib.sha256(slide.read_bytes()).hexdigest()
     assert written["size_px"] == [700, 600]
     assert written["config"]["grid"]["block"] == 512

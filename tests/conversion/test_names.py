@@ -3,8 +3,10 @@
 import pytest
 from builders.conversions import noise, request_of, write_slide
 
-from wsi_stain.conversion.engine import convert, plan
+from wsi_stain.conversion.engine import convert
+from wsi_stain.conversion.job import Job
 from wsi_stain.conversion.names import check_name
+from wsi_stain.conversion.survey import Survey
 from wsi_stain.errors import OutputError
 
 
@@ -15,7 +17,7 @@ def test_the_longest_name_that_passes_can_be_written_and_one_more_letter_is_refu
     assert 190 < longest < 254
     assert convert(request_of(slide, tmp_path / ("a" * longest + ending), mask="auto")).output.exists()
     with pytest.raises(OutputError, match=r"at most \d+ fit .*shorter name with -o"):
-        plan(request_of(slide, tmp_path / ("a" * (longest + 1) + ending)))
+        Job.of(Survey.of(request_of(slide, tmp_path / ("a" * (longest + 1) + ending))))
 
 
 def _passes(path):

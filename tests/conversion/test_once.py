@@ -19,9 +19,9 @@ from wsi_stain.geometry import Box, Size
 from wsi_stain.model.bundle import IdentityGenerator
 from wsi_stain.output.canvas import BlockStore
 from wsi_stain.output.pyramid import Pyramid
-from wsi_stain.output.tile_store import Shelf
+from wsi_stain.output.tile_store import TileStore
 from wsi_stain.slide.readers.tiff import TiffBackend
-from wsi_stain.tiling.cache import TileCache
+from wsi_stain.tiling.cache import StainedTileCache
 from wsi_stain.tiling.grid import TileGrid, painting_order
 
 MOST_REPEATED = 0.03
@@ -78,7 +78,7 @@ def test_a_block_decodes_each_tile_of_the_slide_once(tmp_path, use, monkeypatch,
 def repeated(size: Size, tile: int, overlap: int, order) -> float:
     """Tiles generated more than once, as a share of all, by a worker with the default cache; no pixel is touched."""
     config = ConvertConfig()
-    grid, cache = TileGrid(size, tile, overlap, block=config.grid.block), TileCache(config.cache_mb << 20)
+    grid, cache = TileGrid(size, tile, overlap, block=config.grid.block), StainedTileCache(config.cache_mib << 20)
     pixels = np.broadcast_to(np.uint8(0), (tile, tile, 3))
     generated = 0
     for block in order(grid.blocks()):
@@ -145,16 +145,16 @@ def test_a_slow_generator_makes_no_tile_again_after_an_interruption(tmp_path, us
 
 def test_a_damaged_tile_on_the_shelf_is_generated_again(tmp_path):
     store = BlockStore(tmp_path, Pyramid(Size(512, 512), 512), (243, 243, 243))
-    shelf, pixels, box = Shelf(store), tissue(64, 64), Box(384, 768, 448, 832)
-    assert shelf.take(box, like=pixels) is None
-    shelf.put(box, pixels)
-    assert np.array_equal(Shelf(store).take(box, like=pixels), pixels)
+    tile_store, pixels, box = TileStore(store), tissue(64, 64), Box(384, 768, 448, 832)
+    assert tile_store.take(box, like=pixels) is None
+    tile_store.put(box, pixels)
+    assert np.array_equal(TileStore(store).take(box, like=pixels), pixels)
     path = tmp_path / "t_384_768"
     content = path.read_bytes()
     for damaged in (b"", content[:3], content[:-1], content[:50] + bytes([content[50] ^ 1]) + content[51:]):
         path.write_bytes(damaged)
-        assert shelf.take(box, like=pixels) is None
-    shelf.clear([box, box])
+        assert tile_store.take(box, like=pixels) is None
+    tile_store.clear([box, box])
     assert not path.exists()
 
 
@@ -171,10 +171,10 @@ def test_a_thread_holds_the_device_for_its_whole_block(tmp_path, use):
 
     use(Noting)
     slide = write_svs(tmp_path / "s.svs", tissue(1500, 1300))
-    made = convert(request_of(slide, tmp_path / "x.ome.tiff", "batch=1", "certificate=false", workers=3))
+    result = convert(request_of(slide, tmp_path / "x.ome.tiff", "batch=1", "certificate=false", workers=3))
     changes = sum(a != b for a, b in pairwise(calls))
-    assert len(calls) == made.record["tiles"]["all"] > 100
-    assert changes < made.record["blocks"]["all"]
+    assert len(calls) == result.record["tiles"]["all"] > 100
+    assert changes < result.record["blocks"]["all"]
 
 
 def test_what_is_under_way_when_a_run_fails_ends_before_its_next_batch(tmp_path, use):

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from builders.conversions import InvertAndBlur, digest, noise, pixels_of, request_of, write_slide
 
-from wsi_stain.conversion import engine, painter
+from wsi_stain.conversion import painter
+from wsi_stain.conversion.certificate import boundaries
 from wsi_stain.conversion.engine import convert
+from wsi_stain.conversion.job import Job
+from wsi_stain.conversion.survey import Survey
 
 SIDE = 1200
 OUTER = [[100, 90], [1100, 200], [900, 1100], [500, 700], [150, 1000]]
@@ -45,9 +48,9 @@ def expected_inside(scale=1.0):
 @pytest.mark.parametrize("name", ["x.ome.tiff", "x.ome.zarr"])
 def test_identity_is_the_slide_inside_and_background_outside(tmp_path, mask, keys, name):
     image = noise(SIDE, SIDE)
-    made = convert(request_of(write_slide(tmp_path / "s.tif", image), tmp_path / name, *keys, mask=mask))
+    result = convert(request_of(write_slide(tmp_path / "s.tif", image), tmp_path / name, *keys, mask=mask))
     inside = expected_inside()
-    pixels = pixels_of(made.output)
+    pixels = pixels_of(result.output)
     assert np.array_equal(pixels[inside], image[inside])
     assert np.unique(pixels[~inside], axis=0).tolist() == [[243, 243, 243]]
     again = tmp_path / "x.tissue.geojson"
@@ -80,9 +83,9 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, mask, monkeypatch):
         patch.setattr(painter.Painter, "paint", failing)
         with pytest.raises(ZeroDivisionError):
             convert(request_of(slide, tmp_path / "x.ome.tiff", mask=mask))
-    made = convert(request_of(slide, tmp_path / "x.ome.tiff", mask=mask))
-    assert made.record["blocks"]["painted_in_this_run"] == 5
-    assert digest(made.output) == whole
+    result = convert(request_of(slide, tmp_path / "x.ome.tiff", mask=mask))
+    assert result.record["blocks"]["painted_in_this_run"] == 5
+    assert digest(result.output) == whole
 
 
 def test_the_outline_is_no_seam(tmp_path, use):
@@ -92,7 +95,8 @@ def test_the_outline_is_no_seam(tmp_path, use):
     mask = tmp_path / "m.geojson"
     mask.write_text(json.dumps({"type": "Polygon", "coordinates": [corner]}))
     slide = write_slide(tmp_path / "s.tif", noise(SIDE, SIDE))
-    planned = engine.plan(request_of(slide, tmp_path / "x.ome.tiff", mask=mask))
-    assert planned.lines
-    assert all(line.box.y0 >= 96 and line.box.y1 <= 960 for line in planned.lines)
-    assert convert(planned.request).record["seams"]["verdict"] == "pass"
+    survey = Survey.of(request_of(slide, tmp_path / "x.ome.tiff", mask=mask))
+    lines = boundaries(survey, Job.of(survey).seed)
+    assert lines
+    assert all(line.box.y0 >= 96 and line.box.y1 <= 960 for line in lines)
+    assert convert(survey.request).record["seams"]["verdict"] == "pass"

@@ -22,7 +22,7 @@ from wsi_stain.cli import group
 from wsi_stain.config.convert import ConvertConfig, OutputConfig
 from wsi_stain.config.loader import dump
 from wsi_stain.config.loader import load as load_config
-from wsi_stain.config.model import BundlePromise, GeneratorConfig
+from wsi_stain.config.model import GeneratorConfig, TileTolerance
 from wsi_stain.conversion import certificate, engine, painter, seams, survey
 from wsi_stain.conversion.engine import ConvertRequest, convert
 from wsi_stain.errors import ConfigError
@@ -32,7 +32,7 @@ from wsi_stain.nn.generator import Generator
 from wsi_stain.output import ometiff
 from wsi_stain.output.canvas import CanvasSpec
 from wsi_stain.output.encoding import Encoding
-from wsi_stain.output.tiff_canvas import TileSpool
+from wsi_stain.output.tiff_canvas import TiffCanvas
 from wsi_stain.output.zarr_canvas import ZarrCanvas
 from wsi_stain.slide.slide import Slide
 from wsi_stain.tiling.grid import Block, TileGrid
@@ -73,8 +73,8 @@ def examined(image: np.ndarray, grid: TileGrid, seed: int = 0) -> seams.Certific
     """The certificate of an image, of its steps alone."""
     whole = Box.of(grid.size)
     lines = seams.choose(grid, list(grid.tiles(whole)), seed).lines
-    found = [seams.steps(image[line.box.slices()], line, seams.shifts(grid)) for line in lines]
-    return seams.judge(found, [], promise=None, stride=grid.stride)
+    actual = [seams.steps(image[line.box.slices()], line, seams.shifts(grid)) for line in lines]
+    return seams.judge(actual, [], tolerance=None, stride=grid.stride)
 
 
 # Steps ---------------------------------------------------------------------------------------------------------------
@@ -104,13 +104,15 @@ def test_a_step_of_three_grey_levels_on_histology_is_found_and_measured(tile: in
     grid = TileGrid(Size(SIDE, SIDE), tile, overlap)
     excess = []
     for k in (0, 3, 6, 12):
-        found = examined(as_viewed(stepped(histology(), grid, k)), grid)
-        assert (found.verdict == "fail") == (k >= 3), k
-        excess.append(found.excess)
+        actual = examined(as_viewed(stepped(histology(), grid, k)), grid)
+        assert (actual.verdict == "fail") == (k >= 3), k
+        excess.append(actual.excess)
     assert excess == sorted(excess)
     assert excess[-1] > 6
-    on_glass = examined(stepped(np.full((SIDE, SIDE, 3), 230, np.uint8), grid, 1), grid)
-    assert (on_glass.verdict, on_glass.excess) == ("fail", 1.0), "one grey level is the whole of what is seen there"
+    on_background = examined(stepped(np.full((SIDE, SIDE, 3), 230, np.uint8), grid, 1), grid)
+    assert (on_background.verdict, on_background.excess) == ("fail", 1.0), (
+        "one grey level is the whole of what is seen there"
+    )
 
 
 def test_a_step_off_the_tile_lines_is_not_taken_for_a_seam() -> None:
@@ -148,17 +150,17 @@ def test_places_are_few_lie_in_tissue_and_do_not_know_the_blocks(data: st.DataOb
     grid = TileGrid(size, tile, overlap, multiple, region=region)
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     tissue = [box for box in grid.tiles(region) if rng.random() < 0.9]
-    found = seams.choose(grid, tissue, 7)
-    assert found == seams.choose(grid, tissue, 7)
-    assert len(found.again) <= max(1, len(tissue) / 100)
-    for box in (*(line.box for line in found.lines), *(place.compare for place in found.again)):
+    actual = seams.choose(grid, tissue, 7)
+    assert actual == seams.choose(grid, tissue, 7)
+    assert len(actual.again) <= max(1, len(tissue) / 100)
+    for box in (*(line.box for line in actual.lines), *(place.compare for place in actual.again)):
         assert region.contains(box)
         assert set(grid.tiles(box)) <= set(tissue)
     ends = {0, overlap % grid.stride}
-    for line in found.lines:
+    for line in actual.lines:
         assert line.at % grid.stride in ends
         assert not any((line.at + shift) % grid.stride in ends for shift in seams.shifts(grid))
-    for again, compare in found.again:
+    for again, compare in actual.again:
         assert again.y0 % multiple == again.x0 % multiple == 0
         assert again.y0 % grid.stride, "a tile of the grid proves nothing"
         assert (again.size, again.contains(compare)) == (Size(tile, tile), True)
@@ -170,8 +172,8 @@ def test_places_are_few_lie_in_tissue_and_do_not_know_the_blocks(data: st.DataOb
 def test_a_slide_without_two_tiles_of_tissue_side_by_side_is_not_applicable() -> None:
     grid = TileGrid(Size(2000, 2000), 256, 64)
     for tissue in ([], [Box(384, 384, 640, 640)]):
-        assert seams.choose(grid, tissue, 0) == seams.Places()
-    assert seams.judge([], [], promise=None, stride=192).verdict == "not applicable"
+        assert seams.choose(grid, tissue, 0) == seams.SeamSites()
+    assert seams.judge([], [], tolerance=None, stride=192).verdict == "not applicable"
 
 
 # Other tiles, other pixels -------------------------------------------------------------------------------------------
@@ -182,12 +184,12 @@ def noted(difference: int, positive: tuple[int, int] = (0, 0), side: int = 128) 
 
 
 def test_what_is_noted_of_a_place_counts_channels_and_positive_pixels() -> None:
-    glass, brown = (240, 240, 240), (150, 90, 40)
-    painted, again = np.full((8, 8, 3), glass, np.uint8), np.full((8, 8, 3), glass, np.uint8)
+    background, brown = (240, 240, 240), (150, 90, 40)
+    painted, again = np.full((8, 8, 3), background, np.uint8), np.full((8, 8, 3), background, np.uint8)
     again[0, :5] = brown
-    found = seams.compare(painted, again, glass)
-    assert found["positive"] == [0, 5]
-    counts = found["differences"]
+    actual = seams.compare(painted, again, background)
+    assert actual["positive"] == [0, 5]
+    counts = actual["differences"]
     assert (counts[0], counts[90], counts[150], counts[200], sum(counts)) == (3 * 59, 5, 5, 5, 3 * 64)
 
 
@@ -195,16 +197,16 @@ def test_what_is_noted_of_a_place_counts_channels_and_positive_pixels() -> None:
     ("promise", "allowed"),
     [
         (None, seams.ROUNDING),
-        (BundlePromise(0.02, 1, 3), 0.02 * (256 / 128) ** 2),
-        (BundlePromise(9.0, 40, 90), seams.ROUNDING),  # no promise excuses what can be seen
+        (TileTolerance(0.02, 1, 3), 0.02 * (256 / 128) ** 2),
+        (TileTolerance(9.0, 40, 90), seams.ROUNDING),  # no promise excuses what can be seen
     ],
 )
-def test_the_mean_is_held_to_the_promise_and_never_beyond_rounding(promise: BundlePromise, allowed: float) -> None:
+def test_the_mean_is_held_to_the_promise_and_never_beyond_rounding(tolerance: TileTolerance, allowed: float) -> None:
     def verdict(share: float) -> str:
         place = noted(0)
         ones = round(share * place["differences"][0])
         place["differences"] = [place["differences"][0] - ones, ones]
-        return seams.judge([], [place], promise=promise, stride=256).verdict
+        return seams.judge([], [place], tolerance=tolerance, stride=256).verdict
 
     assert verdict(0.9 * allowed) == "pass"
     assert verdict(1.1 * allowed) == "fail"
@@ -212,19 +214,19 @@ def test_the_mean_is_held_to_the_promise_and_never_beyond_rounding(promise: Bund
 
 def test_more_pixels_beyond_the_promised_percentile_than_can_be_fail() -> None:
     place = noted(0)
-    total, promise = place["differences"][0], BundlePromise(0.4, 2, 100)
+    total, tolerance = place["differences"][0], TileTolerance(0.4, 2, 100)
     for share, verdict in ((0.01 * 4 * 0.9, "pass"), (0.01 * 4 * 1.1, "fail")):
         few = round(share * total)
         counted = {**place, "differences": [total - few, 0, 0, few]}
-        assert seams.judge([], [counted], promise=promise, stride=256).verdict == verdict
+        assert seams.judge([], [counted], tolerance=tolerance, stride=256).verdict == verdict
 
 
 def test_a_changed_positive_area_fails_even_where_places_cancel_out() -> None:
     one, other = noted(0, (0, 200)), noted(0, (200, 0))  # 1.2 % of 128² px each
-    found = seams.judge([], [one, other], promise=None, stride=256)
-    assert found.dab_change == pytest.approx(100 * 200 / 128**2, abs=1e-3)
-    assert found.reasons == ("a shifted tile grid gives a different positive area",)
-    assert seams.judge([], [noted(0, (0, 70))], promise=None, stride=256).verdict == "pass"
+    actual = seams.judge([], [one, other], tolerance=None, stride=256)
+    assert actual.dab_change == pytest.approx(100 * 200 / 128**2, abs=1e-3)
+    assert actual.reasons == ("a shifted tile grid gives a different positive area",)
+    assert seams.judge([], [noted(0, (0, 70))], tolerance=None, stride=256).verdict == "pass"
 
 
 # Whole conversions ---------------------------------------------------------------------------------------------------
@@ -251,8 +253,8 @@ class Fake:
     """A model made of a class."""
 
     name, version, stain, stain_slug, sha256 = "fake", "1", "Fake", "fake", "f"
-    multiple, promise, is_pointwise, has_tile_statistics = 1, None, False, False
-    mpp, glass, tile = None, (243, 243, 243), 128
+    multiple, tolerance, is_pointwise, has_tile_statistics = 1, None, False, False
+    mpp, background, tile = None, (243, 243, 243), 128
 
     def __init__(self, make: type, overlap: int) -> None:
         self.make, self.overlap = make, overlap
@@ -268,9 +270,9 @@ class Fake:
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch):
     def put(make: type, overlap: int = 32) -> None:
-        found = type("Found", (), {"open": staticmethod(lambda _: Fake(make, overlap))})
+        actual = type("Found", (), {"open": staticmethod(lambda _: Fake(make, overlap))})
         for module in (survey, painter):
-            monkeypatch.setattr(module, "Bundle", found)
+            monkeypatch.setattr(module, "Bundle", actual)
 
     return put
 
@@ -282,7 +284,7 @@ def slide_of(folder: Path, image: np.ndarray, um: float = 0.5) -> Path:
     return path
 
 
-def run(slide: Path, output: Path, *keys: str, **fields) -> engine.Result:
+def run(slide: Path, output: Path, *keys: str, **fields) -> engine.ConversionResult:
     config = load_config(ConvertConfig, None, ["grid.block=512", *keys])
     output.parent.mkdir(exist_ok=True)
     return convert(ConvertRequest(slide, output, **{"mask": "none", "workers": 0, "config": config, **fields}))
@@ -293,16 +295,16 @@ def test_a_generator_that_sees_its_tile_fails_and_the_output_says_so(tmp_path: P
     slide = slide_of(tmp_path, smooth(1200, 1200))
     for make, overlap, verdict in ((Honest, 32, "pass"), (Levelling, 0, "fail"), (Levelling, 32, "fail")):
         use(make, overlap)
-        made = run(slide, tmp_path / f"{make.__name__}{overlap}" / f"x.{ending}")
-        found = made.record["seams"]
-        assert found["verdict"] == verdict
-        assert ("the image has a step at tile boundaries" in found["reasons"]) == (verdict == "fail" and not overlap)
+        result = run(slide, tmp_path / f"{make.__name__}{overlap}" / f"x.{ending}")
+        actual = result.record["seams"]
+        assert actual["verdict"] == verdict
+        assert ("the image has a step at tile boundaries" in actual["reasons"]) == (verdict == "fail" and not overlap)
         if ending == "ome.tiff":
-            said = ometiff.describe(made.output)["annotations"]
+            errors = ometiff.describe(result.output)["annotations"]
         else:
-            said = json.loads((made.output / "zarr.json").read_text())["attributes"]["wsi_stain"]
-        assert said["seams"].startswith(verdict)
-        assert said["seams_difference"].startswith(f"mean {found['difference_mean']:.3f}")
+            errors = json.loads((result.output / "zarr.json").read_text())["attributes"]["wsi_stain"]
+        assert errors["seams"].startswith(verdict)
+        assert errors["seams_difference"].startswith(f"mean {actual['difference_mean']:.3f}")
 
 
 def test_the_certificate_is_the_same_for_all_workers_blocks_and_interruptions(tmp_path: Path, use) -> None:
@@ -315,17 +317,17 @@ def test_the_certificate_is_the_same_for_all_workers_blocks_and_interruptions(tm
             return super().__call__(tiles)
 
     use(Failing)
-    slide, left, found = slide_of(tmp_path, smooth(1500, 1300)), -1, []
+    slide, left, actual = slide_of(tmp_path, smooth(1500, 1300)), -1, []
     for name, workers, block in (("a", 0, 512), ("b", 3, 512), ("c", 2, 1024)):
-        found.append(run(slide, tmp_path / name / "x.ome.tiff", f"grid.block={block}", workers=workers))
+        actual.append(run(slide, tmp_path / name / "x.ome.tiff", f"grid.block={block}", workers=workers))
     for left in (40, 20):  # noqa: B007 - the generator counts it down
         with pytest.raises(ValueError, match="no luck"):
             run(slide, tmp_path / "d" / "x.ome.tiff")
-    found.append(run(slide, tmp_path / "d" / "x.ome.tiff"))
-    assert 0 < found[-1].record["blocks"]["painted_in_this_run"] < 9
-    assert found[0].record["seams"]["places"] == 2
-    assert all(made.record["seams"] == found[0].record["seams"] for made in found)
-    assert found[-1].output.read_bytes() == found[0].output.read_bytes() == found[1].output.read_bytes()
+    actual.append(run(slide, tmp_path / "d" / "x.ome.tiff"))
+    assert 0 < actual[-1].record["blocks"]["painted_in_this_run"] < 9
+    assert actual[0].record["seams"]["places"] == 2
+    assert all(result.record["seams"] == actual[0].record["seams"] for result in actual)
+    assert actual[-1].output.read_bytes() == actual[0].output.read_bytes() == actual[1].output.read_bytes()
 
 
 def test_it_costs_at_most_two_in_a_hundred_tiles_and_can_be_left_out(tmp_path: Path, use) -> None:
@@ -338,8 +340,8 @@ def test_it_costs_at_most_two_in_a_hundred_tiles_and_can_be_left_out(tmp_path: P
 
     use(Counting)
     slide = slide_of(tmp_path, smooth(1500, 1300))
-    made = run(slide, tmp_path / "x.ome.tiff")
-    tiles = made.record["tiles"]
+    result = run(slide, tmp_path / "x.ome.tiff")
+    tiles = result.record["tiles"]
     assert tiles["tissue"] >= 200
     assert 0 < sum(calls) - tiles["tissue"] == tiles["stained_again_in_this_run"] <= 0.02 * tiles["tissue"]
     calls.clear()
@@ -349,9 +351,9 @@ def test_it_costs_at_most_two_in_a_hundred_tiles_and_can_be_left_out(tmp_path: P
 
 
 def test_identity_has_nothing_to_examine_and_nothing_to_pay(tmp_path: Path) -> None:
-    made = run(slide_of(tmp_path, smooth(700, 700)), tmp_path / "x.ome.tiff", model="identity")
-    assert made.record["seams"]["verdict"] == "pass"
-    assert made.record["seams"]["lines"] == made.record["tiles"]["stained_again_in_this_run"] == 0
+    result = run(slide_of(tmp_path, smooth(700, 700)), tmp_path / "x.ome.tiff", model="identity")
+    assert result.record["seams"]["verdict"] == "pass"
+    assert result.record["seams"]["lines"] == result.record["tiles"]["stained_again_in_this_run"] == 0
 
 
 @pytest.mark.parametrize(
@@ -360,14 +362,14 @@ def test_identity_has_nothing_to_examine_and_nothing_to_pay(tmp_path: Path) -> N
 def test_what_is_read_from_a_canvas_is_what_viewers_decode(tmp_path: Path, encoding: OutputConfig) -> None:
     image = smooth(1040, 1104)
     spec = CanvasSpec(tmp_path / "x.ome.tiff", Size(1040, 1104), 512, (243, 243, 243), encoding)
-    for canvas in (TileSpool(spec), ZarrCanvas(CanvasSpec(tmp_path / "x.ome.zarr", *list_of(spec)))):
+    for canvas in (TiffCanvas(spec), ZarrCanvas(CanvasSpec(tmp_path / "x.ome.zarr", *list_of(spec)))):
         canvas.begin({})
         for block in TileGrid(spec.size, 256, 0, block=512).blocks():
             canvas.put(block, None if block.index == (1, 0) else image[block.write.slices()], {})
         expected = image.copy()
         expected[512:1024, :512] = 243
         viewed = expected.astype(int)
-        if isinstance(canvas, TileSpool):
+        if isinstance(canvas, TiffCanvas):
             canvas.finish()
             metadata = ometiff.OmeMetadata("x.ome.tiff", 0.5, None, "X", uuid="12345678-1234-5678-1234-567812345678")
             ometiff.write(spec.part, canvas, metadata)
@@ -377,7 +379,7 @@ def test_what_is_read_from_a_canvas_is_what_viewers_decode(tmp_path: Path, encod
 
 
 def list_of(spec: CanvasSpec) -> tuple:
-    return spec.size, spec.block, spec.glass, spec.encoding
+    return spec.size, spec.block, spec.background, spec.encoding
 
 
 # Statistics of each tile ---------------------------------------------------------------------------------------------
@@ -419,17 +421,17 @@ def test_statistics_per_tile_without_overlap_fail(
     weights = load(trained.weights_path.read_bytes())
     learned = {k: v for k, v in weights.items() if k.rpartition(".")[2] in ("weight", "bias")}
     shape = dump(trained.config.generator) | {"norm": "instance"}
-    made = run(
+    result = run(
         field,
         tmp_path / "x.ome.tiff",
         "grid.overlap=0",
         model=bundle_of(tmp_path / "bad", learned, **shape),
         norm="tile",
     )
-    found = made.record["seams"]
-    assert found["verdict"] == "fail"
+    actual = result.record["seams"]
+    assert actual["verdict"] == "fail"
     assert {"the image has a step at tile boundaries", "a shifted tile grid gives different pixels"} <= set(
-        found["reasons"]
+        actual["reasons"]
     )
     assert "expect seams" in caplog.text
 
@@ -459,19 +461,19 @@ def test_statistics_are_measured_once_and_survive_workers_and_interruptions(
     monkeypatch.setattr(Bundle, "measure_statistics", counting)
     region = (0, 0, 512, 640)
     whole = run(field, tmp_path / "a" / "x.ome.tiff", model=bad, region=region)
-    put, left = TileSpool.put, 1
+    put, left = TiffCanvas.put, 1
 
-    def failing(self: TileSpool, block: Block, pixels: np.ndarray, notes: dict) -> None:
+    def failing(self: TiffCanvas, block: Block, pixels: np.ndarray, notes: dict) -> None:
         nonlocal left
         left -= 1
         if left < 0:
             raise ValueError("no luck")
         put(self, block, pixels, notes)
 
-    monkeypatch.setattr(TileSpool, "put", failing)
+    monkeypatch.setattr(TiffCanvas, "put", failing)
     with pytest.raises(ValueError, match="no luck"):
         run(field, tmp_path / "b" / "x.ome.tiff", model=bad, region=region)
-    monkeypatch.setattr(TileSpool, "put", put)
+    monkeypatch.setattr(TiffCanvas, "put", put)
     resumed = run(field, tmp_path / "b" / "x.ome.tiff", model=bad, region=region, workers=2)
     assert measured == [min(certificate.CALIBRATION, whole.record["tiles"]["tissue"])] * 2
     assert resumed.output.read_bytes() == whole.output.read_bytes()
@@ -508,11 +510,11 @@ def test_a_choice_of_statistics_is_refused_where_there_is_none(tmp_path: Path, f
 
 def test_the_command_prints_the_certificate_on_standard_error(tmp_path: Path) -> None:
     slide, output = slide_of(tmp_path, smooth(300, 300)), tmp_path / "x.ome.tiff"
-    told = CliRunner().invoke(
+    message = CliRunner().invoke(
         group, ["convert", str(slide), "--model", "identity", "-o", str(output), "--workers", "0"]
     )
-    assert told.stdout.strip() == str(output)
-    assert "seams    pass; each output pixel depends only on its own input pixel" in told.stderr
+    assert message.stdout.strip() == str(output)
+    assert "seams    pass; each output pixel depends only on its own input pixel" in message.stderr
 
 
 REAL = {
@@ -527,11 +529,11 @@ REAL = {
 )
 def test_the_default_model_passes_on_real_slides(data: Path, tmp_path: Path, name: str) -> None:
     """In tiles of 512 px, where more lines are to be seen than in those of 1024 that it is shipped with."""
-    made = run(data / "slides" / name, tmp_path / "x.ome.tiff", "grid.block=2048", "grid.tile=512", **REAL[name])
-    found = made.record["seams"]
-    assert found["verdict"] == "pass", found
-    assert found["places"] == 1
-    assert found["lines"] >= seams.FEWEST_LINES
+    result = run(data / "slides" / name, tmp_path / "x.ome.tiff", "grid.block=2048", "grid.tile=512", **REAL[name])
+    actual = result.record["seams"]
+    assert actual["verdict"] == "pass", actual
+    assert actual["places"] == 1
+    assert actual["lines"] >= seams.FEWEST_LINES
 
 
 @pytest.mark.parametrize("name", REAL)

@@ -8,7 +8,8 @@ from builders.conversions import noise, pixels_of, request_of, write_slide
 from builders.dicom import write_series
 from builders.slides import tissue
 
-from wsi_stain.conversion.engine import convert, plan
+from wsi_stain.conversion.engine import convert
+from wsi_stain.conversion.survey import Survey
 from wsi_stain.errors import OutputError, SlideError
 
 
@@ -29,7 +30,7 @@ def test_a_dark_slide_is_not_stained_unless_the_user_says_so(tmp_path):
     image = (noise(300, 300) // 4) * (np.random.default_rng(0).random((300, 300, 1)) > 0.5).astype(np.uint8)
     slide = write_slide(tmp_path / "s.tif", image)
     with pytest.raises(SlideError, match="no bright background"):
-        plan(request_of(slide, tmp_path / "x.ome.tiff"))
+        Survey.of(request_of(slide, tmp_path / "x.ome.tiff"))
     forced = request_of(slide, tmp_path / "x.ome.tiff", force_brightfield=True)
     assert np.array_equal(pixels_of(convert(forced).output), image)
 

@@ -14,7 +14,6 @@ from builders.conversions import InvertAndBlur, noise, pixels_of, request_of, wr
 from builders.formats.omezarr import pyramid
 
 from wsi_stain import __version__
-from wsi_stain.conversion import survey as module
 from wsi_stain.conversion.engine import convert
 from wsi_stain.conversion.estimate import Estimate, sample
 from wsi_stain.conversion.job import Job
@@ -26,7 +25,7 @@ from wsi_stain.geometry import Box, Size
 from wsi_stain.model.bundle import IdentityGenerator
 from wsi_stain.tissue.mask import from_geojson
 
-TILES = "grid.tile=256", "grid.overlap=64", "cache_mb=0"
+TILES = "grid.tile=256", "grid.overlap=64", "cache_mib=0"
 
 
 def listing(folder):
@@ -156,7 +155,7 @@ def test_the_fingerprint_on_disk_has_these_keys(tmp_path):
         "model": "identity",
         "model_version": survey.bundle.version,
         "model_sha256": "",
-        "glass": list(survey.bundle.glass),
+        "background": list(survey.bundle.background),
         "tile": 256,
         "overlap": 32,
         "block": 512,
@@ -188,12 +187,6 @@ def test_a_run_of_other_settings_is_refused_in_one_sentence(tmp_path):
         convert(request)
     path.write_text(json.dumps(stored))
     assert convert(request).record["blocks"]["painted_in_this_run"] < 6
-
-
-def test_the_hash_of_a_dicom_folder_is_that_of_its_instances(tmp_path):
-    for name, content in (("b.dcm", b"second"), ("a.dcm", b"first"), ("notes.txt", b"not read")):
-        (tmp_path / name).write_bytes(content)
-    assert module._source(tmp_path) == (hashlib.sha256(b"firstsecond").hexdigest(), 11)
 
 
 def test_a_region_is_rounded_outwards_into_the_frame_of_the_view(tmp_path, use):

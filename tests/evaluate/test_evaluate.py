@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from builders.fields import GLASS, RULER, fields, judge, painted, perfect, stained
+from builders.fields import BACKGROUND, RULER, fields, judge, painted, perfect, stained
 from PIL import Image
 
 from wsi_stain.cli import main
@@ -27,27 +27,27 @@ from wsi_stain.evaluate.contenders import (
     mean_colour,
     stain,
 )
-from wsi_stain.evaluate.evaluate import METRICS, Field, Result, evaluate
-from wsi_stain.evaluate.figures import Ruler, View
+from wsi_stain.evaluate.evaluate import METRICS, EvaluationResult, Field, evaluate
+from wsi_stain.evaluate.figures import FieldPixels, MeasureSettings
 from wsi_stain.evaluate.tables import plain, table
 from wsi_stain.measure.deconvolution import POSITIVE_OD, dab
 from wsi_stain.model.bundle import DEFAULT, Bundle, IdentityGenerator
 from wsi_stain.model.training_run import TrainingRun
 
 
-def values(result: Result, row: str) -> dict[str, float]:
+def values(result: EvaluationResult, row: str) -> dict[str, float]:
     return {metric: estimate.value for metric, estimate in result.rows[row].items()}
 
 
 def test_the_real_stain_itself_is_perfect() -> None:
-    found = values(judge(Contender("perfect", perfect)), "perfect")
-    for metric, value in found.items():
+    actual = values(judge(Contender("perfect", perfect)), "perfect")
+    for metric, value in actual.items():
         if " r" in metric and metric != "H r to H&E":
             assert value == pytest.approx(1), metric
         if "error" in metric or "divergence" in metric or "KL" in metric:
             assert value == pytest.approx(0), metric
-    assert found["PSNR, dB"] == np.inf
-    assert found["SSIM"] == pytest.approx(1)
+    assert actual["PSNR, dB"] == np.inf
+    assert actual["SSIM"] == pytest.approx(1)
 
 
 def test_identity_scores_as_the_he_itself() -> None:
@@ -59,11 +59,11 @@ def test_identity_scores_as_the_he_itself() -> None:
 def test_the_error_of_a_stain_without_brown_is_the_brown_there_is() -> None:
     white = Contender("white", lambda view: np.full_like(view.real, 243))
     some = fields()
-    positive = [(dab(field.read()[1], GLASS) > POSITIVE_OD).mean() for field in some]
-    found = values(judge(white, of=some), "white")
+    positive = [(dab(field.read()[1], BACKGROUND) > POSITIVE_OD).mean() for field in some]
+    actual = values(judge(white, of=some), "white")
     for scale in ("64 µm", "128 µm", "field"):
-        assert found[f"DAB+ error, {scale}"] == pytest.approx(np.mean(positive))
-        assert np.isnan(found[f"DAB+ r, {scale}"])
+        assert actual[f"DAB+ error, {scale}"] == pytest.approx(np.mean(positive))
+        assert np.isnan(actual[f"DAB+ r, {scale}"])
 
 
 def test_figures_of_the_split_are_those_of_all_its_blocks_together() -> None:
@@ -73,11 +73,11 @@ def test_figures_of_the_split_are_those_of_all_its_blocks_together() -> None:
     for field in some:
         real = field.read()[1]
         for side, image in zip(shares, (np.roll(real, 32, axis=1), real), strict=True):
-            positive = dab(image, GLASS) > POSITIVE_OD
+            positive = dab(image, BACKGROUND) > POSITIVE_OD
             side += [positive[y : y + 64, x : x + 64].mean() for y in range(0, 256, 64) for x in range(0, 256, 64)]
-    found = values(judge(shift, of=some), "shift")
-    assert found["DAB+ r, 64 µm"] == pytest.approx(np.corrcoef(*shares)[0, 1])
-    assert found["DAB+ error, 64 µm"] == pytest.approx(np.abs(np.subtract(*shares)).mean())
+    actual = values(judge(shift, of=some), "shift")
+    assert actual["DAB+ r, 64 µm"] == pytest.approx(np.corrcoef(*shares)[0, 1])
+    assert actual["DAB+ error, 64 µm"] == pytest.approx(np.abs(np.subtract(*shares)).mean())
 
 
 def test_mixed_blocks_are_those_of_both_tissues_in_truth() -> None:
@@ -88,12 +88,12 @@ def test_mixed_blocks_are_those_of_both_tissues_in_truth() -> None:
     less = real.copy()
     less[:16] = 243  # an eighth of every block that has so much
     field = Field("one", "a", lambda: (np.full_like(real, 120), real))
-    found = values(judge(Contender("less", lambda view: less), of=[field]), "less")
+    actual = values(judge(Contender("less", lambda view: less), of=[field]), "less")
     rows = np.round(128 * share)
     expected = np.abs((np.maximum(rows - 16, 0) - rows) / 128)
-    assert found["DAB+ error, 128 µm"] == pytest.approx(expected.mean())
-    assert found["DAB+ error, mixed 128 µm"] == pytest.approx(expected[2:5].mean())
-    assert found["DAB+ r, mixed 128 µm"] == pytest.approx(1)
+    assert actual["DAB+ error, 128 µm"] == pytest.approx(expected.mean())
+    assert actual["DAB+ error, mixed 128 µm"] == pytest.approx(expected[2:5].mean())
+    assert actual["DAB+ r, mixed 128 µm"] == pytest.approx(1)
 
 
 def test_the_densest_tenth_is_hand_computed() -> None:
@@ -102,7 +102,7 @@ def test_the_densest_tenth_is_hand_computed() -> None:
     real = (
         judge(Contender("perfect", perfect), of=[Field("one", "a", lambda: (image, image))]).figures["perfect"][0].real
     )
-    dark, brown = (float(dab(image, GLASS)[y, 0]) for y in (0, 6))
+    dark, brown = (float(dab(image, BACKGROUND)[y, 0]) for y in (0, 6))
     assert real.top_tenth == pytest.approx((4 * dark + 6 * brown) / 10, rel=1e-6)
 
 
@@ -111,10 +111,10 @@ def test_an_outline_is_a_background_unlike_the_constant_one() -> None:
     he[:, :64] = 150
     some = [Field("one", "a", lambda: (he, he))]
 
-    def grainy(view: View) -> np.ndarray:
+    def grainy(view: FieldPixels) -> np.ndarray:
         return np.where(np.arange(128)[:, None, None] % 2, view.he + np.uint8(3), view.he - np.uint8(3))
 
-    def lifted(view: View) -> np.ndarray:
+    def lifted(view: FieldPixels) -> np.ndarray:
         return view.he + np.uint8(1)
 
     result = judge(*(Contender(f.__name__, f) for f in (perfect, grainy, lifted)), of=some)
@@ -128,7 +128,7 @@ def test_streaks_are_seen_in_the_answer_alone() -> None:
     tissue = [np.full((256, 256, 3), 150, np.uint8) + rng.integers(0, 40, (256, 256, 1), np.uint8) for _ in range(4)]
     some = [Field(f"f{i}", str(i), lambda image=image: (image, image)) for i, image in enumerate(tissue)]
 
-    def streaked(view: View) -> np.ndarray:
+    def streaked(view: FieldPixels) -> np.ndarray:
         return view.real + np.uint8(8) * (np.arange(256) % 4 == 0)[:, None, None].astype(np.uint8)
 
     result = judge(Contender("plain", perfect), Contender("streaked", streaked), of=some)
@@ -140,9 +140,9 @@ def test_amounts_of_a_field_are_hand_computed() -> None:
     image[:30] = stained(0, 0, 0.5)
     image[:8] = stained(0, 0, 0.8)
     field = Field("one", "a", lambda: (image, image))
-    ruler = Ruler(mpp=0.5, glass=GLASS)
+    ruler = MeasureSettings(mpp=0.5, background=BACKGROUND)
     real = judge(Contender("perfect", perfect), of=[field], ruler=ruler).figures["perfect"][0].real
-    dark, brown = (float(dab(image, GLASS)[y, 0]) for y in (0, 20))
+    dark, brown = (float(dab(image, BACKGROUND)[y, 0]) for y in (0, 20))
     assert (dark, brown) == pytest.approx((0.8, 0.5), abs=0.02)
     assert real.p90 == pytest.approx(brown)
     assert real.shares["field"][0] == pytest.approx(0.3)
@@ -151,18 +151,20 @@ def test_amounts_of_a_field_are_hand_computed() -> None:
 
 def test_blocks_are_of_tissue_and_not_of_pixels() -> None:
     field = fields(1)[0]
-    shares = judge(Contender("p", perfect), of=[field], ruler=Ruler(0.5, GLASS)).figures["p"][0].real.shares
+    shares = (
+        judge(Contender("p", perfect), of=[field], ruler=MeasureSettings(0.5, BACKGROUND)).figures["p"][0].real.shares
+    )
     assert {scale: len(share) for scale, share in shares.items()} == {"128 µm": 1, "64 µm": 4, "field": 1}
 
 
 def test_a_field_smaller_than_a_block_leaves_only_that_scale_undefined() -> None:
-    found = values(judge(Contender("perfect", perfect), of=fields(3, (1, 1))), "perfect")
-    assert np.isnan(found["DAB+ r, 128 µm"])
-    assert found["DAB+ r, 64 µm"] == pytest.approx(1)
+    actual = values(judge(Contender("perfect", perfect), of=fields(3, (1, 1))), "perfect")
+    assert np.isnan(actual["DAB+ r, 128 µm"])
+    assert actual["DAB+ r, 64 µm"] == pytest.approx(1)
 
 
 def test_a_map_of_positive_pixels_has_only_positive_area() -> None:
-    exact = Contender("exact", lambda view: (dab(view.real, GLASS) > POSITIVE_OD).astype(np.float32), "regressor")
+    exact = Contender("exact", lambda view: (dab(view.real, BACKGROUND) > POSITIVE_OD).astype(np.float32), "regressor")
     result = judge(exact, Contender("perfect", perfect))
     for metric, value in values(result, "exact").items():
         if metric.startswith("DAB+"):
@@ -172,7 +174,7 @@ def test_a_map_of_positive_pixels_has_only_positive_area() -> None:
 
 
 def test_hematoxylin_is_compared_where_it_varies() -> None:
-    def half_blank(view: View) -> np.ndarray:
+    def half_blank(view: FieldPixels) -> np.ndarray:
         return view.he if view.name == "f0" else np.full_like(view.he, 243)
 
     assert values(judge(Contender("c", half_blank)), "c")["H r to H&E"] == pytest.approx(1)
@@ -312,7 +314,7 @@ def test_mean_colour_is_that_of_all_pixels() -> None:
 
 def test_baselines_are_what_their_names_say() -> None:
     rng = np.random.default_rng(0)
-    view = View("v", *rng.integers(0, 255, (2, 80, 60, 3), dtype=np.uint8))
+    view = FieldPixels("v", *rng.integers(0, 255, (2, 80, 60, 3), dtype=np.uint8))
     plain_colour, he, blurred, shifted = (c.answer(view) for c in baselines(np.array([9.6, 20, 30])))
     assert (plain_colour == (10, 20, 30)).all()
     assert plain_colour.shape == view.real.shape
@@ -347,7 +349,7 @@ def write_run(folder: Path, kind: str = "ceff", mpp: float = 1.0) -> Path:
         "pairs": "p",
         "run": str(folder),
         "input": {"stain": "H&E", "mpp": mpp},
-        "output": {"stain": "CAM5.2", "glass": [240, 241, 242]},
+        "output": {"stain": "CAM5.2", "background": [240, 241, 242]},
         "generator": {**shape, "kind": kind},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -359,10 +361,10 @@ def test_a_run_is_judged_without_packing_it(tmp_path: Path) -> None:
 
     run = write_run(tmp_path / "first")
     bundle = TrainingRun.open(run).as_bundle()
-    assert (bundle.name, bundle.mpp, bundle.glass) == ("first", 1.0, (240, 241, 242))
+    assert (bundle.name, bundle.mpp, bundle.background) == ("first", 1.0, (240, 241, 242))
     he = painted(0, "pink", (2, 2))
     expected = TorchGenerator(load_generator(bundle.config.generator, run / "generator.safetensors"), "cpu")(he[None])
-    np.testing.assert_array_equal(from_bundle(bundle, "cpu").answer(View("v", he, he)), expected[0])
+    np.testing.assert_array_equal(from_bundle(bundle, "cpu").answer(FieldPixels("v", he, he)), expected[0])
 
 
 @pytest.fixture
@@ -395,26 +397,26 @@ def test_the_command_judges_a_model_and_a_folder_of_its_images_alike(
     for i in range(2, 6):
         Image.open(pairs / f"pink{i}.png").save(tmp_path / "theirs" / f"pink{i}.tif")
     out = tmp_path / "out"
-    code, printed, said = run(
+    code, printed, errors = run(
         capsys, "--model", "identity", "--against", tmp_path / "theirs", "--pairs", pairs, "--mpp", 1, "-o", out
     )
-    assert code == 0, said
-    assert "4/4 fields" in said
+    assert code == 0, errors
+    assert "4/4 fields" in errors
     assert printed.strip() == (out / "table.md").read_text(encoding="utf-8").strip()
-    found = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    assert found["rows"]["theirs"] == found["rows"]["identity"] == found["rows"]["the H&E itself"]
-    assert list(found["rows"])[2:] == [
+    actual = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    assert actual["rows"]["theirs"] == actual["rows"]["identity"] == actual["rows"]["the H&E itself"]
+    assert list(actual["rows"])[2:] == [
         "mean stain colour", "the H&E itself", "real stain blurred, σ = 16 px", "real stain shifted by 25 px"
     ]  # fmt: skip
-    assert (found["split"], found["pairs"], found["groups"], found["model"]) == ("test", 4, 2, "identity")
-    assert found["unit"] == "block of 2 × 2 neighbouring fields"
+    assert (actual["split"], actual["pairs"], actual["groups"], actual["model"]) == ("test", 4, 2, "identity")
+    assert actual["unit"] == "block of 2 × 2 neighbouring fields"
 
 
 def test_a_report_is_never_written_over(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "metrics.json").write_text("mine")
-    code, _, said = run(capsys, "--model", "identity", "--pairs", pairs, "--mpp", 1, "-o", tmp_path)
+    code, _, errors = run(capsys, "--model", "identity", "--pairs", pairs, "--mpp", 1, "-o", tmp_path)
     assert code == 1
-    assert "already holds a report" in said
+    assert "already holds a report" in errors
     assert (tmp_path / "metrics.json").read_text() == "mine"
     assert not (tmp_path / "report.html").exists()
 
@@ -428,28 +430,28 @@ def test_a_run_and_a_regressor_can_be_named(
     module = types.SimpleNamespace(load_regressor=load_regressor)
     monkeypatch.setitem(sys.modules, "wsi_stain.train.regressor", module)
     first, second = write_run(tmp_path / "first"), write_run(tmp_path / "direct", "unet")
-    code, printed, said = run(
+    code, printed, errors = run(
         capsys, "--run", first, "--regressor", second, "--pairs", pairs, "--device", "cpu", "-o", tmp_path / "out"
     )
-    assert code == 0, said
+    assert code == 0, errors
     names = [line.split(" | ")[0].strip("| ") for line in printed.splitlines()[2:]]
     assert names[:3] == ["first", "direct (DAB+ only)", "mean stain colour"]
-    found = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
-    assert found["glass"] == [240, 241, 242]
-    assert found["rows"]["direct (DAB+ only)"]["SSIM"]["value"] is None
+    actual = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    assert actual["background"] == [240, 241, 242]
+    assert actual["rows"]["direct (DAB+ only)"]["SSIM"]["value"] is None
 
 
 def test_without_a_scale_or_a_training_split_the_command_says_so(
     pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, said = run(capsys, "--model", "identity", "--pairs", pairs)
+    code, _, errors = run(capsys, "--model", "identity", "--pairs", pairs)
     assert code == 2
-    assert "--mpp" in said
+    assert "--mpp" in errors
     rows = (pairs / "pairs.csv").read_text().splitlines()
     (pairs / "pairs.csv").write_text("\n".join(row for row in rows if "train" not in row))
-    code, printed, said = run(capsys, "--model", "identity", "--pairs", pairs, "--mpp", 1)
+    code, printed, errors = run(capsys, "--model", "identity", "--pairs", pairs, "--mpp", 1)
     assert code == 0
-    assert "no training split" in said
+    assert "no training split" in errors
     assert "mean stain colour" not in printed
 
 
@@ -457,9 +459,9 @@ def test_models_of_different_scales_are_not_judged_on_the_same_pairs(
     pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_of_half = write_run(tmp_path / "half", mpp=0.5)
-    code, _, said = run(capsys, "--model", DEFAULT, "--run", run_of_half, "--pairs", pairs)
+    code, _, errors = run(capsys, "--model", DEFAULT, "--run", run_of_half, "--pairs", pairs)
     assert code == 2
-    assert f"{DEFAULT} at 1.0 µm/px and half at 0.5 µm/px" in said
+    assert f"{DEFAULT} at 1.0 µm/px and half at 0.5 µm/px" in errors
 
 
 def test_rows_of_one_name_are_told_apart(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -482,7 +484,7 @@ def test_the_shipped_model_beats_the_he_itself_on_its_own_slide(data: Path) -> N
     bundle = Bundle.open(DEFAULT)
     chosen = find_pairs(data / "pairs" / "cam52", "val")[:3]
     some = [Field(p.he.stem, p.he.stem, functools.partial(read_pair, p)) for p in chosen]
-    result = judge(from_bundle(bundle, "cpu"), *baselines(None), of=some, ruler=Ruler(1.0, bundle.glass))
+    result = judge(from_bundle(bundle, "cpu"), *baselines(None), of=some, ruler=MeasureSettings(1.0, bundle.background))
     model, he = (values(result, row) for row in (bundle.name, "the H&E itself"))
     assert model["DAB+ error, 128 µm"] < 0.6 * he["DAB+ error, 128 µm"]
     assert model["DAB histogram divergence"] < 0.3 * he["DAB histogram divergence"]

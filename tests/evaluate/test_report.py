@@ -9,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders.fields import GLASS, RULER, fields, judge, perfect, stained
+from builders.fields import BACKGROUND, RULER, fields, judge, perfect, stained
 from PIL import Image
 
 from wsi_stain.errors import OutputError
 from wsi_stain.evaluate import plots
 from wsi_stain.evaluate.contenders import Contender, baselines
-from wsi_stain.evaluate.evaluate import METRICS, Field, Result, error, evaluate
+from wsi_stain.evaluate.evaluate import METRICS, EvaluationResult, Field, error, evaluate
 from wsi_stain.evaluate.examples import BEST, MEDIAN, WORST, choose, examples
-from wsi_stain.evaluate.figures import View
-from wsi_stain.evaluate.report import WARNING, Facts, content, html, write
+from wsi_stain.evaluate.figures import FieldPixels
+from wsi_stain.evaluate.report import WARNING, ReportSettings, content, html, write
 
-FACTS = Facts("my/pairs", "val", "CAM5.2", "field", RULER, "9.9")
+FACTS = ReportSettings("my/pairs", "val", "CAM5.2", "field", RULER, "9.9")
 MODEL = Contender("it <&> she", lambda view: np.roll(view.real, 20, 1), about={"version": "3.2.1", "sha256": "abc123"})
 
 
@@ -49,13 +49,13 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def result() -> Result:
+def result() -> EvaluationResult:
     """A model and all baselines on eleven fields."""
     return judge(MODEL, *baselines(np.array([200.0, 190, 180])), of=fields(11, (2, 2)))
 
 
 @pytest.fixture(scope="module")
-def page(result: Result) -> Page:
+def page(result: EvaluationResult) -> Page:
     return Page(html(result, FACTS, examples(result)))
 
 
@@ -66,7 +66,7 @@ def pictures(page: Page, kind: str) -> list[Image.Image]:
     return [Image.open(io.BytesIO(base64.b64decode(s.removeprefix(start)))) for s in sources if s.startswith(start)]
 
 
-def test_the_page_is_well_formed_and_needs_no_other_file(page: Page, result: Result) -> None:
+def test_the_page_is_well_formed_and_needs_no_other_file(page: Page, result: EvaluationResult) -> None:
     assert page.open == []
     assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
     for _, attributes in page.tags:
@@ -83,7 +83,7 @@ def test_the_page_says_what_it_is_and_what_was_evaluated(page: Page) -> None:
         assert metric.meaning in page.text
 
 
-def test_every_row_and_figure_stands_in_its_tables(page: Page, result: Result) -> None:
+def test_every_row_and_figure_stands_in_its_tables(page: Page, result: EvaluationResult) -> None:
     for name, row in result.rows.items():
         assert name in page.text
         value = row["DAB+ error, 64 µm"].value
@@ -91,15 +91,15 @@ def test_every_row_and_figure_stands_in_its_tables(page: Page, result: Result) -
     assert "nan" not in page.text
 
 
-def test_pictures_are_he_generated_and_real_of_the_same_field(page: Page, result: Result) -> None:
+def test_pictures_are_he_generated_and_real_of_the_same_field(page: Page, result: EvaluationResult) -> None:
     shown = pictures(page, "jpeg")
     names = re.findall(r"(?:best|median|worst): (f\d+),", page.text)
     assert len(shown) == 3 * len(names) == 3 * (BEST + MEDIAN + WORST)
     by_name = {field.name: field for field in result.fields}
     for name, he, generated, real in zip(names, shown[::3], shown[1::3], shown[2::3], strict=True):
         view = by_name[name].view()
-        for found, expected in ((he, view.he), (generated, np.roll(view.real, 20, 1)), (real, view.real)):
-            assert np.abs(np.asarray(found).astype(int) - expected).mean() < 4  # JPEG
+        for actual, expected in ((he, view.he), (generated, np.roll(view.real, 20, 1)), (real, view.real)):
+            assert np.abs(np.asarray(actual).astype(int) - expected).mean() < 4  # JPEG
 
 
 def test_plots_are_there_and_hold_ink(page: Page) -> None:
@@ -129,35 +129,35 @@ def test_the_scatter_shows_every_field_where_it_is() -> None:
     assert np.ptp(x[left]) < 20 > np.ptp(x[right])
 
 
-def test_the_same_evaluation_gives_the_same_bytes(result: Result, tmp_path: Path) -> None:
+def test_the_same_evaluation_gives_the_same_bytes(result: EvaluationResult, tmp_path: Path) -> None:
     for name in "ab":
         write(tmp_path / name, result, FACTS)
     for file in ("metrics.json", "table.md", "report.html"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
-def test_a_report_is_never_written_over(result: Result, tmp_path: Path) -> None:
+def test_a_report_is_never_written_over(result: EvaluationResult, tmp_path: Path) -> None:
     write(tmp_path / "out", result, FACTS)
     with pytest.raises(OutputError, match="already holds a report"):
         write(tmp_path / "out", result, FACTS)
 
 
-def test_metrics_json_is_strict_json_and_holds_what_was_measured(result: Result, tmp_path: Path) -> None:
+def test_metrics_json_is_strict_json_and_holds_what_was_measured(result: EvaluationResult, tmp_path: Path) -> None:
     write(tmp_path, result, FACTS)
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
-    found = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"), parse_constant=refuse)
-    assert found["rows"]["mean stain colour"]["DAB+ r, 64 µm"] == {"value": None, "low": None, "high": None}
-    model = found["rows"]["it <&> she"]["DAB+ error, 64 µm"]
+    actual = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    assert actual["rows"]["mean stain colour"]["DAB+ r, 64 µm"] == {"value": None, "low": None, "high": None}
+    model = actual["rows"]["it <&> she"]["DAB+ error, 64 µm"]
     assert model["low"] <= model["value"] == result.rows["it <&> she"]["DAB+ error, 64 µm"].value <= model["high"]
-    assert found["subjects"]["it <&> she"] == {"kind": "model", "version": "3.2.1", "sha256": "abc123"}
-    assert found["per_field"][3]["name"] == "f3"
-    real = found["per_field"][3]["real"]["dab_positive"]
+    assert actual["subjects"]["it <&> she"] == {"kind": "model", "version": "3.2.1", "sha256": "abc123"}
+    assert actual["per_field"][3]["name"] == "f3"
+    real = actual["per_field"][3]["real"]["dab_positive"]
     assert real == pytest.approx(float(result.figures["the H&E itself"][3].real.shares["field"][0]))
     shares = result.shares("it <&> she", "field")
-    assert found["agreement"]["it <&> she"]["field"]["bias"] == pytest.approx(np.mean(shares[0] - shares[1]))
+    assert actual["agreement"]["it <&> she"]["field"]["bias"] == pytest.approx(np.mean(shares[0] - shares[1]))
 
 
 def test_undefined_and_infinite_figures_are_null(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_undefined_and_infinite_figures_are_null(tmp_path: Path) -> None:
     assert content(result, FACTS)["rows"]["perfect"]["PSNR, dB"]["value"] is None
 
 
-def test_best_median_and_worst_are_ordered_by_error(result: Result) -> None:
+def test_best_median_and_worst_are_ordered_by_error(result: EvaluationResult) -> None:
     chosen = choose(result, "it <&> she")
     errors = {why: [error(result.figures["it <&> she"][i]) for w, i in chosen if w == why] for why, _ in chosen}
     assert [len(errors[why]) for why in ("best", "median", "worst")] == [BEST, MEDIAN, WORST]
@@ -210,7 +210,7 @@ def test_baselines_alone_make_a_report_too() -> None:
     assert pictures(page, "png") == []
 
 
-def test_a_single_unit_is_owned_up_to(result: Result) -> None:
+def test_a_single_unit_is_owned_up_to(result: EvaluationResult) -> None:
     one = [Field(field.name, "A", field.read) for field in result.fields[:3]]
     page = Page(html(judge(MODEL, of=one), FACTS, []))
     assert "No intervals" in page.text
@@ -218,13 +218,13 @@ def test_a_single_unit_is_owned_up_to(result: Result) -> None:
     assert "[" not in "".join(re.findall(r"<small>.*?</small>", html(judge(MODEL, of=one), FACTS, [])))
 
 
-def test_a_view_of_glass_alone_does_not_stop_a_report(tmp_path: Path) -> None:
-    glass = np.full((64, 64, 3), GLASS, np.uint8)
+def test_a_view_of_background_alone_does_not_stop_a_report(tmp_path: Path) -> None:
+    background = np.full((64, 64, 3), BACKGROUND, np.uint8)
 
     def read() -> tuple[np.ndarray, np.ndarray]:
-        return glass, glass
+        return background, background
 
-    def same(view: View) -> np.ndarray:
+    def same(view: FieldPixels) -> np.ndarray:
         return view.he
 
     result = judge(Contender("same", same), of=[Field(str(i), str(i), read) for i in range(3)])

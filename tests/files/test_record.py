@@ -91,5 +91,5 @@ def test_a_changed_package_is_told_once_and_all_versions_are_kept(tmp_path: Path
     monkeypatch.setattr(record, "versions", lambda: second)
     for _ in range(2):
         assert record.note_versions(path) == [first, second]
-    told = f"{tmp_path} was begun with other versions (numpy 2.3.1 → 2.4.6, scipy not installed → 1.17.1)"
-    assert [message.partition(";")[0] for message in caplog.messages] == [told]
+    notice = f"{tmp_path} was begun with other versions (numpy 2.3.1 → 2.4.6, scipy not installed → 1.17.1)"
+    assert [message.partition(";")[0] for message in caplog.messages] == [notice]

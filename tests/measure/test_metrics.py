@@ -8,7 +8,7 @@ import pytest
 import scipy.linalg
 import scipy.stats
 import torch
-from builders.fields import GLASS, stained
+from builders.fields import BACKGROUND, stained
 from numpy.lib.stride_tricks import sliding_window_view
 from safetensors.torch import save_file
 from scipy.spatial.distance import jensenshannon
@@ -45,28 +45,28 @@ def similar_images() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("densities", [(0.3, 0, 0), (0, 0.4, 0), (0, 0, 0.5), (0.2, 0.1, 0.3)])
 def test_densities_come_back_from_painted_pixels(densities: tuple[float, float, float]) -> None:
-    np.testing.assert_allclose(stain_densities(stained(*densities), GLASS)[0, 0], densities, atol=0.015)
+    np.testing.assert_allclose(stain_densities(stained(*densities), BACKGROUND)[0, 0], densities, atol=0.015)
 
 
-def test_glass_holds_no_stain_and_no_tissue() -> None:
-    glass = np.full((40, 40, 3), 243, np.uint8)
-    noise = np.random.default_rng(0).normal(0, 6, glass.shape)
-    assert dab(glass, GLASS).max() == 0
-    assert not tissue(np.clip(glass + noise, 0, 255).astype(np.uint8), mpp=1.0).any()
+def test_background_holds_no_stain_and_no_tissue() -> None:
+    background = np.full((40, 40, 3), 243, np.uint8)
+    noise = np.random.default_rng(0).normal(0, 6, background.shape)
+    assert dab(background, BACKGROUND).max() == 0
+    assert not tissue(np.clip(background + noise, 0, 255).astype(np.uint8), mpp=1.0).any()
 
 
 def test_tissue_is_found_where_it_was_painted() -> None:
     image = np.full((200, 200, 3), 243, np.uint8)
     image[:, 100:] = stained(0.1, 0.2, 0)
-    found = tissue(image, mpp=0.5)
-    assert not found[:, :80].any()
-    assert found[:, 110:].all()
+    actual = tissue(image, mpp=0.5)
+    assert not actual[:, :80].any()
+    assert actual[:, 110:].all()
 
 
 def test_hematoxylin_is_smoothed_without_loss() -> None:
     image = np.tile(stained(0, 0, 0), (41, 41, 1))
     image[20, 20] = stained(0.5, 0, 0)
-    blurred = hematoxylin(image, GLASS, sigma_px=2.0)
+    blurred = hematoxylin(image, BACKGROUND, sigma_px=2.0)
     assert blurred.sum() == pytest.approx(0.5, abs=0.02)
     assert blurred.max() == pytest.approx(0.5 / (2 * np.pi * 2.0**2), rel=0.05)  # the peak of a Gaussian
 
@@ -151,12 +151,12 @@ def test_divergence_is_that_of_scipy_and_runs_from_equal_to_apart() -> None:
 
 def test_relative_entropy_is_that_of_scipy_with_one_more_in_each_bin() -> None:
     generated, real = np.array([30, 0, 70, 9]), np.array([10, 40, 0, 9])
-    found = relative_entropy(np.concatenate([generated, real]))
-    assert found == pytest.approx(scipy.stats.entropy(real + 1, generated + 1))
+    actual = relative_entropy(np.concatenate([generated, real]))
+    assert actual == pytest.approx(scipy.stats.entropy(real + 1, generated + 1))
     assert relative_entropy(np.concatenate([real, real])) == 0
     assert np.isnan(relative_entropy(np.concatenate([real, 0 * real])))
     stacked = relative_entropy(np.stack([np.concatenate([generated, real]), np.concatenate([real, real])]))
-    np.testing.assert_allclose(stacked, [found, 0])
+    np.testing.assert_allclose(stacked, [actual, 0])
 
 
 def test_histogram_counts_every_density_once() -> None:
@@ -167,8 +167,8 @@ def test_histogram_counts_every_density_once() -> None:
 
 
 def test_agreement_is_bland_and_altmans() -> None:
-    found = agreement(np.array([1.0, 3, 5]), np.array([0.0, 3, 3]))  # differences 1, 0, 2: mean 1, deviation 1
-    assert (found.bias, found.low, found.high) == pytest.approx((1, 1 - 1.96, 1 + 1.96))
+    actual = agreement(np.array([1.0, 3, 5]), np.array([0.0, 3, 3]))  # differences 1, 0, 2: mean 1, deviation 1
+    assert (actual.bias, actual.low, actual.high) == pytest.approx((1, 1 - 1.96, 1 + 1.96))
     assert np.isnan(agreement(np.ones(1), np.ones(1)).low)
 
 
@@ -201,9 +201,9 @@ def test_bootstrap_of_sums_is_the_naive_bootstrap_of_values() -> None:
     for row in chosen:
         some = [i for g in row for i in members[g]]
         draws.append(np.corrcoef(a[some].ravel(), b[some].ravel())[0, 1])
-    found = bootstrap(np.stack([pair_sums(x, y) for x, y in zip(a, b, strict=True)]), pearson, groups, rounds=200)
+    actual = bootstrap(np.stack([pair_sums(x, y) for x, y in zip(a, b, strict=True)]), pearson, groups, rounds=200)
     low, high = np.percentile(draws, [2.5, 97.5], method="inverted_cdf")
-    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-9)
+    assert (actual.low, actual.high) == pytest.approx((low, high), abs=1e-9)
 
 
 def test_infinite_values_stay_infinite_and_do_not_spoil_others() -> None:

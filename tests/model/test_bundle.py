@@ -42,14 +42,14 @@ def test_a_packed_bundle_stains_as_the_trained_network(run: Path, folder: Path) 
     network.load_state_dict(load_file(run / "generator.safetensors"))
     tiles = np.random.default_rng(0).integers(0, 255, (1, 256, 256, 3), dtype=np.uint8)
     expected = TorchGenerator(network, "cpu")(tiles).astype(int)
-    found = Bundle.open(folder).generator("cpu")(tiles)
-    assert np.abs(found - expected).max() <= 2
+    actual = Bundle.open(folder).generator("cpu")(tiles)
+    assert np.abs(actual - expected).max() <= 2
 
 
 def test_a_bundle_knows_its_name_stain_and_scale(folder: Path) -> None:
     bundle = Bundle.open(folder)
     assert (bundle.name, bundle.stain, bundle.stain_slug) == ("he2x", "CAM5.2", "cam52")
-    assert (bundle.mpp, bundle.tile, bundle.overlap, bundle.glass) == (1.0, 256, 128, (1, 2, 3))
+    assert (bundle.mpp, bundle.tile, bundle.overlap, bundle.background) == (1.0, 256, 128, (1, 2, 3))
 
 
 @pytest.mark.parametrize("position", [0, 100, -1])
@@ -99,14 +99,14 @@ def test_a_direct_regressor_is_no_bundle(folder: Path) -> None:
 
 def test_a_bundle_from_before_promises_still_opens(folder: Path) -> None:
     spec = yaml.safe_load((folder / "bundle.yaml").read_text())
-    assert set(spec.pop("invariance")) == {"mean", "p99", "max"}
+    assert set(spec.pop("tile_tolerance")) == {"mean", "p99", "max"}
     (folder / "bundle.yaml").write_text(yaml.safe_dump(spec))
-    assert Bundle.open(folder).config.invariance is None
+    assert Bundle.open(folder).config.tile_tolerance is None
 
 
 @pytest.mark.parametrize("figures", [{"mean": 3, "p99": 1, "max": 2}, {"mean": 0, "p99": 3, "max": 2}])
 def test_a_promise_that_cannot_be_is_refused(folder: Path, figures: dict) -> None:
-    spec = yaml.safe_load((folder / "bundle.yaml").read_text()) | {"invariance": figures}
+    spec = yaml.safe_load((folder / "bundle.yaml").read_text()) | {"tile_tolerance": figures}
     (folder / "bundle.yaml").write_text(yaml.safe_dump(spec))
     with pytest.raises(ConfigError, match="none may be above max"):
         Bundle.open(folder)

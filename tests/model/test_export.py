@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from wsi_stain.cli import group
 from wsi_stain.config.loader import dump, load
-from wsi_stain.config.model import BundlePromise
+from wsi_stain.config.model import TileTolerance
 from wsi_stain.config.train import TrainConfig
 from wsi_stain.errors import BundleError, TrainingError
 from wsi_stain.model import export
@@ -70,8 +70,8 @@ def test_the_card_says_what_the_run_knows(run: Path, packed: Path) -> None:
     learned = sum(p.numel() for p in load_generator(bundle.config.generator, bundle.weights_path).parameters())
     for fact in ("# he2x 2.0.0", "RESEARCH USE ONLY", "1,234 crops", f"{learned:,} weights", "CC-BY-4.0 OR Apache-2.0"):
         assert fact in text
-    assert bundle.config.invariance
-    assert in_words(bundle.config.invariance) in text
+    assert bundle.config.tile_tolerance
+    assert in_words(bundle.config.tile_tolerance) in text
     settings = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])  # type: ignore[index]
     config = load(TrainConfig, run / "config.yaml")
     assert settings["loss"] == dump(config.loss)
@@ -84,7 +84,7 @@ def test_the_card_says_what_the_run_knows(run: Path, packed: Path) -> None:
 def test_the_promise_is_what_was_measured_with_a_margin(packed: Path) -> None:
     bundle, text = Bundle.open(packed), " ".join((packed / "card.md").read_text().split())
     measured = export.measure(bundle, bundle.generator("cpu", precision=export.PACKED))
-    assert bundle.config.invariance == export.promise(measured)
+    assert bundle.config.tile_tolerance == export.tolerance(measured)
     assert f"procedural histology by: {in_words(measured)}. The bundle promises 2 times that" in text
 
 
@@ -120,8 +120,8 @@ def test_packing_never_overwrites(run: Path, tmp_path: Path, name: str) -> None:
 def test_a_card_that_is_there_is_kept(run: Path, tmp_path: Path) -> None:
     (tmp_path / "card.md").write_text("RESEARCH USE ONLY, Apache-2.0")
     bundle = pack(run, tmp_path)
-    assert bundle.config.invariance
-    words = in_words(bundle.config.invariance)
+    assert bundle.config.tile_tolerance
+    words = in_words(bundle.config.tile_tolerance)
     assert check(tmp_path) == [f"the card lacks the promise of bundle.yaml about tiles; add {words!r}"]
     (tmp_path / "card.md").write_text(f"RESEARCH USE ONLY, Apache-2.0; {words.replace(' ', chr(10), 1)}")
     assert check(tmp_path) == []
@@ -198,11 +198,11 @@ def test_check_finds_a_grid_that_cannot_be(folder: Path, tile: int, overlap: int
 
 
 def test_check_holds_the_bundle_to_its_promise(folder: Path) -> None:
-    promised = BundlePromise(0.0, 0.0, 0.0)
-    old = Bundle.open(folder).config.invariance
+    tolerated = TileTolerance(0.0, 0.0, 0.0)
+    old = Bundle.open(folder).config.tile_tolerance
     assert old
-    change(folder, invariance=dump(promised))
-    swap(folder, in_words(old), in_words(promised))
+    change(folder, tile_tolerance=dump(tolerated))
+    swap(folder, in_words(old), in_words(tolerated))
     (problem,) = check(folder)
     assert re.fullmatch(
         r"tiles differ from one pass by mean .*, but bundle.yaml promises mean 0, 99 % 0, largest 0 grey levels; .*",
@@ -211,13 +211,13 @@ def test_check_holds_the_bundle_to_its_promise(folder: Path) -> None:
 
 
 def test_check_asks_for_a_promise_and_says_which(folder: Path) -> None:
-    old = Bundle.open(folder).config.invariance
+    old = Bundle.open(folder).config.tile_tolerance
     assert old
-    change(folder, invariance=None)
+    change(folder, tile_tolerance=None)
     (problem,) = check(folder)
     assert problem.startswith("bundle.yaml has no promise about tiles (measured against one pass: mean ")
     added = yaml.safe_load(re.search(r"or add (.*)", problem)[1])  # type: ignore[index]
-    assert added == {"invariance": dump(old)}
+    assert added == {"tile_tolerance": dump(old)}
 
 
 class Moody:

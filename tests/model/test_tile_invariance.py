@@ -10,9 +10,9 @@ from builders.runs import STAINER, restless
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_stain.config.model import BundlePromise, GeneratorConfig
+from wsi_stain.config.model import GeneratorConfig, TileTolerance
 from wsi_stain.model.bundle import IDENTITY, Bundle, IdentityGenerator
-from wsi_stain.model.tile_invariance import MARGIN, field, measure, promise
+from wsi_stain.model.tile_invariance import MARGIN, field, measure, tolerance
 from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.inference import TorchGenerator
 from wsi_stain.tiling.blend import window
@@ -44,14 +44,14 @@ class Averaging:
 
 @pytest.mark.parametrize(("tile", "overlap"), [(64, 0), (64, 16), (96, 32), (64, 32)])
 def test_a_generator_that_looks_at_single_pixels_has_no_seams(tile: int, overlap: int) -> None:
-    assert measure(bundle(tile, overlap), IdentityGenerator()) == BundlePromise(0, 0, 0)
+    assert measure(bundle(tile, overlap), IdentityGenerator()) == TileTolerance(0, 0, 0)
 
 
 def test_without_overlap_a_frame_shows_on_two_lines_per_period() -> None:
-    found = measure(bundle(64, 0), Framing())
+    actual = measure(bundle(64, 0), Framing())
     share = 1 - (1 - 2 / 64) ** 2
-    assert found.mean == pytest.approx(10 * share)
-    assert (found.p99, found.max) == (10, 10)
+    assert actual.mean == pytest.approx(10 * share)
+    assert (actual.p99, actual.max) == (10, 10)
     assert measure(bundle(512, 0), Framing()).p99 == 0, "a seam of two pixels is no percentile: so there is a maximum"
     assert measure(bundle(512, 0), Framing()).max == 10
 
@@ -70,9 +70,9 @@ def test_tiles_are_blended_as_a_weighted_mean_over_the_slide(tile: int, overlap:
     inner = slice(tile // 2, tile // 2 + stride)
     tiled = np.rint(painted / weight)[inner, inner]
     apart = np.abs(tiled - Averaging()(pixels[None, : tile + stride, : tile + stride])[0, 0, 0])
-    found = measure(bundle(tile, overlap), Averaging())
-    assert found.mean == pytest.approx(apart.mean())
-    assert found.max == apart.max()
+    actual = measure(bundle(tile, overlap), Averaging())
+    assert actual.mean == pytest.approx(apart.mean())
+    assert actual.max == apart.max()
     assert apart.max() > 3, "the field must not be the same everywhere"
 
 
@@ -96,10 +96,10 @@ def test_the_field_is_tissue_and_always_the_same(mpp: float | None) -> None:
 def test_a_promise_covers_what_was_measured_with_its_margin_and_little_more(
     most: float, p99: float, mean: float
 ) -> None:
-    measured = BundlePromise(mean * p99 * most, math.floor(p99 * most), most)
-    promised = promise(measured)
-    assert MARGIN * measured.mean <= promised.mean < MARGIN * measured.mean + 0.010001
+    measured = TileTolerance(mean * p99 * most, math.floor(p99 * most), most)
+    tolerated = tolerance(measured)
+    assert MARGIN * measured.mean <= tolerated.mean < MARGIN * measured.mean + 0.010001
     for name in ("p99", "max"):
         exact = MARGIN * getattr(measured, name)
-        assert exact <= getattr(promised, name) <= exact + 1
-        assert getattr(promised, name) >= 1, "another machine may round one pixel otherwise"
+        assert exact <= getattr(tolerated, name) <= exact + 1
+        assert getattr(tolerated, name) >= 1, "another machine may round one pixel otherwise"

@@ -35,7 +35,7 @@ def test_a_run_states_what_is_in_its_files(run: Path) -> None:
 def test_a_run_is_a_bundle_that_is_not_packed(run: Path) -> None:
     bundle = TrainingRun.open(run, "ceff").as_bundle()
     assert (bundle.name, bundle.version, bundle.sha256) == (run.name, "unpacked", sha256_of(run / bundle.weights_path))
-    assert bundle.glass == (1, 2, 3)
+    assert bundle.background == (1, 2, 3)
 
 
 def test_unknown_numbers_of_images_stay_unknown(tmp_path: Path) -> None:

@@ -173,15 +173,15 @@ def test_attention_of_bfloat16_on_a_cpu_equals_torch_s_own() -> None:
     q, k, v = torch.randn(1, 96, 16) / 4, torch.randn(1, keys, 16), torch.randn(1, keys, 16)
     expected = F.scaled_dot_product_attention(q, k, v, scale=1.0)
     torch.testing.assert_close(attend(q, k, v), expected)
-    found = attend(q.bfloat16(), k.bfloat16(), v.bfloat16()).float()
-    torch.testing.assert_close(found, expected, atol=0.03, rtol=0)
+    actual = attend(q.bfloat16(), k.bfloat16(), v.bfloat16()).float()
+    torch.testing.assert_close(actual, expected, atol=0.03, rtol=0)
 
 
 def test_windows_of_the_fast_form_are_those_of_training() -> None:
     q, k, v = (random(1, 8, 96, 64) for _ in range(3))
     tokens = [t.permute(0, 2, 3, 1) for t in (q, k, v)]
-    found = in_windows(*tokens, side=32).permute(0, 3, 1, 2)
-    torch.testing.assert_close(found, windowed_attention(q * 8**0.5, k, v))
+    actual = in_windows(*tokens, side=32).permute(0, 3, 1, 2)
+    torch.testing.assert_close(actual, windowed_attention(q * 8**0.5, k, v))
 
 
 def test_norms_leave_and_nothing_learns() -> None:
@@ -319,8 +319,8 @@ def test_a_gpu_paints_the_same_picture_whatever_the_batch(cuda: str, tiles, prec
     with torch.inference_mode():
         expected = to_pixels(plain(to_tensor(tiles)))
     generator = TorchGenerator(plain, cuda, precision)
-    found = generator(np.concatenate([tiles] * 4))
-    assert psnr(found[:3], expected) > LEAST_PSNR
-    for again in np.split(found, 4)[1:]:
-        np.testing.assert_array_equal(again, found[:3])
-    np.testing.assert_array_equal(generator(tiles[2:]), found[2:3])
+    actual = generator(np.concatenate([tiles] * 4))
+    assert psnr(actual[:3], expected) > LEAST_PSNR
+    for again in np.split(actual, 4)[1:]:
+        np.testing.assert_array_equal(again, actual[:3])
+    np.testing.assert_array_equal(generator(tiles[2:]), actual[2:3])

@@ -56,13 +56,13 @@ def test_strided_haar_equals_the_library_forwards_backwards_and_inverted() -> No
     torch.manual_seed(0)
     x = torch.randn(2, 3, 8, 12, dtype=torch.float32, requires_grad=True)
     library, strided = LibraryHaar(), StridedHaar()
-    expected, found = library.split(x), strided.split(x)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    expected, actual = library.split(x), strided.split(x)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
     direction = torch.randn_like(expected)
-    gradients = [torch.autograd.grad((y * direction).sum(), x)[0] for y in (expected, found)]
+    gradients = [torch.autograd.grad((y * direction).sum(), x)[0] for y in (expected, actual)]
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=0)
     torch.testing.assert_close(strided.merge(direction), library.merge(direction), atol=1e-5, rtol=0)
-    torch.testing.assert_close(strided.merge(found), x, atol=1e-5, rtol=0)
+    torch.testing.assert_close(strided.merge(actual), x, atol=1e-5, rtol=0)
 
 
 def test_generator_is_the_same_with_either_haar() -> None:

@@ -7,14 +7,14 @@ from builders.fields import VECTORS, stained
 from torch import Tensor
 
 from wsi_stain.config.model import GeneratorConfig
-from wsi_stain.measure.deconvolution import HE_GLASS, hematoxylin, stain_densities
+from wsi_stain.measure.deconvolution import HE_BACKGROUND, hematoxylin, stain_densities
 from wsi_stain.measure.palette import FLOOR_OD, Palette
 from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.pixels import to_levels, to_pixels, to_tensor
 from wsi_stain.nn.stain_head import CHANNELS, DAB_SCALE, StainHead, softplus
 
-GLASS = (247, 246, 245)
-PALETTE = Palette(GLASS, (0.65, 0.70, 0.29), (0.27, 0.57, 0.78), 0.5)
+BACKGROUND = (247, 246, 245)
+PALETTE = Palette(BACKGROUND, (0.65, 0.70, 0.29), (0.27, 0.57, 0.78), 0.5)
 
 
 def flat(pixel: np.ndarray, side: int = 16) -> np.ndarray:
@@ -34,17 +34,19 @@ def predictions(dab: float = 0.0, gain: float = 0.0, side: int = 16) -> Tensor:
 @pytest.mark.parametrize("blue", [0.0, 0.3, 0.8])
 def test_the_image_is_beer_lambert_of_known_densities(blue: float, dab: float) -> None:
     he = flat(stained(blue, 0.3, 0.0))  # hematoxylin and eosin, by the builder's own formula
-    found = to_pixels(StainHead(PALETTE)(predictions(dab), to_tensor(he)))[0, 8, 8]
-    own = stain_densities(he[0], HE_GLASS)[0, 0, 0]  # what the rounded pixel holds
+    actual = to_pixels(StainHead(PALETTE)(predictions(dab), to_tensor(he)))[0, 8, 8]
+    own = stain_densities(he[0], HE_BACKGROUND)[0, 0, 0]  # what the rounded pixel holds
     assert own == pytest.approx(blue, abs=0.03)
     density = 0.5 * max(own - FLOOR_OD, 0) * VECTORS[0] + dab * VECTORS[2]
-    np.testing.assert_allclose(found, np.array(GLASS) * 10**-density, atol=0.51)
+    np.testing.assert_allclose(actual, np.array(BACKGROUND) * 10**-density, atol=0.51)
 
 
 def test_background_is_the_palettes_whatever_is_predicted() -> None:
     he = np.random.default_rng(0).integers(236, 256, (1, 24, 24, 3)).astype(np.uint8)
     raw = 10 * torch.randn(1, CHANNELS, 24, 24, generator=torch.Generator().manual_seed(0))
-    np.testing.assert_array_equal(to_pixels(StainHead(PALETTE)(raw, to_tensor(he)))[0], np.tile(GLASS, (24, 24, 1)))
+    np.testing.assert_array_equal(
+        to_pixels(StainHead(PALETTE)(raw, to_tensor(he)))[0], np.tile(BACKGROUND, (24, 24, 1))
+    )
 
 
 def test_no_prediction_moves_or_removes_a_nucleus() -> None:
@@ -53,7 +55,7 @@ def test_no_prediction_moves_or_removes_a_nucleus() -> None:
     head, generator = StainHead(PALETTE), torch.Generator().manual_seed(0)
     for _ in range(5):
         raw = 5 * torch.randn(1, CHANNELS, 1, 1, generator=generator).expand(-1, -1, 48, 48)
-        blue = hematoxylin(to_pixels(head(raw, to_tensor(he)))[0], GLASS, sigma_px=1)
+        blue = hematoxylin(to_pixels(head(raw, to_tensor(he)))[0], BACKGROUND, sigma_px=1)
         outside = np.delete(blue, np.s_[18:30], axis=0)
         assert blue[22:26, 14:18].min() > outside.max() + 0.02
 
@@ -94,7 +96,7 @@ def test_the_palette_is_kept_with_the_weights() -> None:
     loaded.load_state_dict(trained.state_dict())
     assert loaded.head is not None
     assert loaded.head.get_buffer("strength").item() == pytest.approx(0.75)
-    np.testing.assert_allclose(loaded.head.get_buffer("background"), GLASS)
+    np.testing.assert_allclose(loaded.head.get_buffer("background"), BACKGROUND)
     np.testing.assert_allclose(loaded.head.get_buffer("dab"), VECTORS[2], atol=1e-6)
 
 

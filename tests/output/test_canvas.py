@@ -23,14 +23,14 @@ from wsi_stain.output import ometiff
 from wsi_stain.output.canvas import CanvasSpec
 from wsi_stain.output.ometiff.xml import REQUIRED
 from wsi_stain.output.pyramid import Pyramid, halve, level_sizes
-from wsi_stain.output.tiff_canvas import TileSpool
+from wsi_stain.output.tiff_canvas import TiffCanvas
 from wsi_stain.output.zarr_canvas import ZarrCanvas
 from wsi_stain.tiling.grid import TileGrid
 
 settings.register_profile("wsi_stain", deadline=None)
 settings.load_profile("wsi_stain")
 
-GLASS = (243, 242, 241)
+BACKGROUND = (243, 242, 241)
 RUN = {"source_sha256": "a", "tile": 512}
 
 
@@ -51,9 +51,9 @@ def noise(h, w, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)
 
 
-def spec_of(folder, size, block, *, name="x.ome.tiff", glass=GLASS, compression="deflate", mpp=0.5):
+def spec_of(folder, size, block, *, name="x.ome.tiff", background=BACKGROUND, compression="deflate", mpp=0.5):
     return CanvasSpec(
-        folder / name, Size(*size), block, glass, OutputConfig(compression=compression), mpp, (("notice", "N"),)
+        folder / name, Size(*size), block, background, OutputConfig(compression=compression), mpp, (("notice", "N"),)
     )
 
 
@@ -61,18 +61,18 @@ def blocks_of(spec):
     return TileGrid(spec.size, 512, 0, block=spec.block).blocks()
 
 
-def paint(canvas, spec, image, glass=()):
-    """Paint all that is missing; blocks whose index is in `glass` as glass."""
+def paint(canvas, spec, image, background=()):
+    """Paint all that is missing; blocks whose index is in `background` as glass."""
     for block in canvas.todo(blocks_of(spec)):
-        pixels = None if block.index in glass else image[block.write.slices()]
+        pixels = None if block.index in background else image[block.write.slices()]
         canvas.put(block, pixels, {"n": sum(block.index)})
 
 
-def with_glass(image, spec, glass):
+def with_background(image, spec, background):
     image = image.copy()
     for block in blocks_of(spec):
-        if block.index in glass:
-            image[block.write.slices()] = spec.glass
+        if block.index in background:
+            image[block.write.slices()] = spec.background
     return image
 
 
@@ -118,12 +118,12 @@ def test_levels_halve_until_one_tile_is_left(h, w):
 )
 def test_every_level_of_the_spool_equals_the_naive_pyramid(tmp_path, size, block):
     spec, image = spec_of(tmp_path, size, block), noise(*size)
-    spool = TileSpool(spec)
+    spool = TiffCanvas(spec)
     spool.begin(RUN)
-    glass = {(0, 1), (1, 1)}
-    paint(spool, spec, image, glass)
+    background = {(0, 1), (1, 1)}
+    paint(spool, spec, image, background)
     spool.finish()
-    expected = naive_pyramid(with_glass(image, spec, glass))
+    expected = naive_pyramid(with_background(image, spec, background))
     assert [size[:2] for size in spool.sizes] == [level.shape[:2] for level in expected]
     for (level, padded), truth in zip(levels_of(spool), expected, strict=True):
         assert np.array_equal(level, truth)
@@ -140,10 +140,10 @@ def test_coarse_levels_hold_two_rows_of_tiles_at_most():
     assert order.index((2, 0)) == order.index((1, 1)) + 1
 
 
-@pytest.mark.parametrize("canvas_type", [TileSpool, ZarrCanvas])
+@pytest.mark.parametrize("canvas_type", [TiffCanvas, ZarrCanvas])
 def test_the_same_blocks_in_any_order_and_in_two_sessions_are_the_same_bytes(tmp_path, canvas_type):
     name = "x.ome.zarr" if canvas_type is ZarrCanvas else "x.ome.tiff"
-    image, found = noise(1300, 1100), []
+    image, actual = noise(1300, 1100), []
     for folder, split in (("one", 6), ("two", 3)):
         (tmp_path / folder / "x").mkdir(parents=True)
         spec = spec_of(tmp_path / folder / "x", (1300, 1100), 512, name=name, compression="jpeg")
@@ -158,14 +158,14 @@ def test_the_same_blocks_in_any_order_and_in_two_sessions_are_the_same_bytes(tmp
         assert [notes["n"] for notes in again.store.notes()] == [r + c for r in range(3) for c in range(3)]
         again.finish()
         files = sorted(p for p in (tmp_path / folder).rglob("*") if p.is_file())
-        found.append([(p.relative_to(tmp_path / folder), p.read_bytes()) for p in files])
-    assert found[0] == found[1]
+        actual.append([(p.relative_to(tmp_path / folder), p.read_bytes()) for p in files])
+    assert actual[0] == actual[1]
 
 
 @pytest.mark.parametrize("harm", ["truncate", "flip", "empty", "garbage"])
 def test_a_damaged_block_counts_as_missing(tmp_path, harm):
     spec, image = spec_of(tmp_path, (1100, 600), 512), noise(1100, 600)
-    spool = TileSpool(spec)
+    spool = TiffCanvas(spec)
     spool.begin(RUN)
     paint(spool, spec, image)
     path = spec.spool / "b_1_0.zip"
@@ -181,7 +181,7 @@ def test_a_damaged_block_counts_as_missing(tmp_path, harm):
 
 def test_every_cut_of_a_block_file_is_noticed(tmp_path):
     spec, image = spec_of(tmp_path, (520, 20), 512), noise(520, 20)
-    spool = TileSpool(spec)
+    spool = TiffCanvas(spec)
     spool.begin(RUN)
     paint(spool, spec, image)
     path = spec.spool / "b_0_0.zip"
@@ -192,9 +192,9 @@ def test_every_cut_of_a_block_file_is_noticed(tmp_path):
         assert path.stat().st_size == length, "looking deletes nothing"
 
 
-def test_glass_is_encoded_once_and_takes_no_room(tmp_path):
+def test_background_is_encoded_once_and_takes_no_room(tmp_path):
     spec = spec_of(tmp_path, (5000, 5000), 1024, compression="jpeg")
-    spool = TileSpool(spec)
+    spool = TiffCanvas(spec)
     spool.begin(RUN)
     paint(spool, spec, None, {block.index for block in blocks_of(spec)})
     spool.finish()
@@ -204,7 +204,7 @@ def test_glass_is_encoded_once_and_takes_no_room(tmp_path):
 
 def test_what_killed_writers_left_is_swept_and_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     spec = spec_of(tmp_path, (600, 600), 512)
-    spool = TileSpool(spec)
+    spool = TiffCanvas(spec)
     spool.begin(RUN)
     for name in ("tmp-123", ".b_0_0.zip.0123abcd.part"):  # of version 0.1, and of this one
         (spec.spool / name).write_bytes(b"half")
@@ -222,7 +222,7 @@ def test_what_killed_writers_left_is_swept_and_a_failed_write_leaves_nothing(tmp
     assert [path.name for path in spec.spool.iterdir()] == ["run.json"]
 
 
-@pytest.mark.parametrize("canvas_type", [TileSpool, ZarrCanvas])
+@pytest.mark.parametrize("canvas_type", [TiffCanvas, ZarrCanvas])
 def test_another_runs_canvas_is_refused_and_restart_clears_it(tmp_path, canvas_type):
     spec, image = spec_of(tmp_path, (600, 600), 512), noise(600, 600)
     canvas = canvas_type(spec)
@@ -235,12 +235,14 @@ def test_another_runs_canvas_is_refused_and_restart_clears_it(tmp_path, canvas_t
     assert len(canvas.todo(blocks_of(spec))) == 4
 
 
-@pytest.mark.parametrize(("glass", "size"), [(GLASS, (1300, 1100)), ((243, 243, 243), (1301, 2047)), (GLASS, (1, 600))])
-def test_zarr_opens_in_ome_zarrs_reader_and_equals_the_naive_pyramid(tmp_path, glass, size):
+@pytest.mark.parametrize(
+    ("background", "size"), [(BACKGROUND, (1300, 1100)), ((243, 243, 243), (1301, 2047)), (BACKGROUND, (1, 600))]
+)
+def test_zarr_opens_in_ome_zarrs_reader_and_equals_the_naive_pyramid(tmp_path, background, size):
     from ome_zarr.io import parse_url
     from ome_zarr.reader import Reader
 
-    spec, image = spec_of(tmp_path, size, 512, name="x.ome.zarr", glass=glass), noise(*size)
+    spec, image = spec_of(tmp_path, size, 512, name="x.ome.zarr", background=background), noise(*size)
     canvas = ZarrCanvas(spec)
     canvas.begin(RUN)
     paint(canvas, spec, image, {(0, 1)})
@@ -248,7 +250,7 @@ def test_zarr_opens_in_ome_zarrs_reader_and_equals_the_naive_pyramid(tmp_path, g
     shutil.rmtree(spec.spool)
     assert [path.name for path in tmp_path.iterdir()] == ["x.ome.zarr"]
     node = next(iter(Reader(parse_url(tmp_path / "x.ome.zarr", mode="r"))()))
-    expected = naive_pyramid(with_glass(image, spec, {(0, 1)}))
+    expected = naive_pyramid(with_background(image, spec, {(0, 1)}))
     assert len(node.data) == len(expected)
     for array, truth in zip(node.data, expected, strict=True):
         assert np.array_equal(np.moveaxis(np.asarray(array), 0, -1), truth)
@@ -365,7 +367,7 @@ def listing(folder):
     return [(path, path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None) for path in paths]
 
 
-@pytest.mark.parametrize("canvas_type", [TileSpool, ZarrCanvas])
+@pytest.mark.parametrize("canvas_type", [TiffCanvas, ZarrCanvas])
 def test_todo_only_looks_and_discard_deletes(tmp_path, canvas_type):
     name = "x.ome.zarr" if canvas_type is ZarrCanvas else "x.ome.tiff"
     spec, image = spec_of(tmp_path, (1000, 600), 512, name=name), noise(1000, 600)
@@ -394,7 +396,7 @@ def publishable(tmp_path, name):
         uuid=str(uuid.uuid5(uuid.NAMESPACE_URL, "test")),
         provenance=tuple({"notice": "N", "use": "U", **dict.fromkeys(REQUIRED, "0" * 64)}.items()),
     )
-    canvas = (ZarrCanvas if name.endswith("zarr") else TileSpool)(spec)
+    canvas = (ZarrCanvas if name.endswith("zarr") else TiffCanvas)(spec)
     canvas.begin(RUN)
     paint(canvas, spec, noise(1000, 600))
     return spec, canvas

@@ -124,8 +124,8 @@ def test_bioformats_decodes_every_level_as_painted(case, written, in_bioformats)
 def test_bioformats_reads_provenance_and_regions(in_bioformats):
     facts = in_bioformats["420", "large", False].facts
     assert NOTICE in facts["comment"]
-    said = {key.removeprefix("map:"): value for key, value in facts.items() if key.startswith("map:")}
-    assert said.items() >= {"notice": NOTICE, "use": RESEARCH_USE, "stain": "HER2", "model": "he2her2"}.items()
+    errors = {key.removeprefix("map:"): value for key, value in facts.items() if key.startswith("map:")}
+    assert errors.items() >= {"notice": NOTICE, "use": RESEARCH_USE, "stain": "HER2", "model": "he2her2"}.items()
     assert facts["tile0"] == "512 512"
     assert facts["roi0"] == "unreadable in the source 5.0 3.0 200.0 97.0"
     assert facts["roi1"].startswith("ä < ö &   ü 0.0 0.0")
@@ -259,8 +259,8 @@ def test_every_level_says_its_own_resolution_in_cm(written):
 def test_without_a_scale_none_is_made_up(tmp_path):
     path = tmp_path / "x.ome.tiff"
     write(path, ArraySource(paint(Size(70, 60)), Encoding()), metadata(path.name, mpp=None, magnification=None))
-    said = describe(path)
-    assert (said["mpp"], said["magnification"]) == (None, None)
+    errors = describe(path)
+    assert (errors["mpp"], errors["magnification"]) == (None, None)
     assert {(p.severity, p.rule) for p in problems(path)} == {("warning", 11), ("warning", 12)}
 
 
@@ -270,21 +270,21 @@ def test_scale_and_magnification_are_read_back_exactly(tmp_path, mpp, magnificat
     write(
         path, ArraySource(paint(Size(700, 60)), Encoding()), metadata(path.name, mpp=mpp, magnification=magnification)
     )
-    said = describe(path)
-    assert (said["mpp"], said["magnification"]) == (mpp, magnification)
+    errors = describe(path)
+    assert (errors["mpp"], errors["magnification"]) == (mpp, magnification)
     assert problems(path) == []
 
 
 def test_description_tells_what_the_file_is_and_where_it_comes_from(written):
     file = written["422", "large", True]
-    said = describe(file.path)
-    assert said["levels"] == [{"width": size.w, "height": size.h} for size in file.source.sizes]
-    assert (said["compression"], said["photometric"], said["subsampling"]) == ("JPEG", "YCbCr", "4:2:2")
-    assert said["name"] == file.path.name
-    assert said["virtual"]
-    assert said["openslide_pyramid"]
-    assert said["rois"] == 2
-    assert set(said["annotations"]) == {*REQUIRED, "notice", "use", "stain"}
+    errors = describe(file.path)
+    assert errors["levels"] == [{"width": size.w, "height": size.h} for size in file.source.sizes]
+    assert (errors["compression"], errors["photometric"], errors["subsampling"]) == ("JPEG", "YCbCr", "4:2:2")
+    assert errors["name"] == file.path.name
+    assert errors["virtual"]
+    assert errors["openslide_pyramid"]
+    assert errors["rois"] == 2
+    assert set(errors["annotations"]) == {*REQUIRED, "notice", "use", "stain"}
     assert not describe(written["rgb", "large", False].path)["openslide_pyramid"]
     assert describe(written["rgb", "odd", False].path)["photometric"] == "RGB"
     assert describe(written["deflate", "odd", False].path)["compression"] == "Deflate"
@@ -311,7 +311,7 @@ def test_describing_what_is_no_slide_is_an_error_in_one_sentence(tmp_path):
 
 
 def test_foreign_files_are_described_with_what_they_have(data):
-    said = describe(data / "slides" / "wsic_XYC_jpeg_pyramid.ome.tiff")
-    assert (said["ome"], said["virtual"], said["stain"]) == (True, False, None)
-    assert said["creator"].startswith("OME Bio-Formats")
+    errors = describe(data / "slides" / "wsic_XYC_jpeg_pyramid.ome.tiff")
+    assert (errors["ome"], errors["virtual"], errors["stain"]) == (True, False, None)
+    assert errors["creator"].startswith("OME Bio-Formats")
     assert describe(data / "slides" / "CMU-1-Small-Region.svs")["width"] == 2220

@@ -241,9 +241,9 @@ BROKEN: list[tuple[str, str, int, Breaker]] = [
 def test_a_broken_rule_is_reported_and_no_other(tmp_path, severity, rule, breaker):
     path = tmp_path / NAME
     breaker(path)
-    found = problems(path)
-    assert {(p.severity, p.rule) for p in found} == {(severity, rule)}, found
-    for problem in found:
+    actual = problems(path)
+    assert {(p.severity, p.rule) for p in actual} == {(severity, rule)}, actual
+    for problem in actual:
         assert ":" in problem.message, "a sentence ends with the next step"
         assert len(problem.message) < 160
 
@@ -310,8 +310,8 @@ def test_big_endian_and_foreign_tile_orders_are_read_alike(tmp_path):
                 **{"tile": (512, 512), "photometric": "rgb", "compression": "lzw", "predictor": True, "metadata": None},
                 **{"resolution": (20000 / 2**level,) * 2, "resolutionunit": 3, **first},
             )
-    found = problems(path)
-    assert [p.rule for p in found] == [15], "tifffile pads with black; all else is well"
+    actual = problems(path)
+    assert [p.rule for p in actual] == [15], "tifffile pads with black; all else is well"
 
 
 @pytest.mark.parametrize("encoding", [Encoding(quality=30), LOSSLESS], ids=["jpeg", "deflate"])
@@ -339,7 +339,7 @@ def test_every_cut_is_noticed(tmp_path, share):
 
 def test_real_files_of_others_are_judged_without_a_crash(data):
     verdicts = {path.name: problems(path) for path in (data / "slides").iterdir() if path.is_file()}
-    assert all(any(p.severity == "error" for p in found) for found in verdicts.values())
+    assert all(any(p.severity == "error" for p in actual) for actual in verdicts.values())
     assert {p.rule for p in verdicts["CMU-1-Small-Region.svs"]} >= {1, 3, 5, 19}
     assert 8 in {p.rule for p in verdicts["wsic_CMU-1-Small-Region.webp.tiff"]}
     assert 10 in {p.rule for p in verdicts["wsic_XYC_jpeg_pyramid.ome.tiff"]}

@@ -196,7 +196,7 @@ def test_a_wrong_table_is_refused(tmp_path: Path, header: str, row: str, sentenc
 
 def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_bytes(b"\xff\xfe\x00he")
-    with pytest.raises(TrainingError, match="is not a table of pairs"):
+    with pytest.raises(TrainingError, match=r"pairs\.csv is not UTF-8 .*save it as CSV UTF-8"):
         find_pairs(tmp_path)
 
 
@@ -227,8 +227,8 @@ def test_every_unusable_image_is_a_sentence(tmp_path: Path) -> None:
         for a, b in (row.split(",") for row in rows)
     ]
     write_table(tmp_path, *table, header="he,ihc,slide_id,split,he_side")
-    found = problems(find_pairs(tmp_path), crop=40)
-    assert len(found) == 7
+    actual = problems(find_pairs(tmp_path), crop=40)
+    assert len(actual) == 7
     for part in (
         "good.png is 64 × 64 px but .*low.png is 60 × 64 px: pairs must have equal sizes",
         "deep.png has 16 bits per channel; save it with 8 bits per channel, or remove the pair",
@@ -238,14 +238,14 @@ def test_every_unusable_image_is_a_sentence(tmp_path: Path) -> None:
         "good.png is 32 × 64 px: smaller than the crop of 40 px",
         "low.png is 30 × 64 px: smaller than the crop of 40 px",
     ):
-        assert any(re.search(part, sentence) for sentence in found), part
+        assert any(re.search(part, sentence) for sentence in actual), part
 
 
 def test_only_the_first_ten_of_a_kind_are_told(tmp_path: Path) -> None:
     pairs = make_set(tmp_path, n=1) * 13
-    found = problems(pairs, crop=SIDE + 1)
-    assert len(found) == 11
-    assert found[-1] == "and 3 more of the same kind"
+    actual = problems(pairs, crop=SIDE + 1)
+    assert len(actual) == 11
+    assert actual[-1] == "and 3 more of the same kind"
     assert problems(pairs, crop=SIDE) == []
 
 
@@ -322,7 +322,7 @@ def test_neighbours_are_left_to_the_table_where_it_knows_the_slide(tmp_path: Pat
     assert "has tiles without coordinates" in sentence
 
 
-def test_edges_know_brightness_and_glass_for_nothing(true_pairs: list[Pair]) -> None:
+def test_edges_know_brightness_and_background_for_nothing(true_pairs: list[Pair]) -> None:
     he = load_pair(true_pairs[0])[0]
     np.testing.assert_allclose(edges(he // 2 + 100), edges(he), atol=0.15)
     np.testing.assert_array_equal(edges(plain(240, (64, 64))), np.zeros((4, 512)))
@@ -339,18 +339,18 @@ def test_edges_know_brightness_and_glass_for_nothing(true_pairs: list[Pair]) -> 
 @given(st.integers(-18, 18), st.integers(-18, 18), st.integers(0, 50))
 def test_a_known_displacement_is_found_across_stains(dy: int, dx: int, seed: int) -> None:
     he, ihc = field(seed)
-    found = match(structure(he), structure(np.roll(ihc, (dy, dx), (0, 1))))
-    assert found.dy == pytest.approx(dy, abs=1)
-    assert found.dx == pytest.approx(dx, abs=1)
-    assert found.agreement > 0.5
-    assert found.displacement_px == pytest.approx(np.hypot(dy, dx), abs=1.5)
+    actual = match(structure(he), structure(np.roll(ihc, (dy, dx), (0, 1))))
+    assert actual.dy == pytest.approx(dy, abs=1)
+    assert actual.dx == pytest.approx(dx, abs=1)
+    assert actual.agreement > 0.5
+    assert actual.displacement_px == pytest.approx(np.hypot(dy, dx), abs=1.5)
 
 
 def test_a_tile_agrees_with_itself_wholly() -> None:
     he, _ = field(1)
-    found = match(structure(he), structure(he))
-    assert found.agreement == pytest.approx(1, abs=1e-5)
-    assert found.displacement_px < 0.05
+    actual = match(structure(he), structure(he))
+    assert actual.agreement == pytest.approx(1, abs=1e-5)
+    assert actual.displacement_px < 0.05
 
 
 def test_displacement_is_in_pixels_of_the_tile_whatever_its_size() -> None:
@@ -379,18 +379,18 @@ def test_a_blank_window_correlates_with_nothing() -> None:
     assert surface[16, 16] == pytest.approx(1, abs=1e-5)
 
 
-def test_glass_and_crumbs_are_not_judged() -> None:
+def test_background_and_crumbs_are_not_judged() -> None:
     he, ihc = field(0)
-    glass = np.clip(np.random.default_rng(0).normal(243, 1.5, he.shape), 0, 255).astype(np.uint8)
-    for first, second in ((he, glass), (glass, ihc), (he[:30, :30], ihc[:30, :30])):
-        found = match(structure(first), structure(second))
-        assert np.isnan([found.agreement, found.dy, found.dx, found.sharpness]).all()
+    background = np.clip(np.random.default_rng(0).normal(243, 1.5, he.shape), 0, 255).astype(np.uint8)
+    for first, second in ((he, background), (background, ihc), (he[:30, :30], ihc[:30, :30])):
+        actual = match(structure(first), structure(second))
+        assert np.isnan([actual.agreement, actual.dy, actual.dx, actual.sharpness]).all()
 
 
 def test_a_displacement_beyond_the_reach_is_unknown() -> None:
     he, _ = field(5)
-    found = match(structure(he), structure(np.roll(he, 25, 0)))
-    assert np.isnan(found.displacement_px) or found.agreement < 0.5
+    actual = match(structure(he), structure(np.roll(he, 25, 0)))
+    assert np.isnan(actual.displacement_px) or actual.agreement < 0.5
 
 
 def test_tiles_of_different_sizes_are_compared_in_their_common_centre() -> None:
@@ -405,20 +405,20 @@ def test_tiles_of_different_sizes_are_compared_in_their_common_centre() -> None:
 
 
 def test_true_pairs_pass(true_pairs: list[Pair]) -> None:
-    found = check(true_pairs)
-    assert found.flagged == ()
-    assert agreeing(found.figures) == 1
-    assert separation(found) > 0.98
-    assert np.median([f.misalignment_px for f in found.figures]) < 1
+    actual = check(true_pairs)
+    assert actual.flagged == ()
+    assert agreeing(actual.figures) == 1
+    assert separation(actual) > 0.98
+    assert np.median([f.misalignment_px for f in actual.figures]) < 1
 
 
 @pytest.mark.parametrize("step", [1, 5])
 def test_shuffled_pairs_are_flagged(true_pairs: list[Pair], step: int) -> None:
-    found = check(turned(true_pairs, step))
-    assert len(found.flagged) == 1
-    assert "the stains disagree" in found.flagged[0]
-    assert agreeing(found.figures) < 0.25
-    assert 0.3 < separation(found) < 0.7
+    actual = check(turned(true_pairs, step))
+    assert len(actual.flagged) == 1
+    assert "the stains disagree" in actual.flagged[0]
+    assert agreeing(actual.figures) < 0.25
+    assert 0.3 < separation(actual) < 0.7
 
 
 def test_mirrored_partners_are_flagged(tmp_path: Path, true_pairs: list[Pair]) -> None:
@@ -437,26 +437,26 @@ def test_one_wrong_split_is_flagged_alone(tmp_path: Path, true_pairs: list[Pair]
 
 def test_a_few_wrong_pairs_are_listed_and_do_not_fail_the_set(true_pairs: list[Pair]) -> None:
     mixed = [*turned(true_pairs[:4]), *true_pairs[4:]]
-    found = check(mixed)
-    assert found.flagged == ()
-    assert not any(f.agrees for f in found.figures[:4]), "none of these four agrees"
-    assert all(f.agrees for f in found.figures[4:])
+    actual = check(mixed)
+    assert actual.flagged == ()
+    assert not any(f.agrees for f in actual.figures[:4]), "none of these four agrees"
+    assert all(f.agrees for f in actual.figures[4:])
 
 
 def test_displaced_pairs_agree_and_their_misalignment_is_told(tmp_path: Path, true_pairs: list[Pair]) -> None:
     displaced = [
         replace(p, ihc=save(np.roll(load_pair(p)[1], (6, -8), (0, 1)), tmp_path / p.ihc.name)) for p in true_pairs[:8]
     ]
-    found = check(displaced)
-    assert found.flagged == ()
-    assert np.median([f.misalignment_px for f in found.figures]) == pytest.approx(10, abs=0.7)
-    assert summary(found)["drift_px"] == [pytest.approx(6, abs=0.7), pytest.approx(-8, abs=0.7)]
+    actual = check(displaced)
+    assert actual.flagged == ()
+    assert np.median([f.misalignment_px for f in actual.figures]) == pytest.approx(10, abs=0.7)
+    assert summary(actual)["drift_px"] == [pytest.approx(6, abs=0.7), pytest.approx(-8, abs=0.7)]
 
 
 def test_too_few_pairs_are_not_judged(true_pairs: list[Pair]) -> None:
-    found = check(turned(true_pairs[:4]))
-    assert found.flagged == ()
-    assert not any(f.agrees for f in found.figures)
+    actual = check(turned(true_pairs[:4]))
+    assert actual.flagged == ()
+    assert not any(f.agrees for f in actual.figures)
     assert "are too few to judge" in text(check(true_pairs[:1]))
 
 
@@ -468,8 +468,8 @@ def test_p_values_of_shuffled_pairs_are_those_of_chance(true_pairs: list[Pair]) 
 
 
 def test_the_result_depends_on_the_pairs_and_the_seed_alone(true_pairs: list[Pair]) -> None:
-    def agreements(found: Check) -> list[float]:
-        return [f.match.agreement for f in found.figures]
+    def agreements(actual: Check) -> list[float]:
+        return [f.match.agreement for f in actual.figures]
 
     one, again, other = (check(true_pairs, seed=seed) for seed in (0, 0, 1))
     assert summary(one) == summary(again)
@@ -479,11 +479,11 @@ def test_the_result_depends_on_the_pairs_and_the_seed_alone(true_pairs: list[Pai
 def test_chunks_change_no_verdict(true_pairs: list[Pair], monkeypatch: pytest.MonkeyPatch) -> None:
     events = []
     monkeypatch.setattr("wsi_stain.pairs.check.CHUNK", 8)
-    found = check(true_pairs, progress=lambda done, total: events.append((done, total)))
+    actual = check(true_pairs, progress=lambda done, total: events.append((done, total)))
     assert events == [(8, 24), (16, 24), (24, 24)]
-    assert [f.pair for f in found.figures] == true_pairs
-    assert len(found.shuffled) == 24 * 7
-    assert found.flagged == ()
+    assert [f.pair for f in actual.figures] == true_pairs
+    assert len(actual.shuffled) == 24 * 7
+    assert actual.flagged == ()
 
 
 # The command
@@ -550,11 +550,11 @@ def test_broken_files_leave_a_report(tmp_path: Path) -> None:
 def test_registered_sections_pass(data: Path) -> None:
     pairs = find_pairs(data / "pairs/cam52")
     assert problems(pairs, crop=512) == []
-    found = check(pairs)
-    assert found.flagged == ()
-    assert agreeing(found.figures) > 0.8
-    assert separation(found) > 0.9
-    shifts = [f.misalignment_px for f in found.figures]
+    actual = check(pairs)
+    assert actual.flagged == ()
+    assert agreeing(actual.figures) > 0.8
+    assert separation(actual) > 0.9
+    shifts = [f.misalignment_px for f in actual.figures]
     with (data / "pairs/cam52/pairs.csv").open() as file:
         stated = np.median([float(row["misalignment_px"]) for row in csv.DictReader(file)])
     assert np.nanmedian(shifts) == pytest.approx(stated, abs=3)  # by another method
@@ -562,24 +562,24 @@ def test_registered_sections_pass(data: Path) -> None:
 
 def test_sections_that_do_not_correspond_are_flagged(data: Path) -> None:
     assert run(data / "pairs/unregistered")[0] == 1
-    found = check(find_pairs(data / "pairs/unregistered"))
-    assert "the stains disagree" in found.flagged[0]
-    assert agreeing(found.figures) < 0.25
+    actual = check(find_pairs(data / "pairs/unregistered"))
+    assert "the stains disagree" in actual.flagged[0]
+    assert agreeing(actual.figures) < 0.25
 
 
 def test_registered_sections_with_each_others_partners_are_flagged(data: Path) -> None:
-    found = check(turned(find_pairs(data / "pairs/cam52", "train"), 40))
-    assert "the stains disagree" in found.flagged[0]
-    assert agreeing(found.figures) < 0.2
+    actual = check(turned(find_pairs(data / "pairs/cam52", "train"), 40))
+    assert "the stains disagree" in actual.flagged[0]
+    assert agreeing(actual.figures) < 0.2
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_sixteen_registered_pairs_suffice(data: Path, seed: int) -> None:
     pairs = find_pairs(data / "pairs/cam52")
     chosen = [pairs[i] for i in np.random.default_rng(seed).choice(len(pairs), 16, replace=False)]
-    found = check(chosen)
-    assert agreeing(found.figures) > 0.6
-    assert not any("the stains disagree:" in sentence and "split" not in sentence for sentence in found.flagged)
+    actual = check(chosen)
+    assert agreeing(actual.figures) > 0.6
+    assert not any("the stains disagree:" in sentence and "split" not in sentence for sentence in actual.flagged)
 
 
 def test_real_neighbours_in_two_splits_are_seen_without_knowing_the_slide(data: Path) -> None:

@@ -78,9 +78,9 @@ def test_seeds_differ_and_structures_keep_their_physical_size(whole):
 def test_it_is_stained_like_haematoxylin_and_eosin(whole):
     truth = phantom.tissue(Box.of(SIZE), **SCALE)
     assert 0.35 < truth.mean() < 0.8
-    glass = whole[~truth].astype(float)
-    assert np.abs(np.median(glass, axis=0) - histology.GLASS).max() <= 1
-    assert 0.5 < glass.std(axis=0).max() < 3
+    background = whole[~truth].astype(float)
+    assert np.abs(np.median(background, axis=0) - histology.BACKGROUND).max() <= 1
+    assert 0.5 < background.std(axis=0).max() < 3
     density = -np.log((whole[truth] + 1.0) / 244)
     red, green, blue = np.median(density, axis=0)
     assert 0.08 < red < 0.5
@@ -92,12 +92,12 @@ def test_it_is_stained_like_haematoxylin_and_eosin(whole):
     assert (density.max(axis=1) < 0.06).mean() > 0.03
 
 
-def test_beyond_the_slide_the_glass_goes_on():
+def test_beyond_the_slide_the_background_goes_on():
     beyond = phantom.render(Box(-40, -30, -10, -5), **SCALE)
-    assert np.abs(beyond.astype(int) - histology.GLASS).max() < 12
+    assert np.abs(beyond.astype(int) - histology.BACKGROUND).max() < 12
 
 
-def test_tissue_is_where_the_picture_is_not_glass(whole):
+def test_tissue_is_where_the_picture_is_not_background(whole):
     truth = phantom.tissue(Box.of(SIZE), **SCALE)
     dark = whole.min(axis=2) < 215
     assert dark[truth].mean() > 0.4
@@ -225,8 +225,8 @@ def test_wall_distance_agrees_with_the_naive_one():
     seeds = points((-200, -200), (300, 300), 30.0, 4)
     squared = np.sort(np.square(y[:, None, None] - seeds.y) + np.square(x[None, :, None] - seeds.x), axis=2)
     naive = (np.sqrt(squared[..., 1]) - np.sqrt(squared[..., 0])) / 2
-    found = wall_distance(y, x, 30.0, 4)
-    assert np.mean(np.abs(found - naive) < 1e-3) > 0.97, "it looks at the nine nearest cells only"
+    actual = wall_distance(y, x, 30.0, 4)
+    assert np.mean(np.abs(actual - naive) < 1e-3) > 0.97, "it looks at the nine nearest cells only"
 
 
 def test_hashes_are_uniform_and_uncorrelated():

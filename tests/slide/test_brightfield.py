@@ -64,7 +64,7 @@ def surrounded() -> np.ndarray:
 
 BRIGHTFIELD = {
     "section": section(),
-    "glass": np.full((SIDE, SIDE, 3), 243, np.uint8),
+    "background": np.full((SIDE, SIDE, 3), 243, np.uint8),
     "white": np.full((SIDE, SIDE, 3), 255, np.uint8),
     "tissue without glass": tissue(SIDE, SIDE),
     "overstained": (section() * 0.6).astype(np.uint8),

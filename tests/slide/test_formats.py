@@ -62,10 +62,10 @@ def test_scale_magnification_and_bounds_are_those_of_the_scanner(built: Built) -
 def test_info_and_an_identity_conversion_agree_with_the_slide(built: Built, tmp_path: Path) -> None:
     output = tmp_path / "a.ome.zarr"
     run = CliRunner()
-    facts = json.loads(run.invoke(group, ["info", str(built.path), "--json"], catch_exceptions=False).stdout)
+    metadata = json.loads(run.invoke(group, ["info", str(built.path), "--json"], catch_exceptions=False).stdout)
     h, w = built.truth.shape[:2]
-    assert facts["size_px"] == f"{w} × {h}"
-    assert facts["mpp"] == pytest.approx(built.mpp)
+    assert metadata["size_px"] == f"{w} × {h}"
+    assert metadata["mpp"] == pytest.approx(built.mpp)
     command = ["convert", str(built.path), "--model", "identity", "--mask", "none", "-o", str(output), "--workers", "0"]
     run.invoke(group, command, catch_exceptions=False)
     array = zarr.open_array(output / "0", mode="r")

@@ -15,7 +15,7 @@ from wsi_stain.evaluate.contenders import from_folder
 from wsi_stain.evaluate.figures import View
 from wsi_stain.geometry import Box
 from wsi_stain.pairs.pair import Pair, read_pair
-from wsi_stain.slide.readers.base import Unsuited
+from wsi_stain.slide.readers.base import UnsupportedFormat
 from wsi_stain.slide.readers.choose import open_backend
 from wsi_stain.slide.readers.image import decode
 
@@ -119,7 +119,7 @@ def test_every_form_of_pixels_is_the_same_for_slides_pairs_and_contenders(tmp_pa
 def test_what_cannot_be_decoded_faithfully_is_the_same_sentence_everywhere(tmp_path: Path, name: str) -> None:
     write, words = REFUSED[name]
     write(path := tmp_path / name)
-    with pytest.raises(Unsuited, match=f"^{words}") as refusal:
+    with pytest.raises(UnsupportedFormat, match=f"^{words}") as refusal:
         decode(path)
     assert str(tmp_path) not in str(refusal.value)
     sentence = re.escape(str(refusal.value))
@@ -134,5 +134,5 @@ def test_what_cannot_be_decoded_faithfully_is_the_same_sentence_everywhere(tmp_p
 
 def test_a_deep_tiff_of_a_pair_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "deep.tif", RGB.astype(np.uint16) * 257, photometric="rgb")
-    with pytest.raises(Unsuited, match="has 16 bits per channel"):
+    with pytest.raises(UnsupportedFormat, match="has 16 bits per channel"):
         decode(tmp_path / "deep.tif")

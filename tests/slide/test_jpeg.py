@@ -30,10 +30,10 @@ def test_the_stream_decides_and_else_the_header(
     inside: str, marker: str | None, subsampling: str, otherwise: str
 ) -> None:
     stream = jpeg(PIXELS, inside=inside, marker=marker, subsampling=subsampling)
-    told = stream_colours(stream)
-    assert told == TOLD[inside, marker, subsampling]
+    message = stream_colours(stream)
+    assert message == TOLD[inside, marker, subsampling]
     difference = np.abs(decode_jpeg(stream, otherwise=otherwise).astype(int) - PIXELS).mean()
-    assert (difference < 2) == ((told or otherwise) == inside)
+    assert (difference < 2) == ((message or otherwise) == inside)
 
 
 @pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"keep_rgb": True}, {"keep_rgb": True, "dpi": (72, 72)}])

@@ -17,8 +17,8 @@ from PIL import Image
 from wsi_stain import phantom
 from wsi_stain.errors import SlideError
 from wsi_stain.geometry import Box, Size
-from wsi_stain.slide.readers import Undecodable, open_backend
-from wsi_stain.slide.readers.base import TileCache, over_white
+from wsi_stain.slide.readers import DecodeError, open_backend
+from wsi_stain.slide.readers.base import DecodedTileCache, over_white
 from wsi_stain.slide.readers.openslide import OpenSlideBackend
 from wsi_stain.slide.readers.tiff import TiffBackend
 
@@ -156,7 +156,7 @@ def test_a_damaged_tile_fails_alone(tmp_path: Path, reader: type) -> None:
     damage(path, 8)  # row 1, column 2
     backend = reader(path)
     for _ in range(2):
-        with pytest.raises(Undecodable):
+        with pytest.raises(DecodeError):
             backend.read(0, Box(130, 260, 140, 270))
         backend.renew()
         for box in [Box(0, 0, 128, 700), Box(256, 0, 600, 700), Box(128, 0, 256, 256), Box(128, 384, 256, 700)]:
@@ -175,11 +175,11 @@ def test_every_common_codec_reads(tmp_path: Path, codec: str) -> None:
     difference = np.abs(backend.read(0, Box.of(Size(300, 420))).astype(int) - pixels)
     assert difference.max() <= (0 if codec in ("none", "lzw", "deflate", "zstd") else 40)
     assert difference.mean() < 4
-    assert backend.facts.codec.lower().startswith(codec)
+    assert backend.metadata.codec.lower().startswith(codec)
     backend.close()
 
 
-def test_missing_tiles_are_glass(tmp_path: Path) -> None:
+def test_missing_tiles_are_background(tmp_path: Path) -> None:
     path, pixels = tmp_path / "a.ome.tif", tissue(512, 512)
     tiles = [pixels[y : y + 256, x : x + 256] for y in (0, 256) for x in (0, 256)]
     with tifffile.TiffWriter(path, ome=True) as tiff:
@@ -187,13 +187,13 @@ def test_missing_tiles_are_glass(tmp_path: Path) -> None:
         tiff.write(data, shape=(512, 512, 3), dtype=np.uint8, tile=(256, 256), photometric="rgb", compression="zlib")
     backend = TiffBackend(path)
     whole = backend.read(0, Box(0, 0, 512, 512))
-    assert backend.facts.absent == 0.5
+    assert backend.metadata.absent == 0.5
     np.testing.assert_array_equal(whole[:256, :256], tiles[0])
     assert (whole[:256, 256:] == 255).all()
     backend.close()
 
 
-def test_transparency_is_laid_over_glass(tmp_path: Path) -> None:
+def test_transparency_is_laid_over_background(tmp_path: Path) -> None:
     pixels = np.dstack([tissue(64, 64), np.full((64, 64), 255, np.uint8)])
     pixels[:, 32:, 3] = 0
     tifffile.imwrite(
@@ -230,7 +230,7 @@ def test_ome_sizes_and_pyramid_are_read(tmp_path: Path, unit: str) -> None:
     backend = open_backend(path)
     assert backend.name == "tifffile"  # OpenSlide sees level 0 alone
     assert backend.sizes == (Size(512, 384), Size(256, 192))
-    assert backend.facts.mpp == pytest.approx((0.4, 0.4))
+    assert backend.metadata.mpp == pytest.approx((0.4, 0.4))
     np.testing.assert_array_equal(backend.read(1, Box(0, 0, 256, 192)), pixels[::2, ::2])
     backend.close()
 
@@ -288,11 +288,11 @@ def test_the_ending_does_not_matter(tmp_path: Path) -> None:
     backend = open_backend(tmp_path / "a.svs")
     assert backend.name == "image"
     np.testing.assert_array_equal(backend.read(0, Box(10, 20, 200, 300)), pixels[10:200, 20:300])
-    assert open_backend(write_svs(tmp_path / "b.png", pixels)).facts.format == "SVS"
+    assert open_backend(write_svs(tmp_path / "b.png", pixels)).metadata.format == "SVS"
 
 
 def test_the_cache_keeps_its_limit_and_the_tiles_used_last() -> None:
-    cache, decoded = TileCache(limit=300), []
+    cache, decoded = DecodedTileCache(limit=300), []
 
     def get(key: int) -> None:
         cache.get(key, lambda: decoded.append(key) or np.zeros(100, np.uint8))
@@ -313,8 +313,8 @@ def test_dicom_opens_by_instance_and_by_folder(data: Path, tmp_path: Path) -> No
     original = TiffBackend(data / "slides/CMU-1-Small-Region.svs")
     for path in (tmp_path, largest):
         backend = open_backend(path)
-        assert (backend.name, backend.facts.vendor, backend.sizes) == ("openslide", "dicom", original.sizes)
-        assert backend.facts.mpp == pytest.approx((0.499, 0.499))
+        assert (backend.name, backend.metadata.vendor, backend.sizes) == ("openslide", "dicom", original.sizes)
+        assert backend.metadata.mpp == pytest.approx((0.499, 0.499))
         box = Box(1000, 900, 1600, 1500)
         assert np.abs(backend.read(0, box).astype(int) - original.read(0, box)).max() <= 1
         backend.close()

@@ -19,7 +19,7 @@ from PIL import Image, ImageCms
 from wsi_stain.errors import SlideError, UnreadableRegion
 from wsi_stain.geometry import Box, Size
 from wsi_stain.slide.pixel_size import exact_downsample
-from wsi_stain.slide.readers.base import Undecodable
+from wsi_stain.slide.readers.base import DecodeError
 from wsi_stain.slide.slide import Slide
 
 HUGE = Size(100_000, 100_001)
@@ -38,8 +38,8 @@ def address(level: int, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     ).astype(np.uint8)
 
 
-def computed(sizes: list[Size], pixels=hashed, **facts: object) -> Slide:
-    return Slide(Path("computed.svs"), ComputedBackend(sizes, pixels, **facts))
+def computed(sizes: list[Size], pixels=hashed, **metadata: object) -> Slide:
+    return Slide(Path("computed.svs"), ComputedBackend(sizes, pixels, **metadata))
 
 
 @pytest.mark.parametrize(("mpp", "level"), [(0.25, 0), (1.0, 1), (4.0, 2)])
@@ -216,7 +216,7 @@ def test_a_broken_handle_is_replaced_once() -> None:
     def broken(level: int, box: Box) -> np.ndarray:
         calls.append("read")
         if "renew" not in calls:
-            raise Undecodable("a stale handle")
+            raise DecodeError("a stale handle")
         return read(level, box)
 
     slide._backend.read, slide._backend.renew = broken, lambda: calls.append("renew")
@@ -268,7 +268,7 @@ def test_a_slide_closed_while_it_is_read_is_not_taken_for_damaged(at: int) -> No
         calls.append(box)
         if len(calls) == at:
             slide.close()
-        raise Undecodable("seek of closed file")
+        raise DecodeError("seek of closed file")
 
     slide._backend.read = closing
     with pytest.raises(SlideError, match="is closed; open it again") as caught:

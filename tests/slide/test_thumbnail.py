@@ -12,7 +12,7 @@ from builders.tiffs import write_pyramid
 
 from wsi_stain.errors import SlideError
 from wsi_stain.geometry import Box, Size
-from wsi_stain.slide.readers.base import Undecodable
+from wsi_stain.slide.readers.base import DecodeError
 from wsi_stain.slide.slide import Slide
 
 PIXELS = tissue(1024, 1024)
@@ -48,7 +48,7 @@ def test_a_slide_without_a_readable_pixel_ends_soon() -> None:
 
     def broken(level: int, box: Box) -> np.ndarray:
         calls.append(box)
-        raise Undecodable("damaged")
+        raise DecodeError("damaged")
 
     slide = Slide(Path("a.svs"), ComputedBackend([Size(9000, 9000), Size(2250, 2250), Size(560, 560)], lambda *_: None))
     slide._backend.read = broken

@@ -232,7 +232,7 @@ def test_the_orientation_tag_turns_every_box(tmp_path: Path, orientation: int) -
         assert slide._backend.sizes == (Size(*expected.shape[:2]),)
         assert ("orientation tag" in " ".join(slide.notes)) == (2 <= orientation <= 8)
         if orientation == 6:
-            assert slide._backend.facts.mpp == pytest.approx((1.0, 0.5))
+            assert slide._backend.metadata.mpp == pytest.approx((1.0, 0.5))
         for box in [Box.of(slide._backend.sizes[0]), Box(3, 5, 200, 170), Box(299, 17, 300, 18)]:
             np.testing.assert_array_equal(slide._backend.read(0, box), expected[box.slices()])
 

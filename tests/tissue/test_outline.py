@@ -41,12 +41,12 @@ def test_a_cell_is_inside_when_its_centre_is(shapes, cell, at_once):
     area = Polygons.of([[np.array(ring) for ring in rings] for rings in shapes])
     old, module.AT_ONCE = module.AT_ONCE, at_once
     try:
-        found = area.inside(Box(2, 3, 22, 25), cell)
+        actual = area.inside(Box(2, 3, 22, 25), cell)
     finally:
         module.AT_ONCE = old
     scaled = [[[(x / float(cell), y / float(cell)) for x, y in ring] for ring in rings] for rings in shapes]
     expected = [[naive(scaled, row + 0.5, column + 0.5) for column in range(3, 25)] for row in range(2, 22)]
-    assert np.array_equal(found, expected)
+    assert np.array_equal(actual, expected)
 
 
 @given(polygons, st.integers(0, 15), st.integers(0, 15))

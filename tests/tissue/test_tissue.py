@@ -18,7 +18,7 @@ from wsi_stain.tissue.mask import TissueMask, everything, from_geojson, to_geojs
 from wsi_stain.tissue.outline import TOLERANCE_PX, Polygons
 
 masks = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12))
-GLASS = 243
+BACKGROUND = 243
 
 
 class FakeSlide:
@@ -40,9 +40,9 @@ def touched(rings: list[np.ndarray], grid: Size) -> np.ndarray:
     return polygons.inside(Box.of(grid), Fraction(1)) | polygons.border(Box.of(grid), Fraction(1))
 
 
-def glass(h: int = 300, w: int = 400) -> np.ndarray:
+def background(h: int = 300, w: int = 400) -> np.ndarray:
     noise = np.random.default_rng(1).normal(0, 1.0, (h, w, 3))
-    return np.clip(GLASS + noise, 0, 255).astype(np.uint8)
+    return np.clip(BACKGROUND + noise, 0, 255).astype(np.uint8)
 
 
 def with_tissue(pixels: np.ndarray, centre: tuple[int, int] = (200, 150), radius: int = 60) -> np.ndarray:
@@ -141,9 +141,9 @@ def _area(ring: np.ndarray) -> float:
 @given(st.lists(st.tuples(st.floats(-3, 15), st.floats(-3, 15)), min_size=3, max_size=7))
 def test_a_cell_counts_when_the_polygon_touches_it(points):
     polygon = np.array(points)
-    found = touched([polygon], Size(12, 12))
+    actual = touched([polygon], Size(12, 12))
     for row, col in np.ndindex(12, 12):
-        if found[row, col]:
+        if actual[row, col]:
             assert _centre_in(polygon, row, col) or _border_in(polygon, row, col, -1e-6)
         else:
             assert not _centre_in(polygon, row, col)
@@ -260,21 +260,21 @@ def test_an_empty_mask_is_written_as_an_empty_collection(tmp_path):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("side", "mpp"), [(1536, 2.0)])
-def test_nearly_all_of_a_phantom_is_found_and_most_of_its_glass_is_not(seed, side, mpp):
+def test_nearly_all_of_a_phantom_is_found_and_most_of_its_background_is_not(seed, side, mpp):
     size = Size(side, side)
     slide = FakeSlide(phantom.render(Box.of(size), size=size, mpp=mpp, seed=seed), mpp)
     truth = phantom.tissue(Box.of(size), size=size, mpp=mpp, seed=seed)
     mask = find_tissue(slide)
     cells = np.minimum((np.arange(side) / float(mask.scale)).astype(int), max(mask.array.shape) - 1)
-    found = mask.array[np.ix_(cells, cells)]
-    assert found[truth].mean() >= 0.995
+    actual = mask.array[np.ix_(cells, cells)]
+    assert actual[truth].mean() >= 0.995
     far = cv2.dilate(truth.astype(np.uint8), np.ones((3, 3)), iterations=round(100 / mpp)) == 0
-    assert found[far].mean() <= 0.01, "glass more than 100 µm from the tissue"
-    assert truth.sum() / found.sum() >= 0.75
+    assert actual[far].mean() <= 0.01, "glass more than 100 µm from the tissue"
+    assert truth.sum() / actual.sum() >= 0.75
 
 
 def test_a_blank_slide_has_no_tissue():
-    mask = find_tissue(FakeSlide(glass(), 8.0))
+    mask = find_tissue(FakeSlide(background(), 8.0))
     assert not mask.array.any()
     assert mask.fraction == 0
 
@@ -301,56 +301,56 @@ INKS = {
 
 @pytest.mark.parametrize("ink", INKS)
 def test_pen_marks_stay_out_and_the_tissue_beside_them_in(ink):
-    pixels = with_tissue(glass())
+    pixels = with_tissue(background())
     cv2.line(pixels, (20, 20), (380, 30), INKS[ink], 7, cv2.LINE_AA)
     cv2.circle(pixels, (200, 150), 100, INKS[ink], 5, cv2.LINE_AA)
-    found = tissue_in(cv2.GaussianBlur(pixels, (3, 3), 0), 10.0)
-    tissue = cv2.circle(np.zeros(found.shape, np.uint8), (200, 150), 60, 1, -1) > 0
-    assert found[tissue].all()
-    assert found[~tissue].mean() < 0.06
-    assert not found[15:40, 20:380].any()
-    assert not found[150, 296:304].any()
+    actual = tissue_in(cv2.GaussianBlur(pixels, (3, 3), 0), 10.0)
+    tissue = cv2.circle(np.zeros(actual.shape, np.uint8), (200, 150), 60, 1, -1) > 0
+    assert actual[tissue].all()
+    assert actual[~tissue].mean() < 0.06
+    assert not actual[15:40, 20:380].any()
+    assert not actual[150, 296:304].any()
 
 
 def test_the_black_outside_of_a_scan_stays_out():
-    pixels = with_tissue(glass())
+    pixels = with_tissue(background())
     pixels[:, :60] = 0
     pixels[250:] = 5
-    found = tissue_in(cv2.GaussianBlur(pixels, (3, 3), 0), 10.0)
-    assert found[150, 200]
-    assert not found[:, :70].any()
-    assert not found[245:].any()
+    actual = tissue_in(cv2.GaussianBlur(pixels, (3, 3), 0), 10.0)
+    assert actual[150, 200]
+    assert not actual[:, :70].any()
+    assert not actual[245:].any()
 
 
-def test_white_filling_beside_greyer_glass_is_glass_too():
-    pixels = with_tissue(glass())
+def test_white_filling_beside_greyer_glass_is_background_too():
+    pixels = with_tissue(background())
     pixels[:, :180] = 255
     pixels = with_tissue(pixels, (300, 150), 40)
-    found = tissue_in(pixels, 10.0)
-    assert found[150, 300]
-    assert found.mean() < 0.35
+    actual = tissue_in(pixels, 10.0)
+    assert actual[150, 300]
+    assert actual.mean() < 0.35
 
 
 def test_pale_tissue_is_in():
-    pixels = glass()
+    pixels = background()
     cv2.circle(pixels, (200, 150), 60, (236, 226, 235), -1)
-    found = tissue_in(pixels, 10.0)
-    assert found[150, 150:250].all()
-    assert found.mean() < 0.2
+    actual = tissue_in(pixels, 10.0)
+    assert actual[150, 150:250].all()
+    assert actual.mean() < 0.2
 
 
 def test_dust_is_out_and_a_small_biopsy_in():
-    pixels = glass()
+    pixels = background()
     cv2.circle(pixels, (60, 60), 1, (120, 110, 120), -1)
     cv2.line(pixels, (100, 200), (300, 220), (205, 140, 190), 6)
-    found = tissue_in(pixels, 10.0)
-    assert not found[40:80, 40:80].any()
-    assert found[205:210, 150].all()
+    actual = tissue_in(pixels, 10.0)
+    assert not actual[40:80, 40:80].any()
+    assert actual[205:210, 150].all()
 
 
 def test_the_grid_covers_slides_that_no_thumbnail_divides():
     for h, w in ((1001, 777), (350, 2999), (5, 4), (1, 1)):
-        mask = find_tissue(FakeSlide(glass(h, w), None))
+        mask = find_tissue(FakeSlide(background(h, w), None))
         assert mask.array.shape[0] * mask.scale >= h
         assert mask.array.shape[1] * mask.scale >= w
         assert (mask.array.shape[0] - 1) * mask.scale < h

@@ -43,15 +43,15 @@ def test_nothing_is_changed_by_default(pairs: Path) -> None:
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_intensity_is_a_factor_of_optical_density(factor: float) -> None:
     pixel = stained(0.3, 0.2, 0.0)
-    found = Change(intensity=factor).applied(pixel)
-    np.testing.assert_allclose(density(found), factor * density(pixel), atol=0.01)
+    actual = Change(intensity=factor).applied(pixel)
+    np.testing.assert_allclose(density(actual), factor * density(pixel), atol=0.01)
 
 
 def test_hue_turns_colours_and_leaves_their_darkness() -> None:
     pixel = stained(0.5, 0.2, 0.0)
-    found = Change(hue=np.radians(30)).applied(pixel)
-    before, after = chroma(pixel)[0], chroma(found)[0]
-    assert density(found).mean() == pytest.approx(density(pixel).mean(), abs=0.01)
+    actual = Change(hue=np.radians(30)).applied(pixel)
+    before, after = chroma(pixel)[0], chroma(actual)[0]
+    assert density(actual).mean() == pytest.approx(density(pixel).mean(), abs=0.01)
     cosine = before @ after / np.linalg.norm(before) / np.linalg.norm(after)
     assert np.degrees(np.arccos(cosine)) == pytest.approx(30, abs=2)
     assert np.linalg.norm(after) == pytest.approx(np.linalg.norm(before), rel=0.05)

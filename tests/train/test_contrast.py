@@ -49,8 +49,8 @@ def test_info_nce_is_its_formula_with_and_without_exclusions() -> None:
         excluded,
         excluded.clone().index_put((torch.tensor([0, 3]), torch.tensor([1, 5])), torch.tensor(True)),
     ):
-        found = info_nce(he, ihc, 0.07, symmetric=False, excluded=mask)
-        assert found.item() == pytest.approx(naive_info_nce(he, ihc, mask), rel=1e-5)
+        actual = info_nce(he, ihc, 0.07, symmetric=False, excluded=mask)
+        assert actual.item() == pytest.approx(naive_info_nce(he, ihc, mask), rel=1e-5)
         both = info_nce(he, ihc, 0.07, symmetric=True, excluded=mask).item()
         assert both == pytest.approx((naive_info_nce(he, ihc, mask) + naive_info_nce(ihc, he, mask.T)) / 2, rel=1e-5)
 
@@ -142,11 +142,11 @@ def test_pretrained_encoders_tell_held_out_pairs_from_negatives(tmp_path: Path) 
     settings = config(graded(tmp_path / "pairs"), tmp_path / "run", *changes, "pretrain.schedule.lr=0.002")
     file = pretrain(settings)
     assert file is not None
-    found = json.loads((file.parent / "discrimination.json").read_text())
-    assert found["split"] == "val"
-    assert found["pairs"] == 4
-    assert found["auc"]["value"] > 0.9
-    assert found["accuracy"]["value"] > 0.8
+    actual = json.loads((file.parent / "discrimination.json").read_text())
+    assert actual["split"] == "val"
+    assert actual["pairs"] == 4
+    assert actual["auc"]["value"] > 0.9
+    assert actual["accuracy"]["value"] > 0.8
     assert (file.parent / "similarity.png").read_bytes().startswith(b"\x89PNG")
     real = to_tensor(np.stack([load_pair(p)[1][:64, :64] for p in find_pairs(settings.pairs, "val")]))
     torch.manual_seed(0)

@@ -54,8 +54,8 @@ def test_workers_bring_the_same_crops_in_the_same_order(pairs: Path, workers: in
     batches = list(stream(wanted, numbers(4, 13, 3), workers))
     assert len(batches) == 3
     for i, (he, ihc) in enumerate(batches):
-        for found, expected in zip((he, ihc), wanted.batch(4 + 3 * i, 3), strict=True):
-            np.testing.assert_array_equal(found, expected)
+        for actual, expected in zip((he, ihc), wanted.batch(4 + 3 * i, 3), strict=True):
+            np.testing.assert_array_equal(actual, expected)
 
 
 def test_processes_share_every_batch_without_overlap() -> None:

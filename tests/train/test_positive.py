@@ -8,21 +8,21 @@ from wsi_stain.measure.deconvolution import POSITIVE_OD, dab
 from wsi_stain.nn.pixels import to_tensor
 from wsi_stain.train.positive import BLOCKS_PX, positive, share_loss
 
-GLASS = (247, 246, 240)
+BACKGROUND = (247, 246, 240)
 
 
 def browns(n: int = 64) -> np.ndarray:
     """Browns of every density, uint8 (1, n, n, 3): uniform colours are hardly ever near the threshold."""
     density = np.random.default_rng(0).random((1, n, n, 1)) * 0.5 * np.array([0.27, 0.57, 0.78])
-    return np.rint(np.array(GLASS) * 10**-density).astype(np.uint8)
+    return np.rint(np.array(BACKGROUND) * 10**-density).astype(np.uint8)
 
 
 def test_the_target_is_the_positive_map_of_the_evaluation_bit_for_bit() -> None:
     images = np.concatenate([np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8), browns()])
-    expected = np.stack([dab(image, GLASS) > POSITIVE_OD for image in images])
-    found = positive(to_tensor(images), GLASS)
-    assert found.dtype == torch.float32
-    np.testing.assert_array_equal(found[:, 0].numpy(), expected)
+    expected = np.stack([dab(image, BACKGROUND) > POSITIVE_OD for image in images])
+    actual = positive(to_tensor(images), BACKGROUND)
+    assert actual.dtype == torch.float32
+    np.testing.assert_array_equal(actual[:, 0].numpy(), expected)
     assert 0.1 < expected[-1].mean() < 0.9
 
 

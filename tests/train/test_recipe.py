@@ -216,12 +216,12 @@ def test_similarity_is_that_of_patches_embedded_one_by_one(tmp_path: Path) -> No
     torch.manual_seed(0)
     encoders = Encoders(4).eval()
     a, b = torch.rand(2, 2, 3, 128, 128).unbind(0)
-    found = encoders.similarity(a, b, 2)
+    actual = encoders.similarity(a, b, 2)
     for n, y, x in np.ndindex(2, 2, 2):
         window = (slice(n, n + 1), slice(None), slice(64 * y, 64 * y + 64), slice(64 * x, 64 * x + 64))
         with torch.no_grad():
             expected = nn.functional.cosine_similarity(encoders.ihc(a[window]), encoders.ihc(b[window]))
-        assert found[n, y, x].item() == pytest.approx(expected.item(), abs=1e-5)
+        assert actual[n, y, x].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
 def test_no_gradient_flows_through_the_weights(tmp_path: Path, pairs: Path) -> None:
@@ -289,9 +289,9 @@ def test_killed_and_resumed_training_ends_in_the_same_weights_and_log(tmp_path: 
     train(load(TrainConfig, file))
     logs = [[line["l1"] for line in read_log(tmp_path / name)] for name in ("whole", "killed")]
     assert logs[0] == logs[1]
-    expected, found = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "killed"))
+    expected, actual = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "killed"))
     for key, tensor in expected.items():
-        assert torch.equal(tensor, found[key]), key
+        assert torch.equal(tensor, actual[key]), key
 
 
 def test_a_run_keeps_a_plain_log_curves_and_samples(small_run: TrainingRun) -> None:
@@ -455,7 +455,7 @@ def test_a_discriminator_that_waits_is_logged_from_its_beginning(tmp_path: Path,
 
 
 def test_a_stain_head_takes_its_colours_from_the_training_split(tmp_path: Path, pairs: Path) -> None:
-    changes = ("generator.head=stain", "output.glass=[240, 241, 242]", "counterstain=2")
+    changes = ("generator.head=stain", "output.background=[240, 241, 242]", "counterstain=2")
     recipe = made_recipe(pairs, tmp_path, *changes)
     palette = palette_of(config(pairs, tmp_path, *changes))
     for module in (recipe.generator, recipe.average, recipe.results(12, [])[WEIGHTS]):

@@ -26,7 +26,7 @@ TOTAL = 400
 
 
 def recipe(*overrides: str, total: int = TOTAL) -> RegressorRecipe:
-    fast = ("schedule.lr=0.01", "schedule.batch=4", "schedule.ema=0.8", "output.glass=[243,243,243]", "crop=128")
+    fast = ("schedule.lr=0.01", "schedule.batch=4", "schedule.ema=0.8", "output.background=[243,243,243]", "crop=128")
     return RegressorRecipe(load(TrainConfig, settings(Path("run"), REGRESSOR), [*fast, *overrides]), total, ALONE)
 
 

@@ -18,7 +18,7 @@ import click
 from wsi_stain import __version__
 from wsi_stain.cli.console import use_any_encoding
 from wsi_stain.errors import ConfigError, DeviceError, WsiStainError
-from wsi_stain.files.disk import is_full, no_room
+from wsi_stain.files.disk import is_full, no_resources
 
 COMMANDS = {
     "convert": "Convert a slide to a virtual stain, an OME-TIFF or OME-Zarr.",
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _sentence(err: WsiStainError | OSError) -> str:
     """The message of an error; for a system error, its file and reason."""
     if not isinstance(err, WsiStainError) and is_full(err):
-        return str(no_room(err, Path(err.filename or "output")))
+        return str(no_resources(err, Path(err.filename or "output")))
     if isinstance(err, OSError) and err.strerror:
         name = err.filename2 or err.filename  # of two, the destination
         where = f"{name}: " if name else ""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from wsi_stain.cli.renamed import RenamedOptions
 from wsi_stain.config.convert import PrecisionChoice
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class RowsType(click.ParamType[Any]):
         return tuple(rows)
 
 
-class ShareType(click.ParamType[Any]):
+class ShardType(click.ParamType[Any]):
     """I/N."""
 
     name = "I/N"
@@ -88,7 +89,7 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--strict", is_flag=True, help="Refuse all slides if a row of SHEET cannot be used."),
         click.option("--rows", type=RowsType(), help="Convert only these slides, e.g. 3,7-9; the first is 1."),
-        click.option("--only", type=ShareType(), help="Convert only share I of N, for job arrays."),
+        click.option("--shard", type=ShardType(), help="Convert only share I of N, for job arrays."),
     ]
     for option in reversed(options):
         function = option(function)
@@ -110,13 +111,13 @@ def command() -> None:
     """
 
 
-@command.command()
+@command.command(cls=RenamedOptions)
 @request_options
 @click.option("--cluster", type=click.Path(path_type=Path), help="YAML file of the cluster to run on.")
 @click.option("--scheduler", metavar="ADDRESS", help="Address of a running Dask scheduler.")
 @click.option("--retry-failed", is_flag=True, help="Retry slides that failed in an earlier run.")
 @click.option(
-    "--take-over",
+    "--break-stale-locks",
     is_flag=True,
     help="Break the locks of processes on other hosts, after a minute without a heartbeat. Use it only if they ended.",
 )
@@ -143,7 +144,7 @@ def run(**options: Any) -> int:
     return 0 if result.is_complete else 1
 
 
-@command.command()
+@command.command(cls=RenamedOptions)
 @request_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def plan(as_json: bool, **options: Any) -> int:
@@ -152,7 +153,7 @@ def plan(as_json: bool, **options: Any) -> int:
     Rows that cannot be used are listed. The exit code is 1 if there are any, or if memory or disk is too small.
     """
     from wsi_stain.cli.progress import counted
-    from wsi_stain.cohort.plan import check_room
+    from wsi_stain.cohort.plan import check_resources
     from wsi_stain.cohort.plan import plan as plan_cohort
 
     request = _request(**options)
@@ -162,7 +163,7 @@ def plan(as_json: bool, **options: Any) -> int:
         from wsi_stain.cohort.sheet import table
 
         click.echo(table(cohort_plan.faulty, request.sheet, "; `run` records them as failed"), err=True)
-    check_room(cohort_plan)
+    check_resources(cohort_plan)
     return 1 if cohort_plan.faulty else 0
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from wsi_stain.evaluate.contenders import Contender
     from wsi_stain.evaluate.evaluate import Field
-    from wsi_stain.evaluate.figures import Ruler
+    from wsi_stain.evaluate.figures import MeasureSettings
     from wsi_stain.model.bundle import Bundle
     from wsi_stain.pairs.pair import Pair
 
@@ -89,7 +89,7 @@ def command(
     result = evaluate(contenders, fields, ruler=ruler, features=features, progress=counted("fields"))
     if output is not None:
         stain = bundles[0].stain if bundles else "virtual stain"
-        report.write(output, result, report.Facts(str(pairs), split, stain, unit, ruler, __version__))
+        report.write(output, result, report.ReportSettings(str(pairs), split, stain, unit, ruler, __version__))
         click.echo(f"{output / report.REPORT_HTML}", err=True)
     click.echo(table(result.rows))
 
@@ -104,16 +104,16 @@ def _bundles(model: str | None, run: Path | None, *, default: bool) -> list[Bund
     return bundles if run is None else [*bundles, TrainingRun.open(run, "ceff").as_bundle()]
 
 
-def _ruler(bundles: list[Bundle], regressor: Path | None, mpp: float | None) -> Ruler:
+def _ruler(bundles: list[Bundle], regressor: Path | None, mpp: float | None) -> MeasureSettings:
     """The scale and the background colour that the evaluated models share."""
     from wsi_stain.errors import ConfigError
-    from wsi_stain.evaluate.figures import Ruler
+    from wsi_stain.evaluate.figures import MeasureSettings
     from wsi_stain.model.training_run import TrainingRun
 
-    known = [(bundle.name, bundle.mpp, bundle.glass) for bundle in bundles]
+    known = [(bundle.name, bundle.mpp, bundle.background) for bundle in bundles]
     if regressor is not None:
         config = TrainingRun.open(regressor, "unet").config
-        known.append((str(regressor), config.input.mpp, config.output.glass))
+        known.append((str(regressor), config.input.mpp, config.output.background))
     scales = {scale: name for name, scale, _ in known if scale is not None}
     if mpp is None and len(scales) > 1:
         both = " and ".join(f"{name} at {scale} µm/px" for scale, name in scales.items())
@@ -123,7 +123,7 @@ def _ruler(bundles: list[Bundle], regressor: Path | None, mpp: float | None) -> 
         raise ConfigError(
             f"the pixel size of the pairs is {scale} µm/px: it must be above 0; pass --mpp, for example --mpp 0.5"
         )
-    return Ruler(scale, known[0][2]) if known else Ruler(scale)
+    return MeasureSettings(scale, known[0][2]) if known else MeasureSettings(scale)
 
 
 def _regressor(run: Path, device: str) -> Contender:
@@ -163,11 +163,11 @@ def _fields(selection: list[Pair]) -> tuple[list[Field], str]:
     import functools
 
     from wsi_stain.evaluate.evaluate import Field
-    from wsi_stain.evaluate.groups import Place, group
+    from wsi_stain.evaluate.groups import FieldOrigin, group
     from wsi_stain.pairs.pair import read_pair
 
     side = min(read_pair(selection[0])[0].shape[:2])
-    labels, unit = group([Place(p.he.stem, p.slide_id, p.x, p.y) for p in selection], side)
+    labels, unit = group([FieldOrigin(p.he.stem, p.slide_id, p.x, p.y) for p in selection], side)
     fields = [
         Field(p.he.stem, label, functools.partial(read_pair, p)) for p, label in zip(selection, labels, strict=True)
     ]

@@ -71,7 +71,7 @@ def pack(run: Path, folder: Path, version: str, licence: str) -> None:
 
     bundle = pack_run(run, folder, version=version, licence=licence)
     click.echo(str(folder))
-    assert bundle.config.invariance, "a packed bundle always has a promise"
+    assert bundle.config.tile_tolerance, "a packed bundle always has a promise"
     click.echo(f"sha256 {bundle.sha256}", err=True)
-    click.echo(f"promised difference of tiles from one pass: {in_words(bundle.config.invariance)}", err=True)
+    click.echo(f"promised difference of tiles from one pass: {in_words(bundle.config.tile_tolerance)}", err=True)
     click.echo(f"now complete {bundle.card_path}", err=True)

@@ -55,7 +55,7 @@ def account_of(row: Row, request: ConvertRequest) -> dict[str, Any]:
         "size_px": run.get("size_px"),
         "mpp": run.get("fingerprint", {}).get("mpp"),
         "tissue_tiles": run.get("tiles", {}).get("tissue"),
-        "positive": None if bundle.folder is None else positive_area(level, mask, bundle.glass),
+        "positive": None if bundle.folder is None else positive_area(level, mask, bundle.background),
         "positive_mpp": mpp,
         "seams": run.get("seams"),
         "warnings": list(_warnings(run)),
@@ -68,7 +68,7 @@ def account_of(row: Row, request: ConvertRequest) -> dict[str, Any]:
     }
 
 
-def positive_area(stain: np.ndarray, mask: TissueMask, glass: tuple[int, int, int]) -> float | None:
+def positive_area(stain: np.ndarray, mask: TissueMask, background: tuple[int, int, int]) -> float | None:
     """Share of the tissue whose DAB density is above `POSITIVE_OD`; None without tissue.
 
     Args:
@@ -80,7 +80,7 @@ def positive_area(stain: np.ndarray, mask: TissueMask, glass: tuple[int, int, in
     positive = count = 0
     for y in range(0, len(stain), 256):  # in strips: densities need 16 times the memory of the pixels
         inside = tissue[y : y + 256]
-        positive += int((dab(stain[y : y + 256], glass)[inside] > POSITIVE_OD).sum())
+        positive += int((dab(stain[y : y + 256], background)[inside] > POSITIVE_OD).sum())
         count += int(inside.sum())
     return positive / count if count else None
 

@@ -146,7 +146,7 @@ def claimed(request: CohortRequest) -> Generator[Folder]:
     except OSError as err:
         raise OutputError(f"{folder} cannot be created: {err.strerror}; choose another folder with -o") from err
     mine = folder / (f"cohort.{request.share}.lock" if request.share else LOCK)
-    if request.take_over:
+    if request.break_stale_locks:
         for path in _others(folder, mine, request.share), [mine]:
             _break_foreign(path)
     with ExitStack() as stack:
@@ -173,7 +173,7 @@ def _locked(path: Path) -> Generator[None]:
 def _message(folder: Path, path: Path, owner: Mapping[str, Any]) -> str:
     return (
         f"another run is using {folder} (process {owner.get('pid')} on {owner.get('host')}); wait until it ends, or, "
-        f"if it is no longer running, delete {path} or add --take-over"
+        f"if it is no longer running, delete {path} or add --break-stale-locks"
     )
 
 

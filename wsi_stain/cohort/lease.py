@@ -33,7 +33,7 @@ ROOM_BYTES = 1024
 """Padded size of a lease: a heartbeat needs no new space on a full disk and overwrites the previous one fully."""
 
 
-class Withdrawn(Exception):  # noqa: N818 - a request to stop, not an error
+class LeaseLost(Exception):  # noqa: N818 - a request to stop, not an error
     """The lease was revoked; the conversion that runs under it must stop."""
 
 
@@ -75,12 +75,12 @@ class Lease:
             self._path.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Raise Withdrawn if the lease was revoked."""
+        """Raise LeaseLost if the lease was revoked."""
         if time.monotonic() - self._last_check > LOOK_S:
             self._last_check = time.monotonic()
             self._is_mine = self._is_mine and read_lease(self._path).get("token") == self._token
         if not self._is_mine:
-            raise Withdrawn
+            raise LeaseLost
 
     def _run(self) -> None:
         while not self._end.wait(BEAT_S):

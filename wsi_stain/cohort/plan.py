@@ -12,12 +12,12 @@ from wsi_stain.cohort.check import Examined, checked, examined
 from wsi_stain.cohort.request import CohortRequest, Row, to_convert
 from wsi_stain.cohort.sheet import Problem
 from wsi_stain.conversion import estimate
-from wsi_stain.conversion.estimate import Estimate, Sample
+from wsi_stain.conversion.estimate import Estimate, TimingSample
 from wsi_stain.conversion.job import Job
 from wsi_stain.conversion.request import ConvertRequest
 from wsi_stain.conversion.resources import disk_free
 from wsi_stain.conversion.survey import Survey
-from wsi_stain.errors import NoRoom, WsiStainError
+from wsi_stain.errors import InsufficientResources, WsiStainError
 from wsi_stain.files import record
 from wsi_stain.files.disk import gib
 from wsi_stain.geometry import Size
@@ -52,7 +52,7 @@ class CohortPlan:
     done: int
     free_disk_bytes: int
     free_memory_bytes: int
-    samples: tuple[tuple[str, Sample], ...]
+    samples: tuple[tuple[str, TimingSample], ...]
     """Model name and timing sample of every model."""
     faulty: tuple[Problem, ...] = ()
     """Problems of rows that cannot be converted."""
@@ -103,7 +103,7 @@ def plan(request: CohortRequest, on_progress: Callable[[int, int], None] = lambd
     sheet = Examined(checked(request), []) if request.strict else examined(request)
     faulty, reasons = list(sheet.problems), sheet.reasons
     rows = [row for n, row in enumerate(sheet.rows) if request.is_chosen(n) and row.line not in reasons]
-    samples: dict[str, Sample] = {}
+    samples: dict[str, TimingSample] = {}
     slides: list[SlidePlan] = []
     done = 0
     parent = next(path for path in (request.folder.absolute(), *request.folder.absolute().parents) if path.is_dir())
@@ -121,13 +121,13 @@ def plan(request: CohortRequest, on_progress: Callable[[int, int], None] = lambd
     return CohortPlan(tuple(slides), done, *free, tuple(samples.items()), tuple(faulty))
 
 
-def check_room(estimated: CohortPlan) -> None:
-    """Raise NoRoom if the disk or the memory is too small."""
+def check_resources(estimated: CohortPlan) -> None:
+    """Raise InsufficientResources if the disk or the memory is too small."""
     if problems := estimated.problems():
-        raise NoRoom("; ".join(problems))
+        raise InsufficientResources("; ".join(problems))
 
 
-def _slide(request: CohortRequest, row: Row, parent: Path, samples: dict[str, Sample]) -> SlidePlan:
+def _slide(request: CohortRequest, row: Row, parent: Path, samples: dict[str, TimingSample]) -> SlidePlan:
     conversion = to_convert(request, row)
     if not request.folder.is_dir():  # estimate as if the folder existed
         conversion = _elsewhere(conversion, parent)

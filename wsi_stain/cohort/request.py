@@ -82,36 +82,36 @@ class CohortRequest:
     """Address of a running Dask scheduler."""
     rows: tuple[int, ...] = ()
     """Only these slides of the sheet, counted from 1; all if empty."""
-    only: tuple[int, int] | None = None
+    shard: tuple[int, int] | None = None
     """Only share I of N, as (I, N), for job arrays."""
     strict: bool = False
     """Refuse the whole cohort if one row cannot be used; otherwise such rows fail, and the others are converted."""
     retry_failed: bool = False
-    take_over: bool = False
+    break_stale_locks: bool = False
     """Break locks of processes on other hosts, whose state cannot be checked from this host."""
 
     log_lines: bool = False
     """Whether workers log as JSON lines."""
 
     def __post_init__(self) -> None:
-        if self.only is not None and not 1 <= self.only[0] <= self.only[1]:
-            raise ConfigError(f"--only is {self.only[0]}/{self.only[1]}: it must be I/N with I between 1 and N")
-        if self.only is not None and self.rows:
-            raise ConfigError("--only and --rows exclude each other; pass one of them")
+        if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
+            raise ConfigError(f"--shard is {self.shard[0]}/{self.shard[1]}: it must be I/N with I between 1 and N")
+        if self.shard is not None and self.rows:
+            raise ConfigError("--shard and --rows exclude each other; pass one of them")
         if self.cluster is not None and self.scheduler is not None:
             raise ConfigError("--cluster and --scheduler exclude each other; pass one of them")
 
     def is_chosen(self, index: int) -> bool:
         """Whether this run converts the row with this index, counted from 0."""
-        if self.only is not None:
-            return index % self.only[1] == self.only[0] - 1
+        if self.shard is not None:
+            return index % self.shard[1] == self.shard[0] - 1
         return not self.rows or index + 1 in self.rows
 
     @property
     def share(self) -> str:
         """Name of the part of the cohort that this run converts; empty for all."""
-        if self.only is not None:
-            return f"{self.only[0]}-of-{self.only[1]}"
+        if self.shard is not None:
+            return f"{self.shard[0]}-of-{self.shard[1]}"
         return "rows-" + "-".join(map(str, self.rows[:20])) if self.rows else ""
 
 

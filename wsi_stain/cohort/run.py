@@ -63,7 +63,7 @@ class Event:
 
 
 @dataclass(slots=True)
-class Result:
+class CohortResult:
     """Outcome of a run."""
 
     total: int
@@ -79,7 +79,7 @@ class Result:
         return self.done == self.total
 
 
-def run(request: CohortRequest, on_event: Callable[[Event], None] | None = None) -> Result:
+def run(request: CohortRequest, on_event: Callable[[Event], None] | None = None) -> CohortResult:
     """Convert the unfinished slides of a cohort; resumes interrupted conversions.
 
     Args:
@@ -96,7 +96,7 @@ def run(request: CohortRequest, on_event: Callable[[Event], None] | None = None)
     with reporting_full_disk(request.folder), claimed(request) as folder:
         folder.begin(request, rows)
         chosen = [row for index, row in enumerate(rows) if request.is_chosen(index)]
-        result = Result(len(chosen))
+        result = CohortResult(len(chosen))
         faulty = [row for row in chosen if row.line in reasons]
         todo = list(_todo(request, folder, [row for row in chosen if row.line not in reasons], result))
         coordinator = _Coordinator(request, folder, result, on_event or (lambda _: None))
@@ -122,7 +122,7 @@ def _rows(request: CohortRequest) -> tuple[list[Row], dict[int, str]]:
     return result.rows, result.reasons
 
 
-def _todo(request: CohortRequest, folder: Folder, rows: Iterable[Row], result: Result) -> Iterator[Row]:
+def _todo(request: CohortRequest, folder: Folder, rows: Iterable[Row], result: CohortResult) -> Iterator[Row]:
     """Yield the rows to convert; count the others in `result`."""
     for row in rows:
         state = folder.state(row)
@@ -138,7 +138,7 @@ class _Coordinator:
     """Submits slides and handles their outcomes."""
 
     def __init__(
-        self, request: CohortRequest, folder: Folder, result: Result, on_event: Callable[[Event], None]
+        self, request: CohortRequest, folder: Folder, result: CohortResult, on_event: Callable[[Event], None]
     ) -> None:
         self._request, self._folder, self._result, self._on_event = request, folder, result, on_event
         self._flying: dict[Any, SlideTask] = {}

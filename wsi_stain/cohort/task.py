@@ -17,12 +17,12 @@ from weakref import WeakKeyDictionary
 from wsi_stain.cluster import is_retiring
 from wsi_stain.cohort.account import account_of
 from wsi_stain.cohort.files import Folder
-from wsi_stain.cohort.lease import LOOK_S, STALE_S, Lease, Pulse, Withdrawn, read_lease
+from wsi_stain.cohort.lease import LOOK_S, STALE_S, Lease, LeaseLost, Pulse, read_lease
 from wsi_stain.cohort.log import log_as_lines
 from wsi_stain.cohort.request import CohortRequest, Row, to_convert
 from wsi_stain.config.convert import Precision
 from wsi_stain.conversion.engine import Progress, convert
-from wsi_stain.errors import InUse, NoRoom, SlideError, WsiStainError
+from wsi_stain.errors import InsufficientResources, InUse, SlideError, WsiStainError
 from wsi_stain.files import lock, record
 from wsi_stain.files.disk import causes, is_full
 from wsi_stain.slide.files import files_of
@@ -122,13 +122,13 @@ def _threads_of(worker: Any) -> _Threads:
 def _under_lease(task: SlideTask, threads: int, address: str) -> Outcome:
     folder, start = Folder(task.request.folder.absolute()), time.perf_counter()
     try:
-        if task.request.take_over:
-            _take_over(folder, task.row)
+        if task.request.break_stale_locks:
+            _break_stale_lock(folder, task.row)
         _wait_for_previous(folder, task, address)
         with Lease(folder.running_file(task.row), {"worker": address, "scheduler": task.scheduler}) as lease:
             _convert(task, folder, lease, threads)
             folder.failed_file(task.row).unlink(missing_ok=True)
-    except Withdrawn:
+    except LeaseLost:
         return Outcome("stopped")
     except InUse as err:
         return Outcome("in use", str(err))
@@ -147,7 +147,7 @@ def _convert(task: SlideTask, folder: Folder, lease: Lease, threads: int) -> Non
 
     def show(event: Progress) -> None:
         if is_retiring():
-            raise Withdrawn
+            raise LeaseLost
         lease.check()
         is_there()
         lease.share = event.done_blocks / event.blocks if event.blocks else 0.0
@@ -192,14 +192,14 @@ def watched(slide: Path) -> Callable[[], None]:
 def _failed(task: SlideTask, folder: Folder, err: Exception) -> Outcome:
     """Record a failure, unless it will be retried."""
     numbers = {cause.errno for cause in causes(err) if isinstance(cause, OSError)}
-    no_room = isinstance(err, NoRoom) or is_full(err)
+    no_resources = isinstance(err, InsufficientResources) or is_full(err)
     reason = _message(err)
-    if not no_room and numbers & MAY_PASS and task.attempt <= task.request.config.retries:
+    if not no_resources and numbers & MAY_PASS and task.attempt <= task.request.config.retries:
         return Outcome("may pass", reason)
     trace = "".join(traceback.format_exception(err))
     with suppress(OSError):  # a full disk cannot store the record; the coordinator reports the failure
-        folder.fail(task.row, reason, again=no_room, attempts=task.attempt, trace=trace)
-    return Outcome("no room" if no_room else "failed", reason)
+        folder.fail(task.row, reason, again=no_resources, attempts=task.attempt, trace=trace)
+    return Outcome("no room" if no_resources else "failed", reason)
 
 
 def _message(err: Exception) -> str:
@@ -224,8 +224,8 @@ def _wait_for_previous(folder: Folder, task: SlideTask, address: str) -> None:
     _remove_when_silent(folder, task.row, lease)
 
 
-def _take_over(folder: Folder, row: Row) -> None:
-    """Remove lease and lock of a process on another host, given --take-over, if it sends no heartbeat."""
+def _break_stale_lock(folder: Folder, row: Row) -> None:
+    """Remove lease and lock of a process on another host, given --break-stale-locks, if it sends no heartbeat."""
     lease = read_lease(folder.running_file(row))
     if lease and lock.is_foreign(lease):
         _remove_when_silent(folder, row, lease, gives_up=True)

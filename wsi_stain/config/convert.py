@@ -61,7 +61,7 @@ class ConvertConfig:
     batch: Count | None = None
     """Tiles per call of the generator; by default suited to its device, and halved if the device memory is too small.
     The pixels of a tile do not depend on it."""
-    cache_mb: NonNegativeInt = 256
+    cache_mib: NonNegativeInt = 256
     """Memory in MiB for generated tiles that the next block reuses."""
     max_unreadable: Share = 0.01
     """Share of the tissue tiles that may be unreadable before the conversion fails."""

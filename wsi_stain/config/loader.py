@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -21,6 +23,11 @@ from wsi_stain.config.ranges import check, hints, is_annotated, range_of, withou
 from wsi_stain.errors import ConfigError
 
 T = TypeVar("T")
+
+RENAMED = {"cache_mb": "cache_mib", "glass": "background", "invariance": "tile_tolerance"}
+"""Keys of earlier versions, in any section; they are still read, with a warning."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,7 @@ def load(cls: type[T], source: Path | Mapping[str, Any] | None = None, overrides
         ConfigError: an unknown key (with the nearest known one), a value of the wrong type or outside its range, a
             missing key, a file that does not exist or is not a YAML mapping; it names file, key, value and rule.
     """
-    data = dict(_read_yaml(source) if isinstance(source, Path) else source or {})
+    data = dict(_read_yaml(source) if isinstance(source, Path) else _renamed(source or {}, ""))
     overridden = tuple(_apply_override(data, text) for text in overrides)
     return _build(cls, data, _Source(source if isinstance(source, Path) else None, overridden), "")
 
@@ -83,6 +90,7 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> Mapping[str, Any]:
         return {}
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds a {type(data).__name__}: a configuration must be a mapping of keys to values")
+    data = _renamed(data, f"{path}: ")
     base = data.pop("base", None)
     if base is None:
         return data
@@ -105,7 +113,8 @@ def _apply_override(data: dict[str, Any], text: str) -> str:
     key, eq, value = text.partition("=")
     if not eq or not key:
         raise ConfigError(f"cannot read the setting {text!r}: write key=value, for example grid.overlap=64")
-    *parents, last = key.strip().split(".")
+    key = ".".join(_current(part, "--set: ") for part in key.strip().split("."))
+    *parents, last = key.split(".")
     for parent in parents:
         nested = data.get(parent) or {}
         if not isinstance(nested, dict):
@@ -116,7 +125,23 @@ def _apply_override(data: dict[str, Any], text: str) -> str:
         data[last] = yaml.safe_load(value)
     except yaml.YAMLError as err:
         raise ConfigError(f"cannot read the value of {text!r}: it must be YAML, for example grid.overlap=64") from err
-    return key.strip()
+    return key
+
+
+def _renamed(data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`data` with the current names of its keys, in all sections."""
+    return {
+        _current(key, where): _renamed(value, where) if isinstance(value, Mapping) else value
+        for key, value in data.items()
+    }
+
+
+@lru_cache
+def _current(key: str, where: str) -> str:
+    """The current name of a key; says once where an old one stands."""
+    if key in RENAMED:
+        log.warning("%sthe key %s is now called %s; the old name is still read", where, key, RENAMED[key])
+    return RENAMED.get(key, key)
 
 
 def _build(cls: type[T], data: Mapping[str, Any], source: _Source, prefix: str) -> T:

@@ -88,7 +88,7 @@ class BundleOutput:
     """The output of the generator."""
 
     stain: str
-    glass: tuple[Byte, Byte, Byte] = (243, 243, 243)
+    background: tuple[Byte, Byte, Byte] = (243, 243, 243)
     """Background colour (R, G, B) of this stain."""
 
     def __post_init__(self) -> None:
@@ -104,7 +104,7 @@ class BundleWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class BundlePromise:
+class TileTolerance:
     """Largest difference between a field stained in tiles and in one pass of the network, in grey levels."""
 
     mean: NonNegative
@@ -134,5 +134,5 @@ class BundleConfig:
     card: str = "card.md"
     licence: str = ""
     """SPDX expression for the weights."""
-    invariance: BundlePromise | None = None
+    tile_tolerance: TileTolerance | None = None
     """The promise that `models check` verifies; `None` promises nothing (identity needs no promise)."""

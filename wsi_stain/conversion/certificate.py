@@ -22,7 +22,7 @@ CALIBRATION = 16
 """Number of tissue tiles on which the statistics of a slide are measured: 4 million px per channel."""
 
 
-def places(survey: Survey, seed: int) -> seams.Places:
+def sites(survey: Survey, seed: int) -> seams.SeamSites:
     """Where the output is examined; empty without tissue, or if there is nothing to measure."""
     is_measured = survey.request.config.certificate and not survey.bundle.is_pointwise
     return seams.choose(survey.grid, _tissue(survey) if is_measured else (), seed)
@@ -45,9 +45,9 @@ def certify(canvas: Canvas, survey: Survey, seed: int) -> seams.Certificate | No
         return seams.POINTWISE
     grid = survey.grid
     at = seams.shifts(grid)
-    steps = [seams.steps(canvas.read(grid.in_output(line.box)), line, at) for line in _lines(survey, seed)]
+    steps = [seams.steps(canvas.read(grid.in_output(line.box)), line, at) for line in boundaries(survey, seed)]
     comparisons = [place for notes in canvas.store.notes() for place in notes["again"]]
-    return seams.judge(steps, comparisons, promise=survey.bundle.promise, stride=grid.stride)
+    return seams.judge(steps, comparisons, tolerance=survey.bundle.tolerance, stride=grid.stride)
 
 
 def seed(grid: TileGrid, provenance: tuple[tuple[str, str], ...]) -> int:
@@ -56,12 +56,12 @@ def seed(grid: TileGrid, provenance: tuple[tuple[str, str], ...]) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
-def _lines(survey: Survey, seed: int) -> list[seams.Line]:
-    """The lines where the output is examined: within the mask's outline, if it has one; elsewhere a step may be its."""
+def boundaries(survey: Survey, seed: int) -> list[seams.TileBoundary]:
+    """The tile boundaries where the output is examined: within the mask's outline, if any; it makes steps of its own."""
     outline, image = survey.mask.outline, Box.of(survey.grid.size)
     return [
         line
-        for line in places(survey, seed).lines
+        for line in sites(survey, seed).lines
         if outline is None or outline.inside(line.box & image, survey.scale).all()
     ]
 

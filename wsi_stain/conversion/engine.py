@@ -30,7 +30,7 @@ from wsi_stain.cluster.workers import Workers
 from wsi_stain.config.loader import dump, load
 from wsi_stain.conversion import seams
 from wsi_stain.conversion.certificate import certify
-from wsi_stain.conversion.estimate import Estimate, check_room
+from wsi_stain.conversion.estimate import Estimate, check_resources
 from wsi_stain.conversion.job import BlockReport, Job, mask_beside
 from wsi_stain.conversion.painter import measure_statistics, painter, release, stain_block
 from wsi_stain.conversion.progress import Progress, Stage
@@ -49,7 +49,7 @@ from wsi_stain.output.canvas import Canvas
 from wsi_stain.tiling.grid import painting_order
 from wsi_stain.tissue.mask import to_geojson
 
-__all__ = ["ConvertRequest", "Progress", "Result", "convert"]
+__all__ = ["ConversionResult", "ConvertRequest", "Progress", "convert"]
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ NORM_WORDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class ConversionResult:
     """Result of a conversion."""
 
     output: Path
@@ -72,7 +72,7 @@ class Result:
     """Tiles that could not be read and were filled with background, in the output's frame."""
 
 
-def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None = None) -> Result:
+def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None = None) -> ConversionResult:
     """Stain a slide; resumes an unfinished run of the same request.
 
     Args:
@@ -98,8 +98,8 @@ def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None
         # Checked again: another run may have finished it between the estimate and the lock.
         if is_done(job.canvas, job.fingerprint, job.grid.region, restart=request.restart):
             canvas.store.remove()  # left by a run killed after writing its record
-            return Result(job.output, True, record.read(record.path_of(job.output)))
-        check_room(estimate)
+            return ConversionResult(job.output, True, record.read(record.path_of(job.output)))
+        check_resources(estimate)
         run.begin(canvas)
         unreadable = run.paint(canvas, workers)
         certificate = run.certify(canvas)
@@ -107,7 +107,7 @@ def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None
         content = run.record(unreadable, certificate)
         canvas.store.remove()
         run.report("done")
-    return Result(job.output, False, content, unreadable)
+    return ConversionResult(job.output, False, content, unreadable)
 
 
 class _Run:
@@ -215,7 +215,7 @@ class _Run:
         self._done_blocks += 1
         self._done_tiles += block.tissue
         self._generated += block.generated
-        self._repeats += block.again
+        self._repeats += block.offset_tiles
         self._usage.add(block.seconds, block.where)
 
     def report(self, stage: Stage) -> None:

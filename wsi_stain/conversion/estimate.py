@@ -15,7 +15,7 @@ from wsi_stain.conversion import resources
 from wsi_stain.conversion.job import Job
 from wsi_stain.conversion.provenance import is_done
 from wsi_stain.conversion.survey import Survey
-from wsi_stain.errors import NoRoom, UnreadableRegion
+from wsi_stain.errors import InsufficientResources, UnreadableRegion
 from wsi_stain.files.disk import gib
 from wsi_stain.geometry import Box
 from wsi_stain.output.encoding import TILE_PX, Encoding, pad_tile
@@ -31,7 +31,7 @@ HASH_BYTES_PER_S, ASSEMBLE_PX_PER_S = 1e9, 1e9
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class TimingSample:
     """Measured cost of a tile."""
 
     device: str
@@ -93,7 +93,7 @@ class Estimate:
             seconds=0.0 if done else _copying_s(survey),
         )
 
-    def with_sample(self, survey: Survey, cost: Sample | None) -> Estimate:
+    def with_sample(self, survey: Survey, cost: TimingSample | None) -> Estimate:
         """The estimate with the time and the memory of the model.
 
         Args:
@@ -111,26 +111,26 @@ class Estimate:
         )
 
 
-def check_room(estimate: Estimate) -> None:
+def check_resources(estimate: Estimate) -> None:
     """Check that disk and memory suffice.
 
     Raises:
-        NoRoom: the disk or the memory is too small; the message gives both numbers.
+        InsufficientResources: the disk or the memory is too small; the message gives both numbers.
     """
     if estimate.disk_bytes > estimate.disk_free_bytes:
-        raise NoRoom(
+        raise InsufficientResources(
             f"{estimate.output} needs about {gib(estimate.disk_bytes)} until it is finished, but its disk has only "
             f"{gib(estimate.disk_free_bytes)} free; free some space, or choose another output with -o"
         )
     free = psutil.virtual_memory().available
     if estimate.blocks_bytes > free:
-        raise NoRoom(
+        raise InsufficientResources(
             f"the conversion needs about {gib(estimate.blocks_bytes)} of memory in addition to the model, "
             f"but only {gib(free)} are free; use fewer --workers or smaller blocks (--set grid.block=1024)"
         )
 
 
-def sample(survey: Survey, job: Job, seconds: float = SAMPLE_S) -> Sample | None:
+def sample(survey: Survey, job: Job, seconds: float = SAMPLE_S) -> TimingSample | None:
     """Stain a few tissue tiles of the slide and discard them; None without tissue.
 
     Raises:
@@ -163,7 +163,9 @@ def sample(survey: Survey, job: Job, seconds: float = SAMPLE_S) -> Sample | None
                 break
     each = max(1, done)
     device = str(getattr(generator, "device", "cpu"))
-    return Sample(device, done, started - start, generate / each, other / each, before, max(0, _memory() - before))
+    return TimingSample(
+        device, done, started - start, generate / each, other / each, before, max(0, _memory() - before)
+    )
 
 
 def _todo(survey: Survey, job: Job) -> tuple[Block, ...]:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Literal
 from wsi_stain.conversion import certificate
 from wsi_stain.conversion.names import check_name
 from wsi_stain.conversion.provenance import Fingerprint, provenance
-from wsi_stain.conversion.seams import Place
+from wsi_stain.conversion.seams import OffsetTile
 from wsi_stain.conversion.timing import Where
 from wsi_stain.conversion.view import ViewSpec
 from wsi_stain.errors import OutputError
 from wsi_stain.geometry import Box
 from wsi_stain.output.canvas import Canvas, CanvasSpec
-from wsi_stain.output.tiff_canvas import TileSpool
+from wsi_stain.output.tiff_canvas import TiffCanvas
 from wsi_stain.output.zarr_canvas import ZarrCanvas
 from wsi_stain.tiling.grid import TileGrid
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # workers need no survey, which imports scikit-image
 
 Kind = Literal["tiff", "zarr"]
 
-CANVASES: dict[Kind, type[TileSpool] | type[ZarrCanvas]] = {"tiff": TileSpool, "zarr": ZarrCanvas}
+CANVASES: dict[Kind, type[TiffCanvas] | type[ZarrCanvas]] = {"tiff": TiffCanvas, "zarr": ZarrCanvas}
 ENDINGS: dict[str, Kind] = {".ome.tiff": "tiff", ".ome.tif": "tiff", ".ome.zarr": "zarr"}
 
 
@@ -44,10 +44,10 @@ class Job:
     device: str
     batch: int | None
     """Tiles per call of the generator; None uses the default of its device."""
-    cache_mb: int
+    cache_mib: int
     mask: Path | None
     """File of `save_mask`; None treats every tile as tissue."""
-    again: tuple[Place, ...] = ()
+    offset_tiles: tuple[OffsetTile, ...] = ()
     """Tiles off the grid that are stained a second time for the seam certificate."""
     calibration: tuple[Box, ...] = ()
     """Tiles, in the view's frame, that give the statistics of the slide; empty if the network has frozen statistics."""
@@ -71,11 +71,11 @@ class Job:
             model=_model(request),
             device=request.device,
             batch=request.config.batch,
-            cache_mb=request.config.cache_mb,
+            cache_mib=request.config.cache_mib,
             mask=None if request.mask == "none" else canvas.spool / "tissue.npz",
         )
         tiles = certificate.calibration(survey, job.seed) if survey.norm == "slide" else ()
-        return replace(job, again=certificate.places(survey, job.seed).again, calibration=tiles)
+        return replace(job, offset_tiles=certificate.sites(survey, job.seed).offset_tiles, calibration=tiles)
 
     @property
     def output(self) -> Path:
@@ -109,7 +109,7 @@ class BlockReport:
     unreadable: tuple[Box, ...]
     """Tiles, in the view's frame, that could not be read and were filled with background; both blocks of a shared tile
     report it."""
-    again: int
+    offset_tiles: int
     """Tiles stained a second time for the seam certificate."""
     seconds: dict[str, float] = field(hash=False)
     """Time in the stages read, wait (for the device), generate, blend, certify and write."""
@@ -160,7 +160,7 @@ def _canvas(survey: Survey, fingerprint: Fingerprint, output: Path) -> CanvasSpe
         output=output,
         size=survey.grid.region.size,
         block=survey.grid.block,
-        glass=survey.bundle.glass,
+        background=survey.bundle.background,
         encoding=survey.request.config.output,
         mpp=survey.view_mpp,
         provenance=tuple(provenance(fingerprint, survey.bundle.stain, survey.reading.bounds).items()),

@@ -23,9 +23,9 @@ from wsi_stain.conversion.view import load_mask, stained
 from wsi_stain.errors import DeviceError, SlideError, UnreadableRegion
 from wsi_stain.geometry import Box
 from wsi_stain.model.bundle import Bundle
-from wsi_stain.output.tile_store import SLOW_S, Shelf
+from wsi_stain.output.tile_store import SLOW_S, TileStore
 from wsi_stain.tiling.blend import Blender, window
-from wsi_stain.tiling.cache import TileCache
+from wsi_stain.tiling.cache import StainedTileCache
 from wsi_stain.tiling.grid import Block
 from wsi_stain.tissue.mask import everything
 
@@ -79,9 +79,9 @@ class Painter:
         self.device = str(getattr(self._generator, "device", job.device))
         self._lock = device_lock(self.device)
         self._window = window(job.grid.tile, job.grid.overlap)
-        self._glass = np.full((job.grid.tile, job.grid.tile, 3), job.canvas.glass, np.uint8)
-        self._cache = TileCache(job.cache_mb << 20)
-        self._shelf, self._is_slow = Shelf(self._canvas.store), False
+        self._background = np.full((job.grid.tile, job.grid.tile, 3), job.canvas.background, np.uint8)
+        self._cache = StainedTileCache(job.cache_mib << 20)
+        self._tile_store, self._is_slow = TileStore(self._canvas.store), False
         self._batch = job.batch or self._generator.batch
         self._is_closed = False
 
@@ -116,7 +116,7 @@ class Painter:
         }
         with clock("write"):
             self._canvas.put(block, pixels, notes)
-            self._clear_shelf(tissue)
+            self._clear_tile_store(tissue)
         return BlockReport(
             block.index, len(owned), tissue_owned, generated, unreadable, len(comparisons), clock.seconds
         )
@@ -125,7 +125,7 @@ class Painter:
         self, block: Block, pixels: np.ndarray, unreadable: tuple[Box, ...], clock: Clock
     ) -> Iterator[dict[str, list[int]]]:
         """For the seam certificate: stain places of the block in tiles off the grid, and compare both results."""
-        for place in self.job.again:
+        for place in self.job.offset_tiles:
             at = place.compare
             if not block.write.contains(at) or any((tile & at).area for tile in unreadable):
                 continue
@@ -139,7 +139,7 @@ class Painter:
             with clock("certify"):
                 painted = pixels[at.shift(-block.write.y0, -block.write.x0).slices()]
                 repeated = other[at.shift(-place.tile.y0, -place.tile.x0).slices()]
-                comparison = compare(painted, repeated, self.job.canvas.glass)
+                comparison = compare(painted, repeated, self.job.canvas.background)
             yield comparison
 
     def _read(self, tiles: list[Box], block: Block) -> dict[Box, np.ndarray]:
@@ -179,7 +179,7 @@ class Painter:
             for tile in inputs:
                 known = self._cache.take(tile)
                 if known is None:
-                    known = self._shelf.take(tile, like=self._glass)
+                    known = self._tile_store.take(tile, like=self._background)
                 if known is None:
                     waiting.append(tile)
                 else:
@@ -202,26 +202,26 @@ class Painter:
         if (uses := len(self.job.grid.users(tile))) > 1:
             self._cache.keep(tile, pixels.copy(), uses - 1)  # a copy: a view would hold the whole batch
         if self._is_slow:
-            self._shelf.put(tile, pixels)
+            self._tile_store.put(tile, pixels)
 
-    def _clear_shelf(self, tiles: list[Box]) -> None:
+    def _clear_tile_store(self, tiles: list[Box]) -> None:
         """Delete stored tiles that no other block needs; any others are deleted with the canvas folder."""
         if self._is_slow:
             is_painted = self._canvas.store.exists
-            self._shelf.clear(tile for tile in tiles if all(map(is_painted, self.job.grid.users(tile))))
+            self._tile_store.clear(tile for tile in tiles if all(map(is_painted, self.job.grid.users(tile))))
 
     def _blend(self, block: Block, outputs: dict[Box, np.ndarray]) -> np.ndarray:
         """The block's pixels; tiles that were not generated are background."""
         blender = Blender(block.write, self._window)
         for tile in block.tiles:
-            blender.add(tile, outputs.get(tile, self._glass))
+            blender.add(tile, outputs.get(tile, self._background))
         return blender.result()
 
     def _clear_outside(self, block: Block, pixels: np.ndarray) -> None:
         """Make the pixels outside the outline of a mask drawn by hand background."""
         inside = self._mask.inside(block.write, self._view.scale)
         if inside is not None:
-            pixels[~inside] = self.job.canvas.glass
+            pixels[~inside] = self.job.canvas.background
 
     def _run(self, tiles: np.ndarray) -> np.ndarray:
         """The generator's output; if device memory is too small, the batch is halved for this and all later calls."""

@@ -57,7 +57,7 @@ class Fingerprint:
     model: str
     model_version: str
     model_sha256: str
-    glass: tuple[int, int, int]
+    background: tuple[int, int, int]
     tile: int
     overlap: int
     block: int
@@ -86,7 +86,7 @@ class Fingerprint:
             model=bundle.name,
             model_version=bundle.version,
             model_sha256=bundle.sha256,
-            glass=bundle.glass,
+            background=bundle.background,
             tile=grid.tile,
             overlap=grid.overlap,
             block=grid.block,

@@ -13,7 +13,7 @@ from wsi_stain.errors import OutputError
 BYTES_PER_PIXEL = {"jpeg": 0.6, "deflate": 2.4, "zarr": 2.4}
 """Bytes per px of stained tissue at level 0, with a margin: H&E takes 0.2 to 0.4 as JPEG of quality 90."""
 
-GLASS_BYTES_PER_PIXEL = 0.01
+BACKGROUND_BYTES_PER_PIXEL = 0.01
 """Bytes per px of background, which is encoded once and repeated in the file."""
 
 
@@ -25,7 +25,7 @@ def disk_bytes(job: Job, tissue: float) -> int:
     each = BYTES_PER_PIXEL["zarr" if job.kind == "zarr" else job.canvas.encoding.compression]
     pixels = job.grid.region.area * 4 / 3  # with all lower levels
     copies = 1 if job.kind == "zarr" else 2
-    return int(pixels * (tissue * each + GLASS_BYTES_PER_PIXEL) * copies) + (1 << 20)
+    return int(pixels * (tissue * each + BACKGROUND_BYTES_PER_PIXEL) * copies) + (1 << 20)
 
 
 def disk_free(output: Path) -> int:
@@ -46,4 +46,4 @@ def memory_bytes(job: Job, workers: int | None) -> int:
     """Bytes of blocks in work, without the model: per thread input tiles, their sum and the result; plus the cache."""
     side = min(job.canvas.block, max(job.grid.region.size))
     each = 2 * 3 * (side + 2 * job.grid.tile) ** 2 + 15 * side**2
-    return thread_count(workers) * each + (job.cache_mb << 20) + (128 << 20)
+    return thread_count(workers) * each + (job.cache_mib << 20) + (128 << 20)

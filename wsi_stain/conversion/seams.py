@@ -23,9 +23,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from wsi_stain.config.model import BundlePromise
+from wsi_stain.config.model import TileTolerance
 from wsi_stain.geometry import Box, Size
-from wsi_stain.measure.deconvolution import POSITIVE_OD, Glass, dab
+from wsi_stain.measure.deconvolution import POSITIVE_OD, Background, dab
 from wsi_stain.measure.metrics import bootstrap, mean
 from wsi_stain.output.encoding import TILE_PX
 from wsi_stain.tiling.grid import TileGrid
@@ -50,7 +50,7 @@ HALF_A_POINT = 0.5
 Verdict = Literal["pass", "fail", "not applicable"]
 
 
-class Line(NamedTuple):
+class TileBoundary(NamedTuple):
     """A segment of a line at which a tile begins or ends, in the view's frame."""
 
     axis: Literal[0, 1]
@@ -68,7 +68,7 @@ class Line(NamedTuple):
         return Box(low, self.start, high, self.end) if self.axis == 0 else Box(self.start, low, self.end, high)
 
 
-class Place(NamedTuple):
+class OffsetTile(NamedTuple):
     """A tile off the grid to stain a second time, and the box to compare, in the view's frame."""
 
     tile: Box
@@ -76,11 +76,11 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class SeamSites:
     """Where an output is examined; empty if no two tissue tiles are adjacent."""
 
-    lines: tuple[Line, ...] = ()
-    again: tuple[Place, ...] = ()
+    lines: tuple[TileBoundary, ...] = ()
+    offset_tiles: tuple[OffsetTile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ POINTWISE = Certificate("pass", ("each output pixel depends only on its own inpu
 """Certificate of a generator whose pixels cannot depend on the tile."""
 
 
-def choose(grid: TileGrid, tissue: Sequence[Box], seed: int) -> Places:
+def choose(grid: TileGrid, tissue: Sequence[Box], seed: int) -> SeamSites:
     """Choose where to examine an output.
 
     Args:
@@ -131,7 +131,7 @@ def choose(grid: TileGrid, tissue: Sequence[Box], seed: int) -> Places:
     lines = (line for line in _lines(grid, order) if fits(line.box))
     repeats = (place for place in _places(grid, order) if fits(place.compare))
     count = min(MOST_LINES, max(FEW_LINES, len(tissue) // 4))
-    return Places(
+    return SeamSites(
         tuple(islice(lines, count if len(shifts(grid)) > 1 else 0)),
         tuple(islice(repeats, min(MOST_PLACES, max(1, len(tissue) // TILES_PER_PLACE)))),
     )
@@ -143,7 +143,7 @@ def shifts(grid: TileGrid) -> tuple[int, ...]:
     return tuple(s for s in SHIFTS if not any((end + s) % grid.stride in ends for end in ends))
 
 
-def _lines(grid: TileGrid, tiles: Sequence[Box]) -> Iterator[Line]:
+def _lines(grid: TileGrid, tiles: Sequence[Box]) -> Iterator[TileBoundary]:
     """Lines at the upper and left sides of tiles: one line of every tile, then the next of every tile."""
     kinds = [(axis, offset) for axis in (0, 1) for offset in sorted({0, grid.overlap})]
     length = 3 * grid.tile // 4
@@ -152,10 +152,10 @@ def _lines(grid: TileGrid, tiles: Sequence[Box]) -> Iterator[Line]:
             axis, offset = kinds[(i + turn) % len(kinds)]
             start = tile[1 - axis] + grid.tile // 8
             if tile[axis] and length >= PIECE:  # no tile ends at the first pixel of the image
-                yield Line(axis, tile[axis] + offset, start, start + length)  # type: ignore[arg-type]
+                yield TileBoundary(axis, tile[axis] + offset, start, start + length)  # type: ignore[arg-type]
 
 
-def _places(grid: TileGrid, tiles: Sequence[Box]) -> Iterator[Place]:
+def _places(grid: TileGrid, tiles: Sequence[Box]) -> Iterator[OffsetTile]:
     """Tiles half a stride away, compared in their middle half, which covers a corner of four tiles.
 
     A comparison is clipped to one pyramid tile of the output, so that it is in one block for every block size. Places
@@ -170,7 +170,7 @@ def _places(grid: TileGrid, tiles: Sequence[Box]) -> Iterator[Place]:
             middle = Box(other.y0 + quarter, other.x0 + quarter, other.y0 + 3 * quarter, other.x0 + 3 * quarter)
             compare = middle & _pyramid_tile(grid.region, other.y0 + 2 * quarter, other.x0 + 2 * quarter)
             if compare.area >= least and (compare == middle) == (least > quarter * quarter):
-                yield Place(other, compare)
+                yield OffsetTile(other, compare)
 
 
 def _pyramid_tile(region: Box, y: int, x: int) -> Box:
@@ -178,7 +178,7 @@ def _pyramid_tile(region: Box, y: int, x: int) -> Box:
     return Box.at(region.y0 + row * TILE_PX, region.x0 + column * TILE_PX, Size(TILE_PX, TILE_PX))
 
 
-def steps(pixels: np.ndarray, line: Line, at: Sequence[int]) -> list[float]:
+def steps(pixels: np.ndarray, line: TileBoundary, at: Sequence[int]) -> list[float]:
     """The mean step at a line and at the lines shifted by `at`.
 
     Args:
@@ -194,10 +194,10 @@ def steps(pixels: np.ndarray, line: Line, at: Sequence[int]) -> list[float]:
     return [float(sharp[REACH + s - 2]) for s in (0, *at)]
 
 
-def compare(painted: np.ndarray, repeat: np.ndarray, glass: Glass) -> dict[str, list[int]]:
+def compare(painted: np.ndarray, repeat: np.ndarray, background: Background) -> dict[str, list[int]]:
     """The comparison that a block records: counts of differences and positive pixels of two uint8 (h, w, 3) images."""
     counts = np.bincount(np.abs(painted.astype(np.int16) - repeat).ravel())
-    positive = [int((dab(image, glass) >= POSITIVE_OD).sum()) for image in (painted, repeat)]
+    positive = [int((dab(image, background) >= POSITIVE_OD).sum()) for image in (painted, repeat)]
     return {"differences": counts.tolist(), "positive": positive}
 
 
@@ -205,7 +205,7 @@ def judge(
     measured: Sequence[Sequence[float]],
     compared: Sequence[Mapping[str, Sequence[int]]],
     *,
-    promise: BundlePromise | None,
+    tolerance: TileTolerance | None,
     stride: int,
 ) -> Certificate:
     """The certificate of an output.
@@ -230,10 +230,10 @@ def judge(
         if figures["excess_low"] > max(0.0, figures["excess_shifted"]):
             reasons.append("the image has a step at tile boundaries")
     if compared:
-        figures |= _difference(compared, promise, stride)
+        figures |= _difference(compared, tolerance, stride)
         if figures["difference_mean"] > figures["difference_allowed"]:
             reasons.append("a shifted tile grid gives different pixels")
-        elif _breaks_percentile(compared, promise, stride):
+        elif _breaks_percentile(compared, tolerance, stride):
             reasons.append("a shifted tile grid changes more pixels than the bundle promises")
         if figures["dab_change"] > HALF_A_POINT:
             reasons.append("a shifted tile grid gives a different positive area")
@@ -259,12 +259,12 @@ def _excess(measured: np.ndarray) -> dict[str, float]:
 
 
 def _difference(
-    compared: Sequence[Mapping[str, Sequence[int]]], promise: BundlePromise | None, stride: int
+    compared: Sequence[Mapping[str, Sequence[int]]], tolerance: TileTolerance | None, stride: int
 ) -> dict[str, float]:
     counts, values = _counts(compared), np.arange(256)
     total = int(counts.sum())
     changes = [abs(place["positive"][0] - place["positive"][1]) / (sum(place["differences"]) / 3) for place in compared]
-    allowed = ROUNDING if promise is None else min(ROUNDING, promise.mean * _periods(compared, stride))
+    allowed = ROUNDING if tolerance is None else min(ROUNDING, tolerance.mean * _periods(compared, stride))
     return {
         "difference_mean": round(float(counts @ values) / total, 4),
         "difference_p99": int(np.searchsorted(counts.cumsum(), 0.99 * total)),
@@ -274,13 +274,13 @@ def _difference(
 
 
 def _breaks_percentile(
-    compared: Sequence[Mapping[str, Sequence[int]]], promise: BundlePromise | None, stride: int
+    compared: Sequence[Mapping[str, Sequence[int]]], tolerance: TileTolerance | None, stride: int
 ) -> bool:
     """Whether too many pixels differ by more than the promised 99th percentile."""
-    if promise is None:
+    if tolerance is None:
         return False
     counts = _counts(compared)
-    return float(counts[int(promise.p99) + 1 :].sum() / counts.sum()) > 0.01 * _periods(compared, stride)
+    return float(counts[int(tolerance.p99) + 1 :].sum() / counts.sum()) > 0.01 * _periods(compared, stride)
 
 
 def _counts(compared: Iterable[Mapping[str, Sequence[int]]]) -> np.ndarray:

@@ -12,9 +12,9 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from wsi_stain.errors import ConfigError
-from wsi_stain.evaluate.figures import View
-from wsi_stain.model.bundle import Bundle, Generator
-from wsi_stain.slide.readers.base import Unsuited
+from wsi_stain.evaluate.figures import FieldPixels
+from wsi_stain.model.bundle import Bundle, TileGenerator
+from wsi_stain.slide.readers.base import UnsupportedFormat
 from wsi_stain.slide.readers.image import decode
 
 BLUR_PX = 16.0
@@ -31,7 +31,7 @@ class Contender:
     """
 
     name: str
-    answer: Callable[[View], np.ndarray]
+    answer: Callable[[FieldPixels], np.ndarray]
     """A field's virtual stain, uint8 (h, w, 3); or only the positivity of each pixel, float (h, w) in 0–1."""
     kind: Literal["model", "regressor", "images", "baseline"] = "model"
     """Baselines have no plots and no pictures in the report."""
@@ -51,7 +51,7 @@ def from_bundle(bundle: Bundle, device: str) -> Contender:
     return Contender(bundle.name, lambda view: stain(generator, view.he), about=about)
 
 
-def stain(generator: Generator, he: np.ndarray) -> np.ndarray:
+def stain(generator: TileGenerator, he: np.ndarray) -> np.ndarray:
     """One field of any size: uint8 (h, w, 3) H&E → uint8 (h, w, 3).
 
     Sides that are not multiples of `generator.multiple` are mirrored at the bottom and right; the result is cropped.
@@ -90,10 +90,10 @@ def from_folder(folder: Path, names: Iterable[str]) -> Contender:
     )
 
 
-def _open(path: Path, view: View) -> np.ndarray:
+def _open(path: Path, view: FieldPixels) -> np.ndarray:
     try:
         pixels = decode(path).pixels
-    except Unsuited as err:
+    except UnsupportedFormat as err:
         raise ConfigError(f"{path} {err}") from err
     if pixels.shape != view.real.shape:
         size, field_size = (f"{a.shape[1]} × {a.shape[0]}" for a in (pixels, view.real))
@@ -109,10 +109,10 @@ def baselines(mean_colour: np.ndarray | None) -> list[Contender]:
             training split, which omits that row.
     """
 
-    def blurred(view: View) -> np.ndarray:
+    def blurred(view: FieldPixels) -> np.ndarray:
         return gaussian_filter(view.real, (BLUR_PX, BLUR_PX, 0))
 
-    def shifted(view: View) -> np.ndarray:
+    def shifted(view: FieldPixels) -> np.ndarray:
         return np.pad(view.real, ((SHIFT_PX, 0), (0, 0), (0, 0)), "reflect")[:-SHIFT_PX]
 
     rows = [

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsi_stain.evaluate.contenders import Contender
-from wsi_stain.evaluate.figures import BINS, BLOCKS_UM, CLEAR_UM, FIELD, MOST_OD, Figures, Ruler, Target, View
+from wsi_stain.evaluate.figures import (
+    BINS,
+    BLOCKS_UM,
+    CLEAR_UM,
+    FIELD,
+    MOST_OD,
+    FieldPixels,
+    Figures,
+    MeasureSettings,
+    Target,
+)
 from wsi_stain.measure.deconvolution import POSITIVE_OD
 from wsi_stain.measure.metrics import (
     Agreement,
@@ -45,9 +55,9 @@ class Field:
     read: Callable[[], tuple[np.ndarray, np.ndarray]]
     """H&E and real stain, both uint8 (h, w, 3)."""
 
-    def view(self) -> View:
+    def view(self) -> FieldPixels:
         """The field with its pixels."""
-        return View(self.name, *self.read())
+        return FieldPixels(self.name, *self.read())
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +74,7 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class EvaluationResult:
     """All measurements."""
 
     contenders: Sequence[Contender]
@@ -89,10 +99,10 @@ def evaluate(
     contenders: Sequence[Contender],
     fields: Sequence[Field],
     *,
-    ruler: Ruler,
+    ruler: MeasureSettings,
     features: Features | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Result:
+) -> EvaluationResult:
     """Compare every contender with the real stain; whole fields, no random crops, one field in memory at a time.
 
     Args:
@@ -121,7 +131,7 @@ def evaluate(
     rows = {name: summary(of_row, groups) for name, of_row in figures.items()}
     if features is not None:
         rows = {name: {**row, **_distances(embeddings[name], real)} for name, row in rows.items()}
-    return Result(contenders, fields, figures, rows)
+    return EvaluationResult(contenders, fields, figures, rows)
 
 
 def _distances(generated: Sequence[np.ndarray], real: Sequence[np.ndarray]) -> dict[str, Estimate]:

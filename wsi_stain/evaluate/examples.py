@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from wsi_stain.evaluate.evaluate import Result, error
+from wsi_stain.evaluate.evaluate import EvaluationResult, error
 
 THUMBNAIL_PX = 384
 """Longer side of a picture in the report."""
@@ -34,7 +34,7 @@ class Example:
     """Caption → JPEG: H&E, contenders, real."""
 
 
-def examples(result: Result) -> list[Example]:
+def examples(result: EvaluationResult) -> list[Example]:
     """Pictures of the best, median and worst fields of the first contender; each is read and stained again."""
     painters = [c for c in result.contenders if c.kind in ("model", "images")][:SHOWN_ROWS]
     if not painters:
@@ -48,7 +48,7 @@ def examples(result: Result) -> list[Example]:
     return selection
 
 
-def choose(result: Result, row: str) -> list[tuple[str, int]]:
+def choose(result: EvaluationResult, row: str) -> list[tuple[str, int]]:
     """Fields to show, by the error of a row's positive share: (`best`, `median` or `worst`, index)."""
     figures = result.figures[row]
     positive = [max(f.real.shares["field"][0], f.generated.shares["field"][0]) for f in figures]

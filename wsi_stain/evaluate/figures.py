@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from wsi_stain.measure.deconvolution import HE_GLASS, POSITIVE_OD, Glass, dab, hematoxylin, optical_density, tissue
+from wsi_stain.measure.deconvolution import (
+    HE_BACKGROUND,
+    POSITIVE_OD,
+    Background,
+    dab,
+    hematoxylin,
+    optical_density,
+    tissue,
+)
 from wsi_stain.measure.metrics import block_means, pair_sums, pearson, psnr, ssim
 from wsi_stain.measure.streaks import SIZE, spectrum_sums
 
@@ -25,17 +33,17 @@ SMOOTH_UM = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ruler:
+class MeasureSettings:
     """Parameters of the measurement."""
 
     mpp: float = 1.0
     """µm per px of the fields."""
-    glass: Glass = (243, 243, 243)
-    """Background colour of the stain, I0 of its optical density. The H&E has its own, `HE_GLASS`."""
+    background: Background = (243, 243, 243)
+    """Background colour of the stain, I0 of its optical density. The H&E has its own, `HE_BACKGROUND`."""
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class FieldPixels:
     """One field: name, H&E and real stain, both uint8 (h, w, 3)."""
 
     name: str
@@ -83,11 +91,11 @@ class Target:
         ruler: parameters of the measurement.
     """
 
-    def __init__(self, view: View, ruler: Ruler) -> None:
+    def __init__(self, view: FieldPixels, ruler: MeasureSettings) -> None:
         self._view, self._ruler = view, ruler
         self._tissue = tissue(view.he, ruler.mpp)
         self._empty = np.asarray(distance_transform_edt(~self._tissue)) > CLEAR_UM / ruler.mpp
-        self._hematoxylin = hematoxylin(view.he, HE_GLASS, sigma_px=SMOOTH_UM / ruler.mpp)
+        self._hematoxylin = hematoxylin(view.he, HE_BACKGROUND, sigma_px=SMOOTH_UM / ruler.mpp)
         self._amounts = self._measure(view.real)
 
     def compare(self, answer: np.ndarray) -> Figures:
@@ -100,25 +108,25 @@ class Target:
         if answer.ndim == 2:
             return Figures(Amounts(self._shares(answer)), self._amounts)
         sigma = SMOOTH_UM / self._ruler.mpp
-        blue = hematoxylin(answer, self._ruler.glass, sigma_px=sigma)
+        blue = hematoxylin(answer, self._ruler.background, sigma_px=sigma)
         return Figures(
             self._measure(answer),
             self._amounts,
             psnr(answer, self._view.real),
             ssim(answer, self._view.real),
             float(pearson(pair_sums(blue, self._hematoxylin))),
-            spectrum_sums(optical_density(answer, self._ruler.glass).mean(-1), self._tissue),
+            spectrum_sums(optical_density(answer, self._ruler.background).mean(-1), self._tissue),
             self._outline(answer),
         )
 
     def _outline(self, image: np.ndarray) -> np.ndarray:
         if not (pixels := int(self._empty.sum())):
             return np.zeros(2)
-        difference = np.abs(image[self._empty].mean(0, dtype=np.float64) - self._ruler.glass).mean()
+        difference = np.abs(image[self._empty].mean(0, dtype=np.float64) - self._ruler.background).mean()
         return np.array([difference * pixels, pixels])
 
     def _measure(self, image: np.ndarray) -> Amounts:
-        density = dab(image, self._ruler.glass)
+        density = dab(image, self._ruler.background)
         return Amounts(
             self._shares(density > POSITIVE_OD),
             float(np.percentile(density, 90)),

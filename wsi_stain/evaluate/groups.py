@@ -11,7 +11,7 @@ NEIGHBOURS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FieldOrigin:
     """Origin of a field."""
 
     name: str
@@ -22,7 +22,7 @@ class Place:
     """Upper left corner in level-0 px of the slide; None = unknown."""
 
 
-def group(places: Sequence[Place], side: int) -> tuple[list[str], str]:
+def group(places: Sequence[FieldOrigin], side: int) -> tuple[list[str], str]:
     """One label per field, and a description of the labels.
 
     Fields of several slides are grouped by slide, those of one slide by neighbourhood; if neither slides nor

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from wsi_stain.evaluate.evaluate import SCALES, Result
+from wsi_stain.evaluate.evaluate import SCALES, EvaluationResult
 from wsi_stain.evaluate.figures import BINS, FIELD, MOST_OD
 
 DPI = 150
@@ -21,7 +21,7 @@ COLOURS = ("#1f6fb4", "#d1652b", "#3d8f5f", "#8a5bb0", "#b3892d", "#4d9fa8")
 INK, RULE, GREY = "#333333", "#d9d9d9", "#8c8c8c"
 
 
-def agreement(result: Result, row: str, colour: str) -> bytes:
+def agreement(result: EvaluationResult, row: str, colour: str) -> bytes:
     """Generated against real positive share, and their differences, for fields and for the larger blocks: PNG."""
     figure = Figure(figsize=(12, 3.3), dpi=DPI, layout="constrained")
     axes = figure.subplots(1, 4)
@@ -41,7 +41,7 @@ def _scatter(axes: Axes, generated: np.ndarray, real: np.ndarray, colour: str) -
     axes.set(xlim=(-0.03 * most, most), ylim=(-0.03 * most, most), xlabel="real, % DAB+", ylabel="generated, % DAB+")
 
 
-def _bland_altman(axes: Axes, result: Result, which: tuple[str, str], colour: str) -> None:
+def _bland_altman(axes: Axes, result: EvaluationResult, which: tuple[str, str], colour: str) -> None:
     generated, real = (100 * share for share in result.shares(*which))
     axes.scatter((generated + real) / 2, generated - real, **_dots(len(real)), color=colour)
     limits = result.agreement(*which)
@@ -53,7 +53,7 @@ def _bland_altman(axes: Axes, result: Result, which: tuple[str, str], colour: st
     axes.set(xlabel="mean of both, % DAB+", ylabel="generated − real, percentage points")
 
 
-def histograms(result: Result, rows: list[str]) -> bytes:
+def histograms(result: EvaluationResult, rows: list[str]) -> bytes:
     """DAB densities of all tissue pixels, real and generated: PNG; rows without images are omitted."""
     figure = Figure(figsize=(12, 3.0), dpi=DPI, layout="constrained")
     axes = figure.subplots()

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from wsi_stain.errors import OutputError
-from wsi_stain.evaluate.evaluate import METRICS, Result
+from wsi_stain.evaluate.evaluate import METRICS, EvaluationResult
 from wsi_stain.evaluate.examples import SHOWN_SHARE, Example, examples
-from wsi_stain.evaluate.figures import Ruler
+from wsi_stain.evaluate.figures import MeasureSettings
 from wsi_stain.evaluate.tables import plain, table, texts
 from wsi_stain.files import record
 from wsi_stain.files.atomic import atomic_write
@@ -31,7 +31,7 @@ SET_METRICS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ReportSettings:
     """The evaluated data and settings."""
 
     source: str
@@ -40,7 +40,7 @@ class Facts:
     stain: str
     unit: str
     """Unit of the bootstrap, in words."""
-    ruler: Ruler
+    ruler: MeasureSettings
     version: str
     """Version of wsi-stain."""
 
@@ -53,7 +53,7 @@ def refuse_used(folder: Path) -> None:
         )
 
 
-def write(folder: Path, result: Result, facts: Facts) -> None:
+def write(folder: Path, result: EvaluationResult, settings: ReportSettings) -> None:
     """Write the three files; metrics.json last, as the mark of a complete report.
 
     Raises:
@@ -62,35 +62,35 @@ def write(folder: Path, result: Result, facts: Facts) -> None:
     refuse_used(folder)
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / TABLE_MD, table(result.rows) + "\n")
-    atomic_write(folder / REPORT_HTML, html(result, facts, examples(result)))
-    record.write(folder / METRICS_JSON, content(result, facts))
+    atomic_write(folder / REPORT_HTML, html(result, settings, examples(result)))
+    record.write(folder / METRICS_JSON, content(result, settings))
 
 
-def content(result: Result, facts: Facts) -> dict[str, Any]:
+def content(result: EvaluationResult, settings: ReportSettings) -> dict[str, Any]:
     """Content of metrics.json: the rows, and the data that they were measured on."""
     judged = judged_rows(result)
     return {
-        "wsi_stain": facts.version,
+        "wsi_stain": settings.version,
         "model": judged[0] if judged else None,
         "subjects": {c.name: {"kind": c.kind, **c.about} for c in result.contenders},
-        "source": facts.source,
-        "split": facts.split,
+        "source": settings.source,
+        "split": settings.split,
         "pairs": len(result.fields),
         "groups": len({field.group for field in result.fields}),
-        "unit": facts.unit,
-        "stain": facts.stain,
-        "mpp": facts.ruler.mpp,
-        "glass": list(facts.ruler.glass),
+        "unit": settings.unit,
+        "stain": settings.stain,
+        "mpp": settings.ruler.mpp,
+        "background": list(settings.ruler.background),
         **plain(result),
     }
 
 
-def judged_rows(result: Result) -> list[str]:
+def judged_rows(result: EvaluationResult) -> list[str]:
     """All rows but the baselines."""
     return [c.name for c in result.contenders if c.kind != "baseline"]
 
 
-def html(result: Result, facts: Facts, pictures: Sequence[Example]) -> str:
+def html(result: EvaluationResult, settings: ReportSettings, pictures: Sequence[Example]) -> str:
     """The whole report as one HTML page without scripts or links to other files."""
     from wsi_stain.evaluate import plots
 
@@ -101,7 +101,7 @@ def html(result: Result, facts: Facts, pictures: Sequence[Example]) -> str:
     return template("wsi_stain.evaluate", "report.html.jinja").render(
         warning=WARNING,
         research_use=RESEARCH_USE,
-        facts=facts,
+        settings=settings,
         judged=[c for c in result.contenders if c.kind != "baseline"],
         n_fields=len(result.fields),
         n_units=len({field.group for field in result.fields}),

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from wsi_stain.evaluate.evaluate import SCALES, Result
+from wsi_stain.evaluate.evaluate import SCALES, EvaluationResult
 from wsi_stain.evaluate.figures import Amounts
 from wsi_stain.measure.metrics import Estimate
 
@@ -33,7 +33,7 @@ def texts(metric: str, estimate: Estimate) -> Iterator[str]:
         yield f"[{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 
-def plain(result: Result) -> dict[str, Any]:
+def plain(result: EvaluationResult) -> dict[str, Any]:
     """Rows, agreement and the figures of every field, ready for JSON; undefined and infinite values are null."""
     content = {
         "rows": {name: {m: dataclasses.asdict(e) for m, e in row.items()} for name, row in result.rows.items()},
@@ -45,7 +45,7 @@ def plain(result: Result) -> dict[str, Any]:
     return _finite(content)
 
 
-def _field(result: Result, i: int) -> dict[str, Any]:
+def _field(result: EvaluationResult, i: int) -> dict[str, Any]:
     field, rows = result.fields[i], {name: figures[i] for name, figures in result.figures.items()}
     return {
         "name": field.name,

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from wsi_stain.errors import NoRoom
+from wsi_stain.errors import InsufficientResources
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """What a system call reports if the disk, or the user's quota on it, is used up."""
@@ -16,26 +16,26 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 @contextmanager
 def reporting_full_disk(path: Path, needed_bytes: int | None = None) -> Generator[None]:
-    """Replace the error of a full disk or quota by `NoRoom`, also if it was re-raised as another error.
+    """Replace the error of a full disk or quota by `InsufficientResources`, also if it was re-raised as another error.
 
     Args:
         path: the file or folder that is written.
         needed_bytes: what the run needed when it started, for the message.
 
     Raises:
-        NoRoom: the disk of `path` is full, or the user's quota on it is used up.
+        InsufficientResources: the disk of `path` is full, or the user's quota on it is used up.
     """
     try:
         yield
-    except NoRoom:
+    except InsufficientResources:
         raise
     except Exception as err:
         if not is_full(err):
             raise
-        raise no_room(err, path, needed_bytes) from err
+        raise no_resources(err, path, needed_bytes) from err
 
 
-def no_room(error: BaseException, path: Path, needed_bytes: int | None = None) -> NoRoom:
+def no_resources(error: BaseException, path: Path, needed_bytes: int | None = None) -> InsufficientResources:
     """The message for the error of a full disk; arguments as for `reporting_full_disk`."""
     needed = "" if needed_bytes is None else f"about {gib(needed_bytes)} were needed when this run started, "
     if errno.EDQUOT in _numbers(error):  # free space says nothing about a quota
@@ -45,7 +45,7 @@ def no_room(error: BaseException, path: Path, needed_bytes: int | None = None) -
         folder = next(folder for folder in (absolute, *absolute.parents) if folder.is_dir())
         free = f"{gib(shutil.disk_usage(folder).free)} are free now"
         cause = f"the disk of {path} is full: {needed}{'but only ' if needed else ''}{free}"
-    return NoRoom(f"{cause}; free some space and re-run the same command")
+    return InsufficientResources(f"{cause}; free some space and re-run the same command")
 
 
 def is_full(error: BaseException) -> bool:

@@ -50,11 +50,11 @@ def read_table(path: Path, known: Collection[str]) -> Table:
     """
     text = _decoded(path.read_bytes())
     first, _, rest = text.partition("\n")
-    told = re.fullmatch(r"\s*sep=(.)\s*", first)  # Excel's own first line
+    separator = re.fullmatch(r"\s*sep=(.)\s*", first)  # Excel's own first line
     reader = csv.reader(
-        io.StringIO(rest if told else text, newline=""), delimiter=told[1] if told else _delimiter(text)
+        io.StringIO(rest if separator else text, newline=""), delimiter=separator[1] if separator else _delimiter(text)
     )
-    before = 1 if told else 0
+    before = 1 if separator else 0
     try:
         lines = [(reader.line_num + before, [value.strip() for value in line]) for line in reader]
     except csv.Error as err:

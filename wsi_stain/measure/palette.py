@@ -15,7 +15,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from skimage.color import rgb_from_hed
 
-from wsi_stain.measure.deconvolution import HE_GLASS, Glass, optical_density, stain_densities, tissue
+from wsi_stain.measure.deconvolution import HE_BACKGROUND, Background, optical_density, stain_densities, tissue
 
 Vector = tuple[float, float, float]
 """Optical density of a stain in R, G and B, of length 1."""
@@ -50,7 +50,7 @@ RUIFROK_HEMATOXYLIN, RUIFROK_DAB = _vector(rgb_from_hed[0]), _vector(rgb_from_he
 class Palette:
     """Colours of one immunostain, and how dark its counterstain is compared with the H&E's hematoxylin."""
 
-    background: Vector = HE_GLASS
+    background: Vector = HE_BACKGROUND
     """Colour (R, G, B) of the empty slide, 0–255."""
     hematoxylin: Vector = RUIFROK_HEMATOXYLIN
     """Vector of the counterstain."""
@@ -60,7 +60,7 @@ class Palette:
     """Counterstain density per hematoxylin density of the H&E above `FLOOR_OD`."""
 
 
-def estimate(pairs: Iterable[tuple[np.ndarray, np.ndarray]], glass: Glass, mpp: float = 1.0) -> Palette:
+def estimate(pairs: Iterable[tuple[np.ndarray, np.ndarray]], background: Background, mpp: float = 1.0) -> Palette:
     """The palette of registered pairs; a property without enough pixels is that of `Palette()`.
 
     Args:
@@ -70,17 +70,17 @@ def estimate(pairs: Iterable[tuple[np.ndarray, np.ndarray]], glass: Glass, mpp: 
     """
     brown, blue, real, he = [], [], [], []
     for image, stain in pairs:
-        density, od = (function(stain, glass) for function in (stain_densities, optical_density))
+        density, od = (function(stain, background) for function in (stain_densities, optical_density))
         colours = od[::EVERY, ::EVERY].reshape(-1, 3)
         length, blueness = np.linalg.norm(colours, axis=1), colours[:, 0] - colours[:, 2]
         brown.append(colours[(length > BROWN_OD) & (-blueness > COLOURED * length)])
         blue.append(colours[(length > BLUE_OD) & (blueness > COLOURED * length)])
         counter = tissue(image, mpp) & (density[..., 2] < COUNTER_BROWN_OD)
-        excess = np.maximum(stain_densities(image, HE_GLASS)[..., 0] - FLOOR_OD, 0)
+        excess = np.maximum(stain_densities(image, HE_BACKGROUND)[..., 0] - FLOOR_OD, 0)
         real.append(gaussian_filter(density[..., 0], SMOOTH_PX)[counter][:: EVERY**2])
         he.append(gaussian_filter(excess, SMOOTH_PX)[counter][:: EVERY**2])
     return Palette(
-        glass,
+        background,
         _direction(np.concatenate(blue), Palette().hematoxylin),
         _direction(np.concatenate(brown), Palette().dab),
         _ratio(np.concatenate(real), np.concatenate(he)),

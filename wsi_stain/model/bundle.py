@@ -16,7 +16,7 @@ import numpy as np
 
 from wsi_stain.config.convert import Precision, PrecisionChoice
 from wsi_stain.config.loader import load
-from wsi_stain.config.model import BundleConfig, BundleInput, BundleOutput, BundlePromise, GeneratorConfig
+from wsi_stain.config.model import BundleConfig, BundleInput, BundleOutput, GeneratorConfig, TileTolerance
 from wsi_stain.errors import BundleError
 
 DEFAULT = "he2cam52-small"
@@ -37,7 +37,7 @@ IDENTITY = BundleConfig(
 )
 
 
-class Generator(Protocol):
+class TileGenerator(Protocol):
     """Stains tiles; device, layout, precision and normalisation are internal to it."""
 
     multiple: int
@@ -127,9 +127,9 @@ class Bundle:
         return self.config.input.overlap
 
     @property
-    def glass(self) -> tuple[int, int, int]:
+    def background(self) -> tuple[int, int, int]:
         """Colour (R, G, B) of the background in its stain."""
-        return self.config.output.glass
+        return self.config.output.background
 
     @property
     def multiple(self) -> int:
@@ -147,9 +147,9 @@ class Bundle:
         return self.config.generator.norm == "instance"
 
     @property
-    def promise(self) -> BundlePromise | None:
+    def tolerance(self) -> TileTolerance | None:
         """Maximum difference between tiles and one pass; `None` if the bundle promises none."""
-        return self.config.invariance
+        return self.config.tile_tolerance
 
     @property
     def sha256(self) -> str:
@@ -170,7 +170,7 @@ class Bundle:
 
     def generator(
         self, device: str = "cpu", *, precision: PrecisionChoice = "fp32", statistics: Path | None = None
-    ) -> Generator:
+    ) -> TileGenerator:
         """The generator on a device (`auto`, `cpu`, `cuda`, `cuda:N`); imports torch unless this is `identity`.
 
         Args:

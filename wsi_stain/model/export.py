@@ -15,12 +15,12 @@ import yaml
 
 from wsi_stain.config.convert import Precision
 from wsi_stain.config.loader import dump
-from wsi_stain.config.model import BundleConfig, BundlePromise, BundleWeights
+from wsi_stain.config.model import BundleConfig, BundleWeights, TileTolerance
 from wsi_stain.errors import BundleError, WsiStainError
 from wsi_stain.files.atomic import atomic_write, replacing
 from wsi_stain.files.notice import RESEARCH_USE
-from wsi_stain.model.bundle import SPEC, WEIGHTS, Bundle, Generator, sha256_of
-from wsi_stain.model.tile_invariance import MARGIN, field, in_words, measure, promise
+from wsi_stain.model.bundle import SPEC, WEIGHTS, Bundle, TileGenerator, sha256_of
+from wsi_stain.model.tile_invariance import MARGIN, field, in_words, measure, tolerance
 from wsi_stain.model.training_run import TrainingRun
 
 RESEARCH_ONLY = RESEARCH_USE.upper()
@@ -59,7 +59,7 @@ def pack(run: Path, folder: Path, *, version: str = "1.0.0", licence: str = "Apa
         spec = training.bundle_config(folder.resolve().name, version, part, licence)
         measured = _measure(Bundle(spec, folder))
     spec = dataclasses.replace(
-        spec, weights=BundleWeights(WEIGHTS, sha256_of(folder / WEIGHTS)), invariance=promise(measured)
+        spec, weights=BundleWeights(WEIGHTS, sha256_of(folder / WEIGHTS)), tile_tolerance=tolerance(measured)
     )
     if not (folder / spec.card).exists():
         atomic_write(folder / spec.card, _card(spec, training, measured))
@@ -93,7 +93,7 @@ def check(folder: Path | str, *, tiles: bool = True) -> list[str]:
     return problems + _check_promise(bundle, generator)
 
 
-def _measure(bundle: Bundle) -> BundlePromise:
+def _measure(bundle: Bundle) -> TileTolerance:
     generator = bundle.generator("cpu", precision=PACKED)
     if misfit := _misfit(bundle, generator):
         raise BundleError(f"{misfit}; set input.tile and input.overlap in the config.yaml of the run")
@@ -103,7 +103,7 @@ def _measure(bundle: Bundle) -> BundlePromise:
 def _check_card(bundle: Bundle) -> list[str]:
     if bundle.card_path is None:
         return []
-    licence, limits = bundle.config.licence, bundle.config.invariance
+    licence, limits = bundle.config.licence, bundle.config.tile_tolerance
     problems = []
     if not _SPDX.fullmatch(licence):
         problems.append(f"bundle.yaml has the licence {licence!r}; it must be an SPDX expression such as Apache-2.0")
@@ -130,7 +130,7 @@ def _check_weights(bundle: Bundle) -> list[str]:
     return [f"the weights contain non-finite numbers, first in {bad[0]}; train again"] if bad else []
 
 
-def _misfit(bundle: Bundle, generator: Generator) -> str:
+def _misfit(bundle: Bundle, generator: TileGenerator) -> str:
     """The reason why tile and overlap do not suit network and engine; empty if they do."""
     tile, overlap, multiple = bundle.tile, bundle.overlap, generator.multiple
     if tile % multiple or overlap % multiple:
@@ -140,7 +140,7 @@ def _misfit(bundle: Bundle, generator: Generator) -> str:
     return ""
 
 
-def _check_tile(bundle: Bundle, generator: Generator, side: int) -> list[str]:
+def _check_tile(bundle: Bundle, generator: TileGenerator, side: int) -> list[str]:
     tile = field(bundle, side)
     alone = generator(tile[None])
     if alone.shape != (1, *tile.shape) or alone.dtype != np.uint8:
@@ -151,13 +151,13 @@ def _check_tile(bundle: Bundle, generator: Generator, side: int) -> list[str]:
     return ["the same tile gives different pixels when stained alone and in a batch with another tile"]
 
 
-def _check_promise(bundle: Bundle, generator: Generator) -> list[str]:
-    limits = bundle.config.invariance
+def _check_promise(bundle: Bundle, generator: TileGenerator) -> list[str]:
+    limits = bundle.config.tile_tolerance
     if limits is None and bundle.is_pointwise:
         return []
     measured = measure(bundle, generator)
     if limits is None:
-        new = promise(measured)
+        new = tolerance(measured)
         return [
             f"bundle.yaml has no promise about tiles (measured against one pass: {in_words(measured)}); pack the run "
             f"again, or add invariance: {{mean: {new.mean:g}, p99: {new.p99:g}, max: {new.max:g}}}"
@@ -182,8 +182,8 @@ def _settings(config: Any) -> dict[str, Any]:
     return settings
 
 
-def _card(spec: BundleConfig, training: TrainingRun, measured: BundlePromise) -> str:
-    assert spec.invariance, "a packed bundle has a promise"
+def _card(spec: BundleConfig, training: TrainingRun, measured: TileTolerance) -> str:
+    assert spec.tile_tolerance, "a packed bundle has a promise"
     source, config = spec.input, training.config
     network = f"{spec.generator.kind}, width {spec.generator.channels}, {spec.generator.blocks} blocks"
     scale = f"{source.mpp} µm/px" if source.mpp else "the slide's own µm/px"
@@ -198,7 +198,7 @@ def _card(spec: BundleConfig, training: TrainingRun, measured: BundlePromise) ->
 | stain | {spec.output.stain} from {source.stain} at {scale} |
 | network | {network}; {training.parameters:,} weights in float16 |
 | training | {images} of {config.crop}² px, batch {config.schedule.batch}, seed {config.seed} |
-| tiles against one pass | differ by at most {in_words(spec.invariance)} |
+| tiles against one pass | differ by at most {in_words(spec.tile_tolerance)} |
 | licence of the weights | {spec.licence} |
 
 ## Data and splits

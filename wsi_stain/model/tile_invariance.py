@@ -10,9 +10,9 @@ import math
 import numpy as np
 
 from wsi_stain import phantom
-from wsi_stain.config.model import BundlePromise
+from wsi_stain.config.model import TileTolerance
 from wsi_stain.geometry import Box, Size
-from wsi_stain.model.bundle import Bundle, Generator
+from wsi_stain.model.bundle import Bundle, TileGenerator
 from wsi_stain.phantom.section import PATCH
 from wsi_stain.tiling.blend import Blender, window
 from wsi_stain.tiling.grid import TileGrid
@@ -25,7 +25,7 @@ ANY_MPP = 0.5
 """µm per px of the field for a bundle without a fixed scale."""
 
 
-def measure(bundle: Bundle, generator: Generator) -> BundlePromise:
+def measure(bundle: Bundle, generator: TileGenerator) -> TileTolerance:
     """The difference between tiles and one pass over one period of the grid; its mean is that of a whole slide.
 
     Args:
@@ -42,19 +42,19 @@ def measure(bundle: Bundle, generator: Generator) -> BundlePromise:
         blender.add(box, generator(pixels[box.slices()][None])[0])
     whole = generator(pixels[None])[0][inner.slices()]
     difference = np.abs(blender.result().astype(np.int16) - whole)
-    return BundlePromise(
+    return TileTolerance(
         float(difference.mean()), float(np.percentile(difference, 99, method="higher")), float(difference.max())
     )
 
 
-def promise(measured: BundlePromise) -> BundlePromise:
+def tolerance(measured: TileTolerance) -> TileTolerance:
     """The promise for a measurement: `MARGIN` times its values, rounded up; at least 0.01 and one grey level."""
     mean = max(1, math.ceil(100 * MARGIN * measured.mean)) / 100
     p99, most = (float(max(1, math.ceil(MARGIN * value))) for value in (measured.p99, measured.max))
-    return BundlePromise(mean, p99, most)
+    return TileTolerance(mean, p99, most)
 
 
-def in_words(figures: BundlePromise) -> str:
+def in_words(figures: TileTolerance) -> str:
     """The figures in the wording that a card must contain."""
     return f"mean {round(figures.mean, 4):g}, 99 % {figures.p99:g}, largest {figures.max:g} grey levels"
 

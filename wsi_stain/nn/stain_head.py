@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from skimage.color import hed_from_rgb
 from torch import Tensor, nn
 
-from wsi_stain.measure.deconvolution import HE_GLASS
+from wsi_stain.measure.deconvolution import HE_BACKGROUND
 from wsi_stain.measure.palette import FLOOR_OD, Palette
 from wsi_stain.nn.pixels import CENTRE, HALF
 
@@ -51,7 +51,7 @@ class StainHead(nn.Module):
         self.register_buffer("hematoxylin", torch.zeros(3))
         self.register_buffer("dab", torch.zeros(3))
         self.register_buffer("strength", torch.zeros(()))
-        self.register_buffer("he_background", torch.tensor(HE_GLASS, dtype=torch.float32))
+        self.register_buffer("he_background", torch.tensor(HE_BACKGROUND, dtype=torch.float32))
         self.register_buffer("unmixing", torch.from_numpy(hed_from_rgb[:, 0].copy()).float())
         self.scale, self.shift = HALF, HALF
         self.use(palette or Palette())

@@ -85,7 +85,7 @@ class CanvasSpec:
     size: Size
     block: int
     """Side of a block in px."""
-    glass: tuple[int, int, int]
+    background: tuple[int, int, int]
     encoding: OutputConfig = field(default_factory=OutputConfig)
     """Encoding of the tiles of an OME-TIFF; an OME-Zarr is always lossless."""
     mpp: float | None = None
@@ -121,8 +121,8 @@ class BlockStore:
     `run.json` holds the fingerprint of the run; it is written last, so a folder without it holds no started run.
     """
 
-    def __init__(self, folder: Path, pyramid: Pyramid, glass: tuple[int, int, int]) -> None:
-        self.folder, self.pyramid, self.glass = folder, pyramid, glass
+    def __init__(self, folder: Path, pyramid: Pyramid, background: tuple[int, int, int]) -> None:
+        self.folder, self.pyramid, self.background = folder, pyramid, background
 
     @property
     def fingerprint(self) -> dict[str, Any] | None:
@@ -211,7 +211,9 @@ class BlockStore:
             for column in range(columns):
                 part = strip[:, column * side : (column + 1) * side]
                 with self.open((row, column)) as file:
-                    part[:] = unpack_remains(file.read(REMAINS), part) if REMAINS in file.NameToInfo else self.glass
+                    part[:] = (
+                        unpack_remains(file.read(REMAINS), part) if REMAINS in file.NameToInfo else self.background
+                    )
             yield strip
 
 

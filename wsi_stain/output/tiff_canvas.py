@@ -20,24 +20,24 @@ from wsi_stain.output.pyramid import Pyramid
 from wsi_stain.tiling.grid import Block
 
 
-class TileSpool:
+class TiffCanvas:
     """Painted blocks of an OME-TIFF, in `<output>.spool`.
 
     A block's file holds its tiles of all levels it owns, encoded as in the TIFF; a block of background holds none. The
     coarse levels are `level_<n>.zip`, written by `finish()`.
 
-        spool = TileSpool(spec)
-        spool.begin(fingerprint)
-        for block in spool.todo(blocks):
-            spool.put(block, paint(block), {})
-        spool.publish(facts)
+        canvas = TiffCanvas(spec)
+        canvas.begin(fingerprint)
+        for block in canvas.todo(blocks):
+            canvas.put(block, paint(block), {})
+        canvas.publish(facts)
     """
 
     def __init__(self, spec: CanvasSpec) -> None:
         self.pyramid = Pyramid(spec.size, spec.block)
         self.sizes = self.pyramid.sizes
         self.encoding = Encoding.of(spec.encoding)
-        self.store = BlockStore(spec.spool, self.pyramid, spec.glass)
+        self.store = BlockStore(spec.spool, self.pyramid, spec.background)
         self._spec = spec
 
     def begin(self, fingerprint: Mapping[str, Any], restart: bool = False) -> None:
@@ -123,7 +123,7 @@ class TileSpool:
         )
 
     def _tile(self, file: zipfile.ZipFile, name: str) -> bytes:
-        return file.read(name) if name in file.NameToInfo else self._glass
+        return file.read(name) if name in file.NameToInfo else self._background
 
     def _members(self, index: tuple[int, int], pixels: np.ndarray) -> Iterator[tuple[str, bytes]]:
         for level, row, column, tile in self.pyramid.cut(index, pixels):
@@ -133,5 +133,5 @@ class TileSpool:
                 yield f"{level}/{row}/{column}", self.encoding.encode(pad_tile(tile))
 
     @cached_property
-    def _glass(self) -> bytes:
-        return self.encoding.encode(np.full((TILE_PX, TILE_PX, 3), self.store.glass, np.uint8))
+    def _background(self) -> bytes:
+        return self.encoding.encode(np.full((TILE_PX, TILE_PX, 3), self.store.background, np.uint8))

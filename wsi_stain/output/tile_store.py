@@ -19,13 +19,13 @@ SLOW_S = 0.2
 """Minimum seconds per tile for storing to pay off: packing and writing one takes 1 to 2 % of that."""
 
 
-class Shelf:
+class TileStore:
     """Files `t_<y>_<x>` in a canvas's folder: a tile's CRC-32 and its pixels, lossless; damaged files count as missing.
 
-    shelf = Shelf(canvas.store)
-    shelf.put(tile, pixels)
-    shelf.take(tile, like=pixels)  # in any process
-    shelf.clear([tile])
+    store = TileStore(canvas.store)
+    store.put(tile, pixels)
+    store.take(tile, like=pixels)  # in any process
+    store.clear([tile])
     """
 
     def __init__(self, store: BlockStore) -> None:

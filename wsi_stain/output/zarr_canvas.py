@@ -47,7 +47,7 @@ class ZarrCanvas:
     def __init__(self, spec: CanvasSpec) -> None:
         self._spec = spec
         self.pyramid = Pyramid(spec.size, spec.block)
-        self.store = BlockStore(spec.spool, self.pyramid, spec.glass)
+        self.store = BlockStore(spec.spool, self.pyramid, spec.background)
 
     def begin(self, fingerprint: Mapping[str, Any], restart: bool = False) -> None:
         """Start, or resume a run of the same fingerprint; raises `OutputError` if the folder belongs to another run."""
@@ -77,7 +77,7 @@ class ZarrCanvas:
         def tile_at(row: int, column: int) -> np.ndarray:
             path = self._root / f"0/c/0/{row}/{column}"
             if not path.exists():
-                return np.full((TILE_PX, TILE_PX, 3), self.store.glass, np.uint8)
+                return np.full((TILE_PX, TILE_PX, 3), self.store.background, np.uint8)
             planes = np.frombuffer(imagecodecs.zstd_decode(path.read_bytes()), np.uint8)
             return planes.reshape(3, TILE_PX, TILE_PX).transpose(1, 2, 0)
 
@@ -130,12 +130,12 @@ class ZarrCanvas:
     @cached_property
     def _fills(self) -> bool:
         """Whether a missing chunk is read as background."""
-        return len(set(self.store.glass)) == 1
+        return len(set(self.store.background)) == 1
 
     def _glass_tiles(self, block: Block) -> Iterator[TileAt]:
         if not self._fills:
-            glass = np.full((*block.write.size, 3), self.store.glass, np.uint8)
-            yield from (tile for tile in self.pyramid.cut(block.index, glass) if tile.level <= self.pyramid.depth)
+            background = np.full((*block.write.size, 3), self.store.background, np.uint8)
+            yield from (tile for tile in self.pyramid.cut(block.index, background) if tile.level <= self.pyramid.depth)
 
     def _write_chunk(self, tile: TileAt) -> int:
         """Write one chunk; returns the CRC-32 of its bytes."""
@@ -166,7 +166,7 @@ class ZarrCanvas:
                 chunks=(3, TILE_PX, TILE_PX),
                 dtype="uint8",
                 compressors=ZstdCodec(level=ZSTD_LEVEL),
-                fill_value=self.store.glass[0] if self._fills else 0,
+                fill_value=self.store.background[0] if self._fills else 0,
                 dimension_names=("c", "y", "x"),
             )
 

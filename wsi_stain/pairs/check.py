@@ -22,7 +22,7 @@ import numpy as np
 from wsi_stain.cluster.threads import thread_count
 from wsi_stain.errors import TrainingError
 from wsi_stain.measure.registration import NO_MATCH, Match, Structure, match, structure
-from wsi_stain.pairs.leaks import Tile, neighbours, same_images, shared_slides
+from wsi_stain.pairs.leaks import Tile, adjacent_splits, same_images, shared_slides
 from wsi_stain.pairs.pair import Pair, read_pair
 
 CHANCE = 0.05
@@ -95,7 +95,7 @@ def problems(pairs: Sequence[Pair], crop: int) -> list[str]:
 
     Returns:
         Images that cannot be read, are of unequal sizes or smaller than the crop, and leaks between splits; of each
-        kind the first ten. Leaks inferred from similarity alone (`leaks.neighbours`) are not included.
+        kind the first ten. Leaks inferred from similarity alone (`leaks.adjacent_splits`) are not included.
     """
     with ThreadPoolExecutor(thread_count()) as pool:
         return _problems(list(pool.map(lambda pair: _read(pair)[0], pairs)), crop)
@@ -104,7 +104,7 @@ def problems(pairs: Sequence[Pair], crop: int) -> list[str]:
 def check(
     pairs: Sequence[Pair], *, crop: int = 0, seed: int = 0, progress: Progress = lambda done, total: None
 ) -> Check:
-    """Look at every pair: the `problems`, neighbours in two splits, agreement of the stains, and misalignment.
+    """Look at every pair: the `problems`, adjacent_splits in two splits, agreement of the stains, and misalignment.
 
     Args:
         pairs: of all splits.
@@ -124,7 +124,7 @@ def check(
             progress(len(figures), len(pairs))
     null = np.sort([value for value in shuffled if not math.isnan(value)])
     judged = tuple(replace(f, chance=_chance(f.match.agreement, null)) for _, f in sorted(figures.items()))
-    suspects = _first(neighbours([f.tile for f in judged if f.tile]))
+    suspects = _first(adjacent_splits([f.tile for f in judged if f.tile]))
     return Check(judged, null, (*_problems(judged, crop), *suspects, *_disagreements(judged)))
 
 

@@ -89,7 +89,7 @@ def shared_slides(tiles: Sequence[Tile]) -> list[str]:
     return [sentence for slide, its in sorted(slides.items()) for sentence in _shared(slide, its)]
 
 
-def neighbours(tiles: Sequence[Tile]) -> list[str]:
+def adjacent_splits(tiles: Sequence[Tile]) -> list[str]:
     """One sentence for each two splits with adjacent tiles, detected from the images alone.
 
     Slides that `shared_slides` covers are skipped.

@@ -21,7 +21,7 @@ import numpy as np
 
 from wsi_stain.errors import TrainingError
 from wsi_stain.files.table import BadTable, read_table
-from wsi_stain.slide.readers.base import Unsuited
+from wsi_stain.slide.readers.base import UnsupportedFormat
 from wsi_stain.slide.readers.image import decode
 
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
@@ -220,5 +220,5 @@ def _halves(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def _decode(path: Path) -> np.ndarray:
     try:
         return decode(path).pixels
-    except Unsuited as err:
+    except UnsupportedFormat as err:
         raise TrainingError(f"{path} {err}, or remove the pair") from err

@@ -21,7 +21,7 @@ from scipy.spatial import KDTree
 from wsi_stain.phantom.noise import Points, hashed, noise, points, uniform, wall_distance
 from wsi_stain.phantom.section import PATCH, REACH, Patch, Section, flow, grain, outline, regions, textures
 
-GLASS = (243, 243, 242)
+BACKGROUND = (243, 243, 242)
 """Background colour, R G B, before camera noise."""
 HAEMATOXYLIN, EOSIN = (0.490, 0.769, 0.410), (0.046, 0.842, 0.537)
 """Optical density of each stain in R, G, B: Ruifrok and Johnston 2001, the pair 'H&E 2' of ImageJ's plugin."""
@@ -86,7 +86,7 @@ def paint_patch(section: Section, y0: int, x0: int) -> np.ndarray:
     """The patch whose first pixel is (y0, x0): uint8 (PATCH, PATCH, 3), sRGB."""
     patch = Patch(section, y0, x0)
     if not outline(patch):
-        return _camera(section, np.full((PATCH, PATCH, 3), GLASS, np.uint8), y0, x0)
+        return _camera(section, np.full((PATCH, PATCH, 3), BACKGROUND, np.uint8), y0, x0)
     flow(patch)
     regions(patch)
     _paint_regions(patch)
@@ -327,7 +327,7 @@ def _colours() -> np.ndarray:
     h, e = np.meshgrid(np.arange(256) * OD_STEP, np.arange(256) * OD_STEP, indexing="ij")
     density = h[..., None] * np.array(HAEMATOXYLIN) + e[..., None] * np.array(EOSIN)
     rgba = np.zeros((256, 256, 4), np.uint8)
-    rgba[..., :3] = np.rint(np.array(GLASS) * np.exp(-density))
+    rgba[..., :3] = np.rint(np.array(BACKGROUND) * np.exp(-density))
     return rgba.view(np.uint32).ravel()
 
 

@@ -18,7 +18,7 @@ from wsi_stain.slide.slide import Slide
 BLACK, DARK, DIM, BRIGHT = 40, 70, 110, 140
 """Grey levels of the brightest channel. Tissue in transmitted light is brighter than `DARK`, except ink and pigment,
 and somewhere it is as bright as `BRIGHT`."""
-PALE, COLOURED, GLASS_SHARE = 150, 60, 0.10
+PALE, COLOURED, BACKGROUND_SHARE = 150, 60, 0.10
 """Glass: the darkest channel is at least `PALE`, and the channels differ by at most `COLOURED` (old lamps are yellow).
 Where much is dark, glass is at least this share of the rest: then the dark surrounds the scan."""
 SOME_DARK, MUCH_DARK, MOSTLY_DARK = 0.05, 0.25, 0.5
@@ -60,8 +60,8 @@ def is_brightfield(pixels: np.ndarray) -> bool:
     dark_share = is_dark.mean()
     if dark_share < SOME_DARK:
         return True
-    is_glass = (darkest >= PALE) & (brightest - darkest <= COLOURED)
-    if is_glass[~is_dark].mean() < GLASS_SHARE:
+    is_background = (darkest >= PALE) & (brightest - darkest <= COLOURED)
+    if is_background[~is_dark].mean() < BACKGROUND_SHARE:
         return bool(dark_share < MUCH_DARK and np.median(darkest[~is_dark] / brightest[~is_dark]) >= PURE)
     is_dim = (brightest >= BLACK) & (brightest < DIM)
     return bool(dark_share < MOSTLY_DARK or is_dim.sum() <= DIM_SHARE * (brightest >= BLACK).sum())

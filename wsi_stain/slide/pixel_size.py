@@ -7,38 +7,38 @@ from fractions import Fraction
 from wsi_stain.config.ranges import MAX_MPP, MIN_MPP
 from wsi_stain.errors import SlideError
 from wsi_stain.geometry import Size
-from wsi_stain.slide.readers.base import Facts
+from wsi_stain.slide.readers.base import SlideMetadata
 
 MAX_OBLONG = 0.005
 """Largest difference of a pixel's sides that counts as square: scanners calibrate both axes to about 0.2 %."""
 
 
-def slide_mpp(facts: Facts, name: str) -> float:
+def slide_mpp(metadata: SlideMetadata, name: str) -> float:
     """µm per px of level 0, as stored in the file `name`; of oblong pixels the shorter side.
 
     Raises:
         SlideError: the file has no pixel size, or an implausible one.
     """
-    if facts.mpp is None:
-        reason = f"missing: {facts.mpp_from}" if facts.mpp_from else "the image format stores none"
+    if metadata.mpp is None:
+        reason = f"missing: {metadata.mpp_from}" if metadata.mpp_from else "the image format stores none"
         raise SlideError(f"{name} has no pixel size ({reason}); pass --mpp, for example --mpp 0.25")
-    for value in facts.mpp:
+    for value in metadata.mpp:
         if not MIN_MPP <= value <= MAX_MPP:
             raise SlideError(
-                f"{name} has {value:.6g} µm/px in {facts.mpp_from}; it must be between {MIN_MPP} and {MAX_MPP:g}; "
+                f"{name} has {value:.6g} µm/px in {metadata.mpp_from}; it must be between {MIN_MPP} and {MAX_MPP:g}; "
                 "pass the correct value, for example --mpp 0.25"
             )
-    x, y = facts.mpp
-    if max(square_pixels(facts)) > 1:
+    x, y = metadata.mpp
+    if max(square_pixels(metadata)) > 1:
         return _seven(min(x, y))
     return _seven((x + y) / 2)
 
 
-def square_pixels(facts: Facts) -> tuple[Fraction, Fraction]:
+def square_pixels(metadata: SlideMetadata) -> tuple[Fraction, Fraction]:
     """Square px per stored px along (y, x): 1 along the axis with the shorter sides, more along the other."""
-    if facts.mpp is None or not all(MIN_MPP <= value <= MAX_MPP for value in facts.mpp):
+    if metadata.mpp is None or not all(MIN_MPP <= value <= MAX_MPP for value in metadata.mpp):
         return Fraction(1), Fraction(1)
-    x, y = facts.mpp
+    x, y = metadata.mpp
     if abs(x / y - 1) <= MAX_OBLONG:
         return Fraction(1), Fraction(1)
     x, y = Fraction(str(_seven(x))), Fraction(str(_seven(y)))

@@ -99,7 +99,7 @@ def resampled(read: Callable[[Box], np.ndarray], axes: tuple[Axis, Axis], box: B
         return np.concatenate([resampled(read, axes, part) for part in parts], axis=axis)
     pixels = read(source)
     if source.size == Size(2 * h, 2 * w) and all(a.step == 2 and a.offset.denominator == 1 for a in axes):
-        return halve(pixels)
+        return halve_even(pixels)
     return shrink(pixels, axes[0].weights(box.y0, box.y1), axes[1].weights(box.x0, box.x1))
 
 
@@ -117,7 +117,7 @@ def shrink(pixels: np.ndarray, y: tuple[csr_array, float], x: tuple[csr_array, f
     return cv2.transpose(columns.astype(np.uint8).reshape(columns.shape[0], -1, 3))
 
 
-def halve(pixels: np.ndarray) -> np.ndarray:
+def halve_even(pixels: np.ndarray) -> np.ndarray:
     """Means over 2×2 pixels, rounded half up: equals `shrink` with step 2, five times as fast."""
     h, w, _ = pixels.shape
     return cv2.resize(pixels, (w // 2, h // 2), interpolation=cv2.INTER_AREA)

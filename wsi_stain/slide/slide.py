@@ -25,7 +25,7 @@ from wsi_stain.errors import SlideError, UnreadableRegion, WsiStainError
 from wsi_stain.geometry import Box, Size
 from wsi_stain.slide.icc import apply_colour, srgb_transform
 from wsi_stain.slide.pixel_size import check_mpp, exact_downsample, slide_mpp, square_pixels
-from wsi_stain.slide.readers import Backend, Undecodable, open_backend
+from wsi_stain.slide.readers import Backend, DecodeError, open_backend
 from wsi_stain.slide.resample import Axis, resampled
 from wsi_stain.slide.thumbnail import read_around_damage
 
@@ -61,10 +61,10 @@ class Slide:
         self._mpp = mpp
         self._choice: tuple[int | None, int | None] = (None, None)
         whole = Box.of(backend.sizes[0])
-        bounds = (backend.facts.bounds or whole) & whole
+        bounds = (backend.metadata.bounds or whole) & whole
         self._crop = bounds if bounds.area else whole
         self._downsamples = tuple(exact_downsample(backend.sizes[0], size) for size in backend.sizes)
-        self.stretch = (Fraction(1), Fraction(1)) if mpp is not None else square_pixels(backend.facts)
+        self.stretch = (Fraction(1), Fraction(1)) if mpp is not None else square_pixels(backend.metadata)
         """Level-0 px per stored px along (y, x); 1 for square pixels, more along the axis with the longer pixels."""
         self.levels = tuple(
             Level(_cropped(size, downsample, self._crop, whole), downsample * max(self.stretch))
@@ -113,28 +113,28 @@ class Slide:
     @property
     def bounds(self) -> tuple[int, int, int, int] | None:
         """The scanned part, (x, y, w, h) in the file's own level-0 px; `None` if that is all of it."""
-        facts = self._backend.facts
-        if facts.bounds is None and facts.offset is None:
+        metadata = self._backend.metadata
+        if metadata.bounds is None and metadata.offset is None:
             return None
-        x, y = facts.offset or (0, 0)
+        x, y = metadata.offset or (0, 0)
         return x + self._crop.x0, y + self._crop.y0, self._crop.size.w, self._crop.size.h
 
     @property
     def image(self) -> int | None:
         """Number of the image that is read, if the file holds several."""
-        return self._backend.facts.image
+        return self._backend.metadata.image
 
     @property
     def plane(self) -> int | None:
         """Number of the focal plane that is read, if the file holds several."""
-        return self._backend.facts.plane
+        return self._backend.metadata.plane
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was chosen among several images, planes or pixel sizes, in sentences for the user."""
-        notes = self._backend.facts.notes
-        if self.stretch != (1, 1) and self._backend.facts.mpp:
-            x, y = self._backend.facts.mpp
+        notes = self._backend.metadata.notes
+        if self.stretch != (1, 1) and self._backend.metadata.mpp:
+            x, y = self._backend.metadata.mpp
             stored = f"{self.path.name} has pixels of {x:.6g} × {y:.6g} µm"
             notes += (f"{stored}; it is read with square ones of {self.mpp:.6g} µm",)
         return notes
@@ -146,7 +146,7 @@ class Slide:
         Raises:
             SlideError: the slide has no pixel size, or an implausible one.
         """
-        return self._mpp if self._mpp is not None else slide_mpp(self._backend.facts, self.path.name)
+        return self._mpp if self._mpp is not None else slide_mpp(self._backend.metadata, self.path.name)
 
     @property
     def mpp_or_none(self) -> float | None:
@@ -159,7 +159,7 @@ class Slide:
     @property
     def magnification(self) -> float | None:
         """The objective's nominal power, if the slide has a plausible one (0.5–200)."""
-        power = self._backend.facts.magnification
+        power = self._backend.metadata.magnification
         return power if power is not None and 0.5 <= power <= 200 else None
 
     @property
@@ -169,18 +169,18 @@ class Slide:
 
     @cached_property
     def _colour(self) -> tuple[ImageCms.ImageCmsTransform, str] | None:
-        profile = self._backend.facts.icc
+        profile = self._backend.metadata.icc
         return srgb_transform(profile, self.path.name) if profile else None
 
     @property
     def properties(self) -> dict[str, str]:
         """Technical facts for display; never a label, a date, a name or free text."""
-        facts = self._backend.facts
+        metadata = self._backend.metadata
         values: dict[str, Any] = {
             "backend": self.backend,
-            "vendor": facts.vendor,
-            "format": facts.format,
-            "codec": facts.codec,
+            "vendor": metadata.vendor,
+            "format": metadata.format,
+            "codec": metadata.codec,
             "levels": len(self.levels),
             "mpp": self.mpp_or_none,
             "magnification": self.magnification,
@@ -190,8 +190,8 @@ class Slide:
             x, y, w, h = self.bounds
             values["bounds"] = f"x {x}, y {y}, {w} × {h}"
         values |= {"image": self.image, "plane": self.plane}
-        if self.stretch != (1, 1) and facts.mpp:
-            values["stored pixels"] = f"{facts.mpp[0]:.6g} × {facts.mpp[1]:.6g} µm"
+        if self.stretch != (1, 1) and metadata.mpp:
+            values["stored pixels"] = f"{metadata.mpp[0]:.6g} × {metadata.mpp[1]:.6g} µm"
         for index, level in enumerate(self.levels):
             values[f"level {index}"] = f"{level.size.w} × {level.size.h}, downsample {float(level.downsample):g}"
         return {key: str(value) for key, value in values.items() if value not in (None, "")}
@@ -263,13 +263,13 @@ class Slide:
         self._check_open()
         try:
             return self._decode(level, box)
-        except Undecodable as err:
+        except DecodeError as err:
             log.info("%s: cannot decode %s of level %d (%s); retrying once", self.path.name, box, level, err)
         self._check_open()  # closed by another thread: the file is not damaged
         self._backend.renew()
         try:
             return self._decode(level, box)
-        except Undecodable as err:
+        except DecodeError as err:
             self._check_open()
             raise UnreadableRegion(
                 f"{self.path.name}: x {box.x0}–{box.x1}, y {box.y0}–{box.y1} of level {level} cannot be decoded "
@@ -279,15 +279,15 @@ class Slide:
             ) from err
 
     def _decode(self, level: int, box: Box) -> np.ndarray:
-        """Pixels of the file; whatever a codec or a parser raises becomes `Undecodable`."""
+        """Pixels of the file; whatever a codec or a parser raises becomes `DecodeError`."""
         try:
             return self._backend.read(level, box)
-        except (Undecodable, WsiStainError, AssertionError):  # an assertion is our own mistake, not damage
+        except (DecodeError, WsiStainError, AssertionError):  # an assertion is our own mistake, not damage
             raise
         except MemoryError as err:
             raise SlideError(f"{self.path.name}: not enough memory to decode {box.size.w} × {box.size.h} px") from err
         except Exception as err:
-            raise Undecodable(f"{type(err).__name__}: {err}") from err
+            raise DecodeError(f"{type(err).__name__}: {err}") from err
 
     def _check_open(self) -> None:
         if self._is_closed:

@@ -9,7 +9,7 @@ import numpy as np
 from wsi_stain.geometry import Box
 
 
-class TileCache:
+class StainedTileCache:
     """Generated tiles that other blocks still need; evicts the least recently used first.
 
     Memory bound: `limit_bytes`. Not thread-safe: only the thread that holds the device uses it.

@@ -104,12 +104,12 @@ def _extremes(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _density(rgb: np.ndarray, outside: np.ndarray) -> np.ndarray:
     """Optical density relative to the slide's background: float32 (h, w, 3), not negative."""
-    glass = _glass(rgb, ~outside)
+    background = _background(rgb, ~outside)
     smooth = cv2.GaussianBlur(rgb, (3, 3), 0).astype(np.float32)
-    return np.maximum(np.log(np.float32(glass) + 1) - np.log(smooth + 1), 0)
+    return np.maximum(np.log(np.float32(background) + 1) - np.log(smooth + 1), 0)
 
 
-def _glass(rgb: np.ndarray, valid: np.ndarray) -> np.ndarray:
+def _background(rgb: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Colour of the background: the most frequent bright grey, float64 (3,); 243 if there is none."""
     darkest, brightest = _extremes(rgb)
     # Viewers and stitchers fill unscanned areas with 252 or more; the background is slightly darker.
@@ -136,8 +136,12 @@ def _threshold(signal: np.ndarray, valid: np.ndarray) -> float:
     if values.size == 0 or values.min() == values.max():
         return BOLDEST_OD
     low = float(np.clip(threshold_otsu(np.minimum(values, 1.0)) / 3, FAINTEST_OD, BOLDEST_OD))
-    glass = values[values < low]
-    noise = 0.0 if glass.size == 0 else float(np.median(glass) + 4 * np.median(np.abs(glass - np.median(glass))))
+    background = values[values < low]
+    noise = (
+        0.0
+        if background.size == 0
+        else float(np.median(background) + 4 * np.median(np.abs(background - np.median(background))))
+    )
     return min(max(low, noise), BOLDEST_OD)
 
 
@@ -166,12 +170,12 @@ def _ink(density: np.ndarray, um: float) -> np.ndarray:
     return ink
 
 
-def _amid(mask: np.ndarray, glass: np.ndarray) -> np.ndarray:
+def _amid(mask: np.ndarray, background: np.ndarray) -> np.ndarray:
     """The connected parts of a mask that are mostly surrounded by background."""
     n, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
     nearby = cv2.dilate(labels.astype(np.float32), _disk(4)).astype(int)
     nearby[mask] = 0
-    around, clear = (np.bincount(nearby[where].ravel(), minlength=n) for where in (nearby >= 0, glass))
+    around, clear = (np.bincount(nearby[where].ravel(), minlength=n) for where in (nearby >= 0, background))
     keep = clear > 0.6 * around
     keep[0] = False
     return keep[labels.astype(np.intp)]

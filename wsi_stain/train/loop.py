@@ -124,7 +124,7 @@ def run(
     Raises:
         ConfigError: the folder holds a run with other settings.
         OutputError: another process is training in the folder.
-        NoRoom: the disk is full.
+        InsufficientResources: the disk is full.
         TrainingError: a loss is not finite or exceeds `EXPLODED`.
     """
     if context.is_first:

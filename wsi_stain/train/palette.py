@@ -13,10 +13,10 @@ MOST_PAIRS = 60
 
 
 def palette_of(config: TrainConfig) -> Palette:
-    """The palette of the training split, with `output.glass` as its background.
+    """The palette of the training split, with `output.background` as its background.
 
     Equal pairs give equal palettes, so that a resumed run and each of several processes use the same.
     """
     pairs = find_pairs(config.pairs, "train")
     chosen = sorted(set(np.linspace(0, len(pairs) - 1, MOST_PAIRS).astype(int)))
-    return estimate((read_pair(pairs[i]) for i in chosen), config.output.glass, config.input.mpp or 1.0)
+    return estimate((read_pair(pairs[i]) for i in chosen), config.output.background, config.input.mpp or 1.0)

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from torch import Tensor
 
-from wsi_stain.measure.deconvolution import POSITIVE_OD, Glass, dab
+from wsi_stain.measure.deconvolution import POSITIVE_OD, Background, dab
 from wsi_stain.nn.pixels import to_pixels
 
 BLOCKS_PX = (4, 16)
 """Sides of the blocks whose positive share is learned; serial sections do not match pixel by pixel."""
 
 
-def positive(ihc: Tensor, glass: Glass) -> Tensor:
+def positive(ihc: Tensor, background: Background) -> Tensor:
     """Where a stain is DAB-positive, by the same map that evaluation uses.
 
     Args:
@@ -24,7 +24,7 @@ def positive(ihc: Tensor, glass: Glass) -> Tensor:
     Returns:
         float32 (N, 1, H, W), 0 or 1, on the device of `ihc`.
     """
-    maps = np.stack([dab(image, glass) > POSITIVE_OD for image in to_pixels(ihc)])
+    maps = np.stack([dab(image, background) > POSITIVE_OD for image in to_pixels(ihc)])
     return torch.from_numpy(maps[:, None]).to(ihc.device, torch.float32)
 
 

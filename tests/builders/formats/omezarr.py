@@ -26,7 +26,7 @@ def ome_zarr(path: Path, *, version: Version, raw: bool = False, unit: str = "mi
     pyramid(root.create_group("1"), truth, mpp, version=version, unit=unit)
     images = "".join(
         f'<Image ID="Image:{n}" Name="{name}"><ObjectiveSettings ID="Objective:{n}"/><Pixels/></Image>'
-        for n, name in enumerate(("glass", "scan"))
+        for n, name in enumerate(("background", "scan"))
     )
     powers = "".join(f'<Objective ID="Objective:{n}" NominalMagnification="{p}"/>' for n, p in enumerate((1.25, 40)))
     xml = f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Instrument>{powers}</Instrument>{images}</OME>'

@@ -77,12 +77,12 @@ def leica(
 
     `absent` lists tiles without bytes by their page: the macro is page 0, the levels of the areas follow.
     """
-    mpp, glass = 0.5, (26_000_000, 76_000_000)
+    mpp, background = 0.5, (26_000_000, 76_000_000)
     right, bottom = (max(a[i] + a[i + 2] for a in areas) for i in (0, 1))
     left, top = (min(a[i] for a in areas) for i in (0, 1))
     canvas = picture(bottom - top, right - left)
     truth = np.full_like(canvas, WHITE)
-    pages, images = [np.full((760, 260, 3), 220, np.uint8)], [_scn_image(0, (0, 0, *glass), [(260, 760)], "0.6")]
+    pages, images = [np.full((760, 260, 3), 220, np.uint8)], [_scn_image(0, (0, 0, *background), [(260, 760)], "0.6")]
     for number, (x, y, w, h) in enumerate(areas):
         part = np.s_[y - top : y - top + h, x - left : x - left + w]
         truth[part] = canvas[part]
@@ -93,7 +93,8 @@ def leica(
         pages += levels
     text = (
         '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01"><collection name="built" '
-        f'uuid="u" sizeX="{glass[0]}" sizeY="{glass[1]}"><barcode>MA==</barcode>{"".join(images)}</collection></scn>'
+        f'uuid="u" sizeX="{background[0]}" '
+        f'sizeY="{background[1]}"><barcode>MA==</barcode>{"".join(images)}</collection></scn>'
     )
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
         for number, pixels in enumerate(pages):

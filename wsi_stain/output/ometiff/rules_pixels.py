@@ -104,7 +104,7 @@ def padding(subject: Subject) -> Iterator[Problem]:
             return
 
 
-def glass(subject: Subject) -> Iterator[Problem]:
+def background(subject: Subject) -> Iterator[Problem]:
     """Rule 14: background is bright; checked on the border of the smallest level."""
     picture = _assembled(subject.levels[-1])
     if picture is None:

@@ -29,7 +29,7 @@ _HEADS = (
     rules_xml.fixed_uuid,
     rules_pages.clock,
 )
-_PICTURE = (rules_pixels.glass, rules_pixels.padding, rules_pixels.means)
+_PICTURE = (rules_pixels.background, rules_pixels.padding, rules_pixels.means)
 
 
 def problems(path: Path, *, name: str | None = None) -> list[Problem]:

@@ -17,16 +17,16 @@ CACHE_BYTES = 64 << 20
 """Decoded tiles kept per slide: several times the tile rows along the border of a 2048 px block."""
 
 
-class Unsuited(Exception):  # noqa: N818 - not a failure: another reader may support the file
+class UnsupportedFormat(Exception):  # noqa: N818 - not a failure: another reader may support the file
     """This reader cannot read the file; the text is a predicate whose subject is the file name."""
 
 
-class Undecodable(Exception):  # noqa: N818 - named like `UnreadableRegion`, into which it is converted
+class DecodeError(Exception):
     """A region cannot be decoded."""
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class SlideMetadata:
     """Metadata of a file: technical facts only, nothing about the patient."""
 
     vendor: str
@@ -59,10 +59,10 @@ class Backend(Protocol):
 
     name: str
     sizes: tuple[Size, ...]
-    facts: Facts
+    metadata: SlideMetadata
 
     def read(self, level: int, box: Box) -> np.ndarray:
-        """uint8 (h, w, 3) of a box inside the level; raises `Undecodable`."""
+        """uint8 (h, w, 3) of a box inside the level; raises `DecodeError`."""
         ...
 
     def renew(self) -> None:
@@ -103,7 +103,7 @@ class PerThread(Generic[H]):
             with self._lock:
                 if self._closed:
                     handle.close()
-                    raise Undecodable("the slide is closed")
+                    raise DecodeError("the slide is closed")
                 self._handles.add(handle)
             self._local.handle = handle
         return handle
@@ -127,7 +127,7 @@ class PerThread(Generic[H]):
             handle.close()
 
 
-class TileCache:
+class DecodedTileCache:
     """LRU cache of decoded tiles, at most `limit` bytes; shared by threads."""
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:

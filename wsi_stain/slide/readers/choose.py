@@ -20,7 +20,7 @@ from wsi_stain.geometry import Box
 from wsi_stain.slide.dicom import only_series
 from wsi_stain.slide.files import is_zarr
 from wsi_stain.slide.readers.absent import check_absent
-from wsi_stain.slide.readers.base import Backend, Facts, Undecodable, Unsuited
+from wsi_stain.slide.readers.base import Backend, UnsupportedFormat
 from wsi_stain.slide.readers.cover import opened_path
 from wsi_stain.slide.readers.image import ImageBackend
 from wsi_stain.slide.readers.openslide import OpenSlideBackend
@@ -30,7 +30,7 @@ from wsi_stain.slide.readers.turned import turned
 if TYPE_CHECKING:
     from wsi_stain.slide.readers.tiff import TiffBackend
 
-__all__ = ["Backend", "Facts", "Undecodable", "open_backend"]
+__all__ = ["open_backend"]
 
 READS = "Aperio, Hamamatsu, Leica, MIRAX, Philips, Ventana, Zeiss, DICOM, tiled TIFF, OME-TIFF, OME-Zarr, PNG and JPEG"
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -53,7 +53,7 @@ def open_backend(path: Path, image: int | None = None, z: int | None = None) -> 
     """
     try:
         backend = _open(path, image, z)
-    except (WsiStainError, Unsuited, ImportError):  # a library that is missing is not damage
+    except (WsiStainError, UnsupportedFormat, ImportError):  # a library that is missing is not damage
         raise
     except Exception as err:  # a damaged file leads parsers and codecs to errors of any kind
         reason = str(err).replace(str(path), path.name) or type(err).__name__
@@ -64,7 +64,7 @@ def open_backend(path: Path, image: int | None = None, z: int | None = None) -> 
     if not all(size.h > 0 and size.w > 0 for size in backend.sizes):
         backend.close()
         raise SlideError(f"{path.name} has a level without pixels; the file is damaged; copy it again")
-    for option, chosen, number in (("image", backend.facts.image, image), ("z", backend.facts.plane, z)):
+    for option, chosen, number in (("image", backend.metadata.image, image), ("z", backend.metadata.plane, z)):
         if number and chosen != number:
             backend.close()
             raise SlideError(f"{path.name} has one {OPTIONS[option]} that can be read; omit --{option}")
@@ -103,7 +103,7 @@ def _open_zarr(path: Path, image: int | None, z: int | None) -> Backend:
 
     try:
         return ZarrBackend(path, image, z)
-    except Unsuited as why:
+    except UnsupportedFormat as why:
         raise SlideError(f"{path.name} {why}") from why
 
 
@@ -112,7 +112,7 @@ def _open_leica(path: Path, image: int | None, z: int | None) -> Backend:
 
     try:
         return LeicaBackend(path, image, z)
-    except Unsuited as why:
+    except UnsupportedFormat as why:
         raise SlideError(f"{path.name} {why}") from why
 
 
@@ -122,18 +122,18 @@ def _open_tiff(path: Path, vendor: str | None, image: int | None, z: int | None)
     backend: Backend
     try:
         backend = TiffBackend(path, partial(parse_tiff, image=image, z=z))
-        if vendor and not backend.facts.notes:  # OpenSlide reads the first image and plane
+        if vendor and not backend.metadata.notes:  # OpenSlide reads the first image and plane
             backend = _better(path, backend)
-    except Unsuited as why:
+    except UnsupportedFormat as why:
         if vendor is None:
             raise SlideError(f"{path.name} {why}") from why
         try:
             backend = OpenSlideBackend(path)
-        except Unsuited as err:
+        except UnsupportedFormat as err:
             raise SlideError(f"{path.name} {why} (OpenSlide: {err})") from why
-        backend.facts = replace(backend.facts, **missed_by_openslide(path, backend.facts))
-    check_absent(backend.facts.absent, path.name)
-    return turned(backend, backend.facts.orientation, path.name)
+        backend.metadata = replace(backend.metadata, **missed_by_openslide(path, backend.metadata))
+    check_absent(backend.metadata.absent, path.name)
+    return turned(backend, backend.metadata.orientation, path.name)
 
 
 def _better(path: Path, tiff: TiffBackend) -> Backend:
@@ -143,15 +143,15 @@ def _better(path: Path, tiff: TiffBackend) -> Backend:
     """
     try:
         other = OpenSlideBackend(path)
-    except Unsuited:
+    except UnsupportedFormat:
         return tiff
-    ours, theirs = tiff.facts, other.facts
+    ours, theirs = tiff.metadata, other.metadata
     theirs = replace(theirs, orientation=ours.orientation, absent=ours.absent)
     if ours.mpp_from.startswith("OME") or theirs.mpp is None:
         theirs = replace(theirs, mpp=ours.mpp, mpp_from=ours.mpp_from)
     else:
-        tiff.facts = replace(ours, mpp=theirs.mpp)
-    other.facts = theirs
+        tiff.metadata = replace(ours, mpp=theirs.mpp)
+    other.metadata = theirs
     here, there = (Box.of(backend.sizes[0]).area for backend in (tiff, other))
     if other.sizes[0] == tiff.sizes[0]:
         better = len(other.sizes) > len(tiff.sizes)
@@ -164,7 +164,7 @@ def _better(path: Path, tiff: TiffBackend) -> Backend:
 def _open_vendor(path: Path, vendor: str) -> Backend:
     try:
         return OpenSlideBackend(path)
-    except Unsuited as err:
+    except UnsupportedFormat as err:
         raise SlideError(refusal(path.name, vendor, str(err))) from err
 
 
@@ -176,12 +176,12 @@ def _open_dicom(path: Path, z: int | None) -> Backend:
     if reason is None:
         try:
             return OpenSlideBackend(path)
-        except Unsuited as err:
+        except UnsupportedFormat as err:
             reason = f"OpenSlide cannot read it: {err}"
     log.info("%s: %s; it is read with wsidicom", path.name, reason)
     try:
         return DicomBackend(path, z)
-    except Unsuited as err:
+    except UnsupportedFormat as err:
         raise SlideError(f"{path.name} {err} ({reason})") from err
 
 

@@ -21,7 +21,7 @@ from wsi_stain.errors import SlideError
 from wsi_stain.geometry import Box, Size
 from wsi_stain.slide.dicom import series_of
 from wsi_stain.slide.lengths import number
-from wsi_stain.slide.readers.base import Facts, TileCache, Undecodable, Unsuited
+from wsi_stain.slide.readers.base import DecodedTileCache, DecodeError, SlideMetadata, UnsupportedFormat
 from wsi_stain.slide.readers.jpeg import Colours, decode_jpeg, stream_colours
 from wsi_stain.slide.readers.select import choose_plane
 
@@ -76,24 +76,24 @@ class DicomBackend:
             self._slide = wsidicom.WsiDicom.open(list(series.files) if series else [instance])
         except Exception as err:  # wsidicom and pydicom raise whatever a damaged header leads to
             reason = str(err).replace(f"{instance.parent}/", "") or type(err).__name__
-            raise Unsuited(f"cannot be opened by wsidicom ({reason})") from err
+            raise UnsupportedFormat(f"cannot be opened by wsidicom ({reason})") from err
         try:
             pyramid: Any = max(self._slide.pyramids, key=lambda p: p.size.width * p.size.height)
             planes = len(pyramid.base_level.default_instance.image_data.focal_planes)
             plane = choose_plane(instance.name, "Z", (planes,), z)
             self._levels = [_Level(level.default_instance.image_data, plane.index) for level in pyramid.levels]
-            self.facts = replace(_facts(pyramid.base_level), plane=plane.number, notes=plane.notes)
-        except (Unsuited, SlideError):
+            self.metadata = replace(_metadata(pyramid.base_level), plane=plane.number, notes=plane.notes)
+        except (UnsupportedFormat, SlideError):
             self.close()
             raise
         except Exception as err:
             self.close()
-            raise Unsuited(f"has a DICOM header that cannot be used ({err or type(err).__name__})") from err
+            raise UnsupportedFormat(f"has a DICOM header that cannot be used ({err or type(err).__name__})") from err
         self.sizes = tuple(level.size for level in self._levels)
-        self._cache = TileCache()
+        self._cache = DecodedTileCache()
 
     def read(self, level: int, box: Box) -> np.ndarray:
-        """uint8 (h, w, 3) of a box inside the level; raises `Undecodable`."""
+        """uint8 (h, w, 3) of a box inside the level; raises `DecodeError`."""
         source = self._levels[level]
         out = np.empty((*box.size, 3), np.uint8)
         h, w = source.tile
@@ -119,7 +119,7 @@ class _Level:
         from wsidicom.geometry import Point
 
         if image.samples_per_pixel != 3 or image.bits != 8:
-            raise Unsuited(
+            raise UnsupportedFormat(
                 f"has {image.samples_per_pixel} × {image.bits} bits per pixel ({image.photometric_interpretation}), "
                 "not 8-bit RGB; fluorescence and single-channel images are not supported, pass a brightfield slide"
             )
@@ -139,9 +139,9 @@ class _Level:
                 return np.full((*self.tile, 3), 255, np.uint8)
             tile = self._to_rgb(self._image.get_encoded_tile(*where))
         except Exception as err:  # the parsers and codecs raise whatever damaged data leads to
-            raise Undecodable(f"tile {place.x}, {place.y}: {err or type(err).__name__}") from err
+            raise DecodeError(f"tile {place.x}, {place.y}: {err or type(err).__name__}") from err
         if tile.shape != (*self.tile, 3):
-            raise Undecodable(f"tile {place.x}, {place.y} has the shape {tile.shape}, not {(*self.tile, 3)}")
+            raise DecodeError(f"tile {place.x}, {place.y} has the shape {tile.shape}, not {(*self.tile, 3)}")
         return tile
 
 
@@ -154,7 +154,7 @@ def _converter(syntax: str, photometric: str, decode: Callable[[bytes], np.ndarr
         return decode
     if photometric == "YBR_FULL" and syntax in JPEG_2000:
         return lambda frame: decode(frame) if _has_colour_transform(frame) else _from_ycbcr(decode(frame))
-    raise Unsuited(f"stores {photometric} pixels, which cannot be converted to RGB; convert it to RGB first")
+    raise UnsupportedFormat(f"stores {photometric} pixels, which cannot be converted to RGB; convert it to RGB first")
 
 
 def _has_colour_transform(frame: bytes) -> bool:
@@ -171,15 +171,15 @@ def _import_wsidicom() -> Any:
     try:
         import wsidicom
     except ImportError as err:
-        raise Unsuited(f"needs wsidicom, which is not installed: {INSTALL}") from err
+        raise UnsupportedFormat(f"needs wsidicom, which is not installed: {INSTALL}") from err
     logging.getLogger("wsidicom").addHandler(logging.NullHandler())
     return wsidicom
 
 
-def _facts(base: Any) -> Facts:
+def _metadata(base: Any) -> SlideMetadata:
     image = base.default_instance.image_data
     path = next(iter(_value(Path(str(image.files[0])), OPTICAL_PATHS) or ()), None)
-    return Facts(
+    return SlideMetadata(
         vendor="dicom",
         format="DICOM",
         mpp=None if base.pixel_spacing is None else (base.mpp.width, base.mpp.height),

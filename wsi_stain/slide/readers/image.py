@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from wsi_stain.errors import SlideError
 from wsi_stain.geometry import Box, Size
-from wsi_stain.slide.readers.base import Facts, Unsuited, over_white
+from wsi_stain.slide.readers.base import SlideMetadata, UnsupportedFormat, over_white
 from wsi_stain.slide.readers.turned import TAG, notes
 
 MAX_PX = 100_000_000
@@ -34,12 +34,12 @@ class ImageBackend:
     def __init__(self, path: Path) -> None:
         try:
             image = decode(path)
-        except Unsuited as err:
+        except UnsupportedFormat as err:
             raise SlideError(f"{path.name} {err}") from err
         if image.mode not in COLOUR_MODES:
             raise SlideError(f"{path.name} has image mode {image.mode}; a brightfield slide must be 8-bit RGB")
         self._pixels = image.pixels
-        self.facts = Facts(
+        self.metadata = SlideMetadata(
             vendor="generic",
             format=image.format,
             mpp=None,
@@ -85,8 +85,8 @@ def decode(path: Path) -> DecodedImage:
     applied, as image viewers do.
 
     Raises:
-        Unsuited: the file is damaged or too large, has 16 bits per channel, or colours other than RGB. The text is a
-            predicate whose subject is the file name.
+        UnsupportedFormat: the file is damaged or too large, has 16 bits per channel, or colours other than RGB. The
+            text is a predicate whose subject is the file name.
     """
     try:
         with warnings.catch_warnings():
@@ -94,20 +94,22 @@ def decode(path: Path) -> DecodedImage:
             with Image.open(path) as image:
                 return _decoded(image)
     except Image.DecompressionBombError as err:
-        raise Unsuited(_too_large()) from err
+        raise UnsupportedFormat(_too_large()) from err
     except (OSError, SyntaxError, ValueError, struct.error) as err:  # what Pillow raises for broken files
         reason = str(err).replace(str(path), path.name)
-        raise Unsuited(f"cannot be decoded ({reason}); the file is damaged or truncated; copy it again") from err
+        raise UnsupportedFormat(
+            f"cannot be decoded ({reason}); the file is damaged or truncated; copy it again"
+        ) from err
 
 
 def _decoded(image: Image.Image) -> DecodedImage:
     if image.width * image.height > MAX_PX:
-        raise Unsuited(_too_large())
+        raise UnsupportedFormat(_too_large())
     # Pillow would silently keep the upper 8 of 16 bits; only the raw mode of the file's data tells.
     if any(";16" in str(part) for part in getattr(image, "tile", ())):
-        raise Unsuited("has 16 bits per channel; save it with 8 bits per channel")
+        raise UnsupportedFormat("has 16 bits per channel; save it with 8 bits per channel")
     if image.mode not in MODES:
-        raise Unsuited(f"has pixel mode {image.mode}; save it as RGB with 8 bits per channel")
+        raise UnsupportedFormat(f"has pixel mode {image.mode}; save it as RGB with 8 bits per channel")
     icc, mode, kind = image.info.get("icc_profile"), image.mode, image.format or ""
     orientation = image.getexif().get(TAG, 1)
     upright = ImageOps.exif_transpose(image)

@@ -26,9 +26,9 @@ from wsi_stain.errors import SlideError
 from wsi_stain.geometry import Box, Size
 from wsi_stain.slide.lengths import number
 from wsi_stain.slide.pixel_size import exact_downsample
-from wsi_stain.slide.readers.base import Facts
+from wsi_stain.slide.readers.base import SlideMetadata
 from wsi_stain.slide.readers.select import choose_plane
-from wsi_stain.slide.readers.tiff import Level, Parsed, TiffBackend, level_of
+from wsi_stain.slide.readers.tiff import Parsed, TiffBackend, TiffLevel, level_of
 from wsi_stain.slide.resample import Axis, resampled
 
 WHITE = 255
@@ -45,7 +45,7 @@ class Scan:
     size_nm: tuple[int, int]
     """(h, w) on the glass."""
     size: Size
-    """Level 0 in px."""
+    """TiffLevel 0 in px."""
     objective: float | None
 
     @property
@@ -82,14 +82,14 @@ class LeicaBackend:
         self._areas: list[Area] = []
         self._tiles = TiffBackend(path, self._parse)
         self._tiles.bases = tuple(area.first for area in self._areas)
-        self.facts = self._tiles.facts
-        bounds = self.facts.bounds or Box(0, 0, 1, 1)
+        self.metadata = self._tiles.metadata
+        bounds = self.metadata.bounds or Box(0, 0, 1, 1)
         largest = max(self._areas, key=lambda area: area.box.area)
         self._downsamples = largest.downsamples
         self.sizes = tuple(Size(*(ceil(n / step) for n in bounds.size)) for step in self._downsamples)
 
     def read(self, level: int, box: Box) -> np.ndarray:
-        """uint8 (h, w, 3) of a box inside the level; raises `Undecodable`."""
+        """uint8 (h, w, 3) of a box inside the level; raises `DecodeError`."""
         out = np.full((*box.size, 3), WHITE, np.uint8)
         step = self._downsamples[level]
         for area in self._areas:
@@ -121,7 +121,7 @@ class LeicaBackend:
         depth = min(len(one.levels) for one in series)
         plane = choose_plane(tiff.filename, series[0].axes, series[0].shape, self._z)
         y0, x0 = (min(scan.origin[axis] for scan in scans) for axis in (0, 1))
-        levels: list[Level] = []
+        levels: list[TiffLevel] = []
         for scan, one in zip(scans, series, strict=True):
             own = [level_of(level, plane.index) for level in one.levels[:depth]]
             sizes = tuple(level.size for level in own)
@@ -134,7 +134,7 @@ class LeicaBackend:
             whole |= area.box
         keyframe = series[0].keyframe
         um = float(scans[0].nm_per_px) / 1000
-        return tuple(levels), Facts(
+        return tuple(levels), SlideMetadata(
             vendor="leica",
             format="SCN",
             mpp=(um, um),
@@ -177,7 +177,7 @@ def _scans(root: ElementTree.Element) -> Iterator[Scan]:
     """Every scanned area; an image that shows the whole glass is the macro."""
     counter = 0
     for collection in root.iterfind("{*}collection"):
-        glass = (int(collection.get("sizeY", 0)), int(collection.get("sizeX", 0)))
+        background = (int(collection.get("sizeY", 0)), int(collection.get("sizeX", 0)))
         for image in collection.iterfind("{*}image"):
             view, pixels = image.find("{*}view"), image.find("{*}pixels")
             if view is None or pixels is None or pixels.find("{*}dimension") is None:
@@ -188,7 +188,7 @@ def _scans(root: ElementTree.Element) -> Iterator[Scan]:
             size = Size(int(first.get("sizeY", 0)), int(first.get("sizeX", 0)))
             scan = Scan(counter, at, size_nm, size, number(image.findtext(".//{*}objective")))
             counter += 1
-            if min(*size, *size_nm) > 0 and (at, size_nm) != ((0, 0), glass):
+            if min(*size, *size_nm) > 0 and (at, size_nm) != ((0, 0), background):
                 yield scan
 
 

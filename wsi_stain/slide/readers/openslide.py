@@ -14,11 +14,11 @@ from wsi_stain.geometry import Box, Size
 from wsi_stain.slide.lengths import number
 from wsi_stain.slide.readers.base import (
     CACHE_BYTES,
-    Facts,
+    DecodedTileCache,
+    DecodeError,
     PerThread,
-    TileCache,
-    Undecodable,
-    Unsuited,
+    SlideMetadata,
+    UnsupportedFormat,
     over_white,
 )
 
@@ -43,16 +43,16 @@ class OpenSlideBackend:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._cache = openslide.OpenSlideCache(CACHE_BYTES)
-        self._chunks = TileCache()
+        self._chunks = DecodedTileCache()
         self._handles = PerThread(self._open)
         try:
             handle = self._handles.get()
             self.sizes = tuple(Size(h, w) for w, h in handle.level_dimensions)
             self._downsamples = handle.level_downsamples
-            self.facts = _facts(handle)
+            self.metadata = _metadata(handle)
         except (openslide.OpenSlideError, OSError) as err:
             self.close()
-            raise Unsuited(str(err).replace(str(path), path.name)) from err
+            raise UnsupportedFormat(str(err).replace(str(path), path.name)) from err
 
     def _open(self) -> openslide.OpenSlide:
         handle = openslide.OpenSlide(self._path)
@@ -60,7 +60,7 @@ class OpenSlideBackend:
         return handle
 
     def read(self, level: int, box: Box) -> np.ndarray:
-        """uint8 (h, w, 3) of a box inside the level; raises `Undecodable`."""
+        """uint8 (h, w, 3) of a box inside the level; raises `DecodeError`."""
         downsample = self._downsamples[level]
         if downsample == int(downsample):
             return self._read(level, box)
@@ -80,7 +80,7 @@ class OpenSlideBackend:
         try:
             rgba = np.asarray(self._handles.get().read_region(location, level, (box.size.w, box.size.h)))
         except (openslide.OpenSlideError, OSError) as err:
-            raise Undecodable(str(err).replace(str(self._path), self._path.name)) from err
+            raise DecodeError(str(err).replace(str(self._path), self._path.name)) from err
         if rgba[..., 3].min(initial=255) == 255:
             return cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB)
         return over_white(rgba)
@@ -95,11 +95,11 @@ class OpenSlideBackend:
         self._chunks.clear()
 
 
-def _facts(handle: openslide.OpenSlide) -> Facts:
+def _metadata(handle: openslide.OpenSlide) -> SlideMetadata:
     properties = handle.properties
     x, y = number(properties.get("openslide.mpp-x")), number(properties.get("openslide.mpp-y"))
     vendor = properties.get("openslide.vendor", "unknown")
-    return Facts(
+    return SlideMetadata(
         vendor=vendor,
         format=vendor,
         mpp=None if x is None or y is None else (x, y),

@@ -1,7 +1,7 @@
 """Which image of a file is the slide, and which plane of it: the largest RGB image, in its middle plane.
 
 Label and macro images are never taken. A file can hold several images of slide scale (regions of one glass), and an
-image several focal planes or times; what is read is stated in `Facts.notes`.
+image several focal planes or times; what is read is stated in `SlideMetadata.notes`.
 """
 
 from __future__ import annotations

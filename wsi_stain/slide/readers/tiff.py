@@ -1,7 +1,7 @@
 """Aperio and generic TIFF: tifffile parses the metadata, and tiles are decoded one by one into the region.
 
 Reading through tifffile's Zarr view takes four times as long. Files that need more than placing tiles next to each
-other (overlaps, separate colour planes, vendor formats) raise `Unsuited` and are read by OpenSlide.
+other (overlaps, separate colour planes, vendor formats) raise `UnsupportedFormat` and are read by OpenSlide.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from wsi_stain.errors import SlideError
 from wsi_stain.geometry import Box, Size
 from wsi_stain.slide.lengths import number
 from wsi_stain.slide.pixel_size import exact_downsample
-from wsi_stain.slide.readers.base import Facts, PerThread, TileCache, Undecodable, Unsuited
+from wsi_stain.slide.readers.base import DecodedTileCache, DecodeError, PerThread, SlideMetadata, UnsupportedFormat
 from wsi_stain.slide.readers.tiff_images import Choice, choose
 from wsi_stain.slide.readers.tiff_samples import Plane, planes, to_rgb
 from wsi_stain.slide.readers.tiff_scale import tiff_magnification, tiff_mpp
@@ -42,7 +42,7 @@ STITCHED = ("philips", "ndpi", "scn", "bif")
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
+class TiffLevel:
     """One level as a grid of segments: tiles, or strips as wide as the image."""
 
     size: Size
@@ -77,7 +77,7 @@ class Level:
         ]
 
 
-Parsed = tuple[tuple[Level, ...], Facts]
+Parsed = tuple[tuple[TiffLevel, ...], SlideMetadata]
 """What is known of a file before its tiles are decoded."""
 
 
@@ -91,13 +91,15 @@ class TiffBackend:
             with TiffFile(path) as tiff:
                 if not len(tiff.pages):
                     raise IndexError("its index of pages is missing")
-                self._levels, self.facts = (parse or parse_tiff)(tiff)
+                self._levels, self.metadata = (parse or parse_tiff)(tiff)
         except DAMAGED as err:
             reason = str(err).replace(str(path), path.name) or type(err).__name__
-            raise Unsuited(f"cannot be opened ({reason}); the file may be truncated or damaged; copy it again") from err
+            raise UnsupportedFormat(
+                f"cannot be opened ({reason}); the file may be truncated or damaged; copy it again"
+            ) from err
         lost = self._levels[0].beyond(path.stat().st_size)
         if lost > MOST_LOST:
-            # Not Unsuited: OpenSlide would read such a file, and show what is lost as background.
+            # Not UnsupportedFormat: OpenSlide would read such a file, and show what is lost as background.
             raise SlideError(
                 f"{path.name} is cut off: {lost:.0%} of level 0 is beyond the end of the file; copy it again"
             )
@@ -105,10 +107,10 @@ class TiffBackend:
         self.bases: tuple[int, ...] = (0,)
         """Indices of the levels that begin a pyramid, ascending: they have no finer level."""
         self._files = PerThread(lambda: RawFile(path))
-        self._cache = TileCache()
+        self._cache = DecodedTileCache()
 
     def read(self, level: int, box: Box) -> np.ndarray:
-        """uint8 (h, w, 3) of a box inside the level; raises `Undecodable`."""
+        """uint8 (h, w, 3) of a box inside the level; raises `DecodeError`."""
         source = self._levels[level]
         out = np.empty((*box.size, 3), np.uint8)
         whole = Box.of(source.size)
@@ -124,17 +126,17 @@ class TiffBackend:
             tile = self._cache.get((level, index), make)
             pixels = tile[part.shift(-y, -x).slices()]
             if pixels.shape != out[target].shape:
-                raise Undecodable(f"tile {index} holds {tile.shape[1]} × {tile.shape[0]} px, fewer than it must")
+                raise DecodeError(f"tile {index} holds {tile.shape[1]} × {tile.shape[0]} px, fewer than it must")
             out[target] = pixels
         return out
 
-    def _decode(self, source: Level, index: int) -> np.ndarray:
+    def _decode(self, source: TiffLevel, index: int) -> np.ndarray:
         try:
             file = self._files.get()
             parts = [p.decode(file.read(p.offsets[index], p.counts[index]), index) for p in source.planes]
             return source.to_rgb(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2))
         except DAMAGED as err:
-            raise Undecodable(f"tile {index}: {err or type(err).__name__}") from err
+            raise DecodeError(f"tile {index}: {err or type(err).__name__}") from err
 
     def _from_finer(self, level: int, box: Box) -> np.ndarray:
         """A box of a level from the next finer one: a hole above level 0 must not hide what was scanned."""
@@ -182,16 +184,16 @@ def parse_tiff(tiff: TiffFile, image: int | None = None, z: int | None = None) -
     """The levels and the facts of one image of a file, in one plane."""
     stitched = next((kind for kind in STITCHED if getattr(tiff, f"is_{kind}")), None)
     if stitched:
-        raise Unsuited(
+        raise UnsupportedFormat(
             f"is a {stitched.upper()} file that OpenSlide does not recognise; the file may be damaged; copy it again"
         )
     choice = choose(tiff, image, z)
     series = choice.image.series
     levels = tuple(level_of(level, choice.plane.index) for level in series.levels)
-    return levels, _facts(tiff, choice, absent=levels[0].absent)
+    return levels, _metadata(tiff, choice, absent=levels[0].absent)
 
 
-def missed_by_openslide(path: Path, facts: Facts) -> dict[str, Any]:
+def missed_by_openslide(path: Path, metadata: SlideMetadata) -> dict[str, Any]:
     """What OpenSlide does not read of a TIFF: its orientation, and the µm/px that OME-XML or ImageJ gives.
 
     Raises:
@@ -207,14 +209,14 @@ def missed_by_openslide(path: Path, facts: Facts) -> dict[str, Any]:
             missed = {"orientation": page.tags.valueof(TAG, default=1)}
     except DAMAGED:
         return {}
-    is_known = mpp is None or (mpp_from[:3] != "OME" and facts.mpp is not None)
+    is_known = mpp is None or (mpp_from[:3] != "OME" and metadata.mpp is not None)
     return missed if is_known else {**missed, "mpp": mpp, "mpp_from": mpp_from}
 
 
-def _facts(tiff: TiffFile, choice: Choice, *, absent: float) -> Facts:
+def _metadata(tiff: TiffFile, choice: Choice, *, absent: float) -> SlideMetadata:
     page = choice.image.series.keyframe
     mpp, mpp_from = tiff_mpp(choice.image, page)
-    return Facts(
+    return SlideMetadata(
         vendor="aperio" if tiff.is_svs else "generic",
         format="OME-TIFF" if tiff.is_ome else "SVS" if tiff.is_svs else "TIFF",
         mpp=mpp,
@@ -230,22 +232,24 @@ def _facts(tiff: TiffFile, choice: Choice, *, absent: float) -> Facts:
     )
 
 
-def level_of(series: Any, plane: int = 0) -> Level:
+def level_of(series: Any, plane: int = 0) -> TiffLevel:
     """One level of an image: the tiles of the page that holds a plane of it."""
     page = series.keyframe
     convert = to_rgb(series)
     size = Size(page.imagelength, page.imagewidth)
     segment = Size(page.tilelength, page.tilewidth) if page.is_tiled else Size(min(page.rowsperstrip, size.h), size.w)
     if segment.h * segment.w > MAX_SEGMENT_PX:
-        raise Unsuited(
+        raise UnsupportedFormat(
             f"is not tiled ({size.w} × {size.h} px in one piece); convert it to a tiled TIFF, for example with vips"
         )
     parts = planes(series, plane)
     expected = size.ceil_div(segment.h).h * size.ceil_div(segment.w).w
     for part in parts:
         if len(part.offsets) != expected or len(part.counts) != expected:
-            raise Unsuited(f"lists {len(part.offsets)} of {expected} tiles; the file may be damaged; copy it again")
-    return Level(size, segment, parts, convert)
+            raise UnsupportedFormat(
+                f"lists {len(part.offsets)} of {expected} tiles; the file may be damaged; copy it again"
+            )
+    return TiffLevel(size, segment, parts, convert)
 
 
 def _objectives(tiff: TiffFile) -> dict[str, float]:

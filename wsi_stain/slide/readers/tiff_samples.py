@@ -14,7 +14,7 @@ import numpy as np
 from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG, TIFF
 
 from wsi_stain.errors import SlideError
-from wsi_stain.slide.readers.base import Unsuited, over_white
+from wsi_stain.slide.readers.base import UnsupportedFormat, over_white
 from wsi_stain.slide.readers.jpeg import Colours, decode_jpeg
 
 RGB_CODECS = (COMPRESSION.JPEG, COMPRESSION.OJPEG, COMPRESSION.WEBP)
@@ -66,7 +66,7 @@ def to_rgb(series: Any) -> Callable[[np.ndarray], np.ndarray]:
 
     Raises:
         SlideError: the file is not a brightfield slide, or stores colours that are refused.
-        Unsuited: only this reader cannot read it.
+        UnsupportedFormat: only this reader cannot read it.
     """
     page, name = series.keyframe, series.parent.filename
     if page.photometric in REFUSED:
@@ -81,7 +81,7 @@ def to_rgb(series: Any) -> Callable[[np.ndarray], np.ndarray]:
         return _cmyk(page, name)
     if page.photometric not in (PHOTOMETRIC.RGB, PHOTOMETRIC.MINISBLACK) and page.compression not in RGB_CODECS:
         photometric, codec = PHOTOMETRIC(page.photometric).name, COMPRESSION(page.compression).name
-        raise Unsuited(f"stores {photometric} as {codec}, which has no conversion to RGB; {TO_RGB}")
+        raise UnsupportedFormat(f"stores {photometric} as {codec}, which has no conversion to RGB; {TO_RGB}")
     return _extra(tuple(page.extrasamples))
 
 
@@ -108,7 +108,7 @@ def _is_fluorescence(series: Any) -> bool:
     if tiff.is_qpi:
         return True
     channels = re.findall(r"<(?:\w+:)?Channel\b[^>]*>", tiff.ome_metadata or "") if tiff.is_ome else []
-    names = [found[1] for channel in channels if (found := re.search(r'\bName="([^"]*)"', channel))]
+    names = [name[1] for channel in channels if (name := re.search(r'\bName="([^"]*)"', channel))]
     return any(f"{attribute}=" in channel for channel in channels for attribute in FLUORESCENCE) or any(
         not RED_GREEN_BLUE.match(name.strip()) for name in names
     )
@@ -118,10 +118,12 @@ def _check_codec(page: Any) -> None:
     """Refuse a codec before the first tile is read: tifffile reports it only then, like damage."""
     codec = page.compression
     if codec != COMPRESSION.NONE and codec not in TIFF.DECOMPRESSORS:
-        raise Unsuited(f"is compressed with {codec!s}, which cannot be decoded; convert it, for example with vips")
+        raise UnsupportedFormat(
+            f"is compressed with {codec!s}, which cannot be decoded; convert it, for example with vips"
+        )
     if codec == COMPRESSION.APERIO_JP2000_YCBC and page.description.startswith("Aperio"):
         # Aperio's code stands for YCbCr samples, whatever the photometric tag says; OpenSlide converts them.
-        raise Unsuited("stores YCbCr as JPEG 2000 in Aperio's way")
+        raise UnsupportedFormat("stores YCbCr as JPEG 2000 in Aperio's way")
 
 
 def _page(series: Any, index: int) -> Any:

@@ -43,12 +43,12 @@ class Turned:
         self._flips = (orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7))
         self.name = backend.name
         self.sizes = tuple(Size(*size[::-1]) if self._is_transposed else size for size in backend.sizes)
-        facts = backend.facts
-        mpp = facts.mpp[::-1] if facts.mpp and self._is_transposed else facts.mpp
-        self.facts = replace(facts, mpp=mpp, bounds=None, notes=(*facts.notes, *notes(orientation, name)))
+        metadata = backend.metadata
+        mpp = metadata.mpp[::-1] if metadata.mpp and self._is_transposed else metadata.mpp
+        self.metadata = replace(metadata, mpp=mpp, bounds=None, notes=(*metadata.notes, *notes(orientation, name)))
 
     def read(self, level: int, box: Box) -> np.ndarray:
-        """uint8 (h, w, 3) of a box inside the turned level; raises `Undecodable`."""
+        """uint8 (h, w, 3) of a box inside the turned level; raises `DecodeError`."""
         size = self.sizes[level]
         y0, y1 = (size.h - box.y1, size.h - box.y0) if self._flips[0] else (box.y0, box.y1)
         x0, x1 = (size.w - box.x1, size.w - box.x0) if self._flips[1] else (box.x0, box.x1)

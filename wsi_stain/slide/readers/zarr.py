@@ -16,7 +16,7 @@ import numpy as np
 from wsi_stain.errors import SlideError
 from wsi_stain.geometry import Box, Size
 from wsi_stain.slide.lengths import in_um, number
-from wsi_stain.slide.readers.base import Facts, TileCache, Undecodable, Unsuited
+from wsi_stain.slide.readers.base import DecodedTileCache, DecodeError, SlideMetadata, UnsupportedFormat
 from wsi_stain.slide.readers.select import Candidate, choose_image, choose_plane, of_slide_scale
 from wsi_stain.slide.readers.tiff_images import ome_images, ome_mpp
 
@@ -50,9 +50,11 @@ class ZarrBackend:
             root = zarr.open_group(path, mode="r")
             pictures = list(_pictures(root, path))
         except DAMAGED as err:
-            raise Unsuited(f"is not a readable Zarr ({err or type(err).__name__}); the folder may be damaged") from err
+            raise UnsupportedFormat(
+                f"is not a readable Zarr ({err or type(err).__name__}); the folder may be damaged"
+            ) from err
         if not pictures:
-            raise Unsuited("holds no OME-Zarr image (no `multiscales`); pass the folder of an image")
+            raise UnsupportedFormat("holds no OME-Zarr image (no `multiscales`); pass the folder of an image")
         candidates = [picture.what for picture in pictures]
         slides = of_slide_scale(candidates)
         best, notes = choose_image(path.name, candidates, slides, image)
@@ -61,9 +63,9 @@ class ZarrBackend:
         _check_pixels(path.name, picture)
         plane = choose_plane(path.name, picture.axes, first.shape, z)
         self._picture, self._position = picture, dict(plane.position)
-        self._cache = TileCache()
+        self._cache = DecodedTileCache()
         self.sizes = tuple(_size(picture.axes, array.shape) for array in picture.arrays)
-        self.facts = Facts(
+        self.metadata = SlideMetadata(
             vendor="generic",
             format=f"OME-Zarr {_version(picture)}",
             mpp=best.mpp,
@@ -76,7 +78,7 @@ class ZarrBackend:
         )
 
     def read(self, level: int, box: Box) -> np.ndarray:
-        """uint8 (h, w, 3) of a box inside the level; raises `Undecodable`."""
+        """uint8 (h, w, 3) of a box inside the level; raises `DecodeError`."""
         array, axes = self._picture.arrays[level], self._picture.axes
         chunk = Size(array.chunks[axes.index("Y")], array.chunks[axes.index("X")])
         out = np.empty((*box.size, 3), np.uint8)
@@ -95,7 +97,7 @@ class ZarrBackend:
         try:
             pixels = np.asarray(self._picture.arrays[level][index])
         except DAMAGED as err:
-            raise Undecodable(f"a chunk at x {box.x0}, y {box.y0}: {err or type(err).__name__}") from err
+            raise DecodeError(f"a chunk at x {box.x0}, y {box.y0}: {err or type(err).__name__}") from err
         kept = [axis for axis in axes if axis in along]
         return np.ascontiguousarray(pixels.transpose([kept.index(axis) for axis in "YXC"]))
 
