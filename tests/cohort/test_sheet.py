@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from builders.cohorts import request_of, write_slides, write_tiff
 from builders.dicom import write_series
+from builders.formats.tiff import ome
 from builders.slides import tissue
 from hypothesis import given
 from hypothesis import strategies as st
@@ -280,3 +281,16 @@ def test_virtual_stains_are_left_out_of_folders_and_refused_in_sheets(tmp_path, 
     result = examined(request_of(tmp_path / "sheet.csv", tmp_path / "out"))
     assert list(result.reasons) == [2]
     assert "is a virtual stain (identity)" in result.reasons[2]
+
+
+def test_image_and_plane_of_a_row_reach_its_conversion(tmp_path):
+    ome(tmp_path / "s.ome.tif", planes=3)
+    (tmp_path / "sheet.csv").write_text("slide,slide_id,image,z\ns.ome.tif,a,,2\ns.ome.tif,b,,\n")
+    request = request_of(tmp_path / "sheet.csv", tmp_path / "out", model="identity")
+    first, second = (to_convert(request, row) for row in checked(request))
+    assert ((first.image, first.z), (second.image, second.z)) == ((None, 2), (None, None))
+    (tmp_path / "sheet.csv").write_text("slide,slide_id,image,z\ns.ome.tif,a,-1,\ns.ome.tif,b,,9\n")
+    assert [problem.message for problem in examined(request).problems] == [
+        "image is '-1': it must be a whole number from 0",
+        "s.ome.tif has no plane 9; pass --z between 0 and 2",
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import tifffile
 import tiffslide
 import zarr
+from builders.formats.czi import czi
 from builders.slides import damage, tissue, write_svs
 from PIL import Image
 
@@ -338,3 +340,23 @@ def test_the_reader_that_sees_more_levels_is_taken(tmp_path: Path) -> None:
     assert len(TiffBackend(path).sizes) == 1
     assert (backend.name, len(backend.sizes)) == ("openslide", 2)
     backend.close()
+
+
+def test_a_czi_that_openslide_refuses_names_the_extra_where_it_is_missing(tmp_path, monkeypatch):
+    czi(tmp_path / "a.czi", codec="JPEG XR")
+    monkeypatch.setitem(sys.modules, "pylibCZIrw", None)
+    with pytest.raises(SlideError, match=r"a\.czi needs pylibCZIrw.*wsi-stain\[czi\].*OpenSlide cannot.*; or convert"):
+        open_backend(tmp_path / "a.czi")
+
+
+def test_a_damaged_subblock_of_a_czi_is_a_damaged_region(tmp_path):
+    path = tmp_path / "a.czi"
+    czi(path, codec="JPEG XR", factors=(1,))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"WMPHOTO")  # the first codestream, of the tile at the origin
+    data[at : at + 2000] = bytes(2000)
+    path.write_bytes(data)
+    backend = open_backend(path)
+    with pytest.raises(DecodeError, match="subblocks at -3000, 1200"):
+        backend.read(0, Box(0, 0, 100, 100))
+    assert backend.read(0, Box(600, 600, 700, 700)).std() > 1

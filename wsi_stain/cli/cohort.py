@@ -106,8 +106,8 @@ def command() -> None:
     wsi-stain cohort status out                 show progress, on any machine with access to the folder
     wsi-stain cohort qupath out                 write a script that creates a QuPath project
 
-    SHEET is a CSV with the column slide and the optional columns slide_id, mpp, model and mask (paths are relative to
-    the CSV), a folder of slides, or a quoted glob pattern. Virtual stains are for research use only.
+    SHEET is a CSV with the column slide and the optional columns slide_id, mpp, model, mask, image and z (paths are
+    relative to the CSV), a folder of slides, or a quoted glob pattern. Virtual stains are for research use only.
     """
 
 

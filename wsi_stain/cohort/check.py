@@ -151,7 +151,7 @@ def _look(request: CohortRequest, row: Row, bundle: Bundle) -> tuple[Row, list[P
     """The row with its size, and its problems."""
     problem = partial(Problem, row.line, str(row.slide))
     try:
-        with Slide.open(row.slide, mpp=row.mpp) as slide:
+        with Slide.open(row.slide, mpp=row.mpp, image=row.image, z=row.z) as slide:
             check_source(slide, allow_virtual=request.allow_virtual, force_brightfield=request.force_brightfield)
             view = slide.at(bundle.mpp, allow_upsampling=request.allow_upsampling)
             problems = [problem(text) for text in _mask_problems(row, slide)]

@@ -46,6 +46,10 @@ class Row:
     model: str = DEFAULT
     mask: str = "auto"
     """`auto`, `none`, or a GeoJSON file."""
+    image: int | None = None
+    """Number of the image to read, if the file holds several."""
+    z: int | None = None
+    """Number of the focal plane to read, if there are several."""
     output: str = ""
     """File name of the virtual stain in the cohort folder."""
     pixels: int = 0
@@ -131,6 +135,8 @@ def to_convert(request: CohortRequest, row: Row, workers: int | None = None) -> 
         output=request.folder.absolute() / row.output,
         model=str(model.absolute()) if model.is_dir() else row.model,
         mpp=row.mpp,
+        image=row.image,
+        z=row.z,
         device=request.device,
         mask=mask_of(row.mask),
         workers=workers,

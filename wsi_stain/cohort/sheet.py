@@ -20,7 +20,9 @@ from wsi_stain.config.ranges import MAX_MPP, MIN_MPP
 from wsi_stain.errors import ConfigError
 from wsi_stain.files.table import BadTable, Line, read_table
 
-COLUMNS = ("slide", "slide_id", "mpp", "model", "mask")
+COLUMNS = ("slide", "slide_id", "mpp", "model", "mask", "image", "z")
+NUMBERS = ("image", "z")
+"""Columns whose values are whole numbers from 0."""
 LONGEST_ID = 150
 """Characters of a slide_id: output names add up to 50, and file systems allow 255 bytes."""
 
@@ -132,8 +134,23 @@ def _row(line: Line, sheet: Path, request: CohortRequest, problems: list[Problem
     model = values["model"] or request.model
     if values["model"] and (sheet.parent / model).is_dir():
         model = str((sheet.parent / model).absolute())
+    numbers = {name: int(values[name]) if values[name].isdecimal() else None for name in NUMBERS}
+    for name in NUMBERS:
+        if values[name] and numbers[name] is None:
+            message = f"{name} is {values[name]!r}: it must be a whole number from 0"
+            problems.append(Problem(line.number, values["slide"], message))
     extra = tuple((name, value) for name, value in line.values.items() if name not in COLUMNS)
-    return Row(line.number, values["slide_id"] or slide.stem, slide, mpp, model, mask, extra=extra)
+    return Row(
+        line.number,
+        values["slide_id"] or slide.stem,
+        slide,
+        mpp,
+        model,
+        mask,
+        numbers["image"],
+        numbers["z"],
+        extra=extra,
+    )
 
 
 def _mpp(text: str) -> float | None:

@@ -57,7 +57,7 @@ def seed(grid: TileGrid, provenance: tuple[tuple[str, str], ...]) -> int:
 
 
 def boundaries(survey: Survey, seed: int) -> list[seams.TileBoundary]:
-    """The tile boundaries where the output is examined: within the mask's outline, if any; it makes steps of its own."""
+    """The tile boundaries where the output is examined: within the mask's outline, which makes steps of its own."""
     outline, image = survey.mask.outline, Box.of(survey.grid.size)
     return [
         line

@@ -13,12 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from math import lcm
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from scipy.sparse import csr_array
 
 from wsi_stain.geometry import Box, Size
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 PIECE_PX = 1 << 22
 """Source pixels resampled at once: bounds memory (about 100 MB per thread) for any box."""
@@ -54,6 +57,8 @@ class Axis:
 
     def weights(self, start: int, stop: int) -> tuple[csr_array, float]:
         """The matrix (target, source) of integer weights over `source(start, stop)`, and the sum of each row."""
+        from scipy.sparse import csr_array  # importing it takes longer than opening a slide, which needs none
+
         q = lcm(self.step.denominator, self.offset.denominator)
         p, u = int(self.step * q), int(self.offset * q)
         # int64 suffices for any µm/px of a few digits; longer fractions use Python integers.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from builders.formats import dicom, hamamatsu, mirax, omezarr, tiff
+from builders.formats import czi, dicom, hamamatsu, mirax, omezarr, tiff
 from builders.formats.picture import Built
 
 SIDE_BY_SIDE = ((10001, 20003, 900, 640), (11206, 20417, 700, 900))
@@ -34,6 +34,10 @@ FORMATS: dict[str, Callable[[Path], Built]] = {
     "ndpi": _to("a.ndpi", hamamatsu.ndpi),
     "vms": _to("vms", hamamatsu.vms),
     "mirax": _to("a.mrxs", mirax.mirax),
+    "czi": _to("a.czi", czi.czi, codec="none"),
+    "czi-zstd": _to("a.czi", czi.czi, codec="Zstd"),
+    "czi-jpegxr": _to("a.czi", czi.czi, codec="JPEG XR"),
+    "czi-planes": _to("a.czi", czi.czi, codec="JPEG XR", planes=3),
     "dicom": _to("dicom", dicom.dicom, codec="none"),
     "dicom-jpeg": _to("dicom", dicom.dicom, codec="JPEG"),
     "ome-zarr-0.4": _to("a.zarr", omezarr.ome_zarr, version="0.4"),

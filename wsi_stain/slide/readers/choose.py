@@ -2,7 +2,8 @@
 
 `tiff` (tifffile) reads Aperio and generic TIFF four times as fast as OpenSlide; `leica` places the areas of an SCN
 exactly; `zarr` reads OME-Zarr; `openslide` reads all other scanner formats; `dicom` (wsidicom) reads the DICOM series
-that OpenSlide refuses or would show in false colours; `image` reads PNG and JPEG.
+that OpenSlide refuses or would show in false colours; `czi` (pylibCZIrw) the CZI files that it refuses; `image` reads
+PNG and JPEG.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from wsi_stain.slide.readers.base import Backend, UnsupportedFormat
 from wsi_stain.slide.readers.cover import opened_path
 from wsi_stain.slide.readers.image import ImageBackend
 from wsi_stain.slide.readers.openslide import OpenSlideBackend
-from wsi_stain.slide.readers.refusal import refusal
+from wsi_stain.slide.readers.refusal import CONVERT, is_damage, refusal
 from wsi_stain.slide.readers.turned import turned
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def _open(path: Path, image: int | None, z: int | None) -> Backend:
         return _open_leica(path, image, z)
     if vendor == "dicom":
         return _open_dicom(path, z)
+    if vendor == "zeiss":
+        return _open_czi(path, z)
     if vendor:
         return _open_vendor(path, vendor)
     if magic.startswith(IMAGE_MAGIC):
@@ -166,6 +169,23 @@ def _open_vendor(path: Path, vendor: str) -> Backend:
         return OpenSlideBackend(path)
     except UnsupportedFormat as err:
         raise SlideError(refusal(path.name, vendor, str(err))) from err
+
+
+def _open_czi(path: Path, z: int | None) -> Backend:
+    """OpenSlide, unless it refuses the file."""
+    from wsi_stain.slide.readers.czi import CziBackend
+
+    try:
+        return OpenSlideBackend(path)
+    except UnsupportedFormat as err:
+        reason = str(err)
+    if is_damage(reason):
+        raise SlideError(refusal(path.name, "zeiss", reason))
+    log.info("%s: OpenSlide cannot read it: %s; it is read with pylibCZIrw", path.name, reason)
+    try:
+        return CziBackend(path, z)
+    except UnsupportedFormat as err:
+        raise SlideError(f"{path.name} {err} (OpenSlide cannot read it: {reason}); or {CONVERT}") from err
 
 
 def _open_dicom(path: Path, z: int | None) -> Backend:

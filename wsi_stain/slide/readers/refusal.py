@@ -14,7 +14,6 @@ CONVERT = "convert it, for example to OME-TIFF with bfconvert"
 DETAILS = {
     "leica": "its areas were scanned in different ways",
     "ventana": "slides of the scanners DP 200 and DP 600 are such files",
-    "zeiss": "CZI files compressed with JPEG XR are such files",
 }
 
 
@@ -26,9 +25,14 @@ def refusal(name: str, vendor: str, reason: str) -> str:
         vendor: what OpenSlide takes the file for.
         reason: OpenSlide's own message.
     """
-    if DAMAGED.search(reason) and "unsupported" not in reason.lower():
+    if is_damage(reason):
         return f"{name} cannot be opened ({reason}); the file is cut off or damaged; copy it again"
     if MISSING.search(reason):
         return f"{name} cannot be opened ({reason}); a file that belongs to the slide is missing; copy all of them"
     detail = f" ({DETAILS[vendor]})" if vendor in DETAILS else ""
     return f"{name} is a {vendor} file that OpenSlide cannot read: {reason}{detail}; {CONVERT}"
+
+
+def is_damage(reason: str) -> bool:
+    """Whether OpenSlide's message is that of a damaged file, not of an unknown format."""
+    return bool(DAMAGED.search(reason)) and "unsupported" not in reason.lower()
