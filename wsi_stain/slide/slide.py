@@ -96,7 +96,7 @@ class Slide:
 
     @property
     def backend(self) -> str:
-        """Name of the reader: openslide, tifffile, leica, zarr or image."""
+        """Name of the reader: openslide, tifffile, leica, zarr, wsidicom, pylibCZIrw or image."""
         return self._backend.name
 
     @property
