@@ -3,8 +3,8 @@
 import numpy as np
 
 from wsi_stain.evaluate.contenders import Contender
-from wsi_stain.evaluate.evaluate import Field, Result, evaluate
-from wsi_stain.evaluate.figures import MeasureSettings, View
+from wsi_stain.evaluate.evaluate import EvaluationResult, Field, evaluate
+from wsi_stain.evaluate.figures import FieldPixels, MeasureSettings
 
 BACKGROUND = (243, 243, 243)
 RULER = MeasureSettings(mpp=1.0, background=BACKGROUND)
@@ -35,9 +35,9 @@ def fields(n: int = 4, shape: tuple[int, int] = (4, 4)) -> list[Field]:
     ]
 
 
-def judge(*contenders: Contender, of: list[Field] | None = None, ruler: MeasureSettings = RULER) -> Result:
+def judge(*contenders: Contender, of: list[Field] | None = None, ruler: MeasureSettings = RULER) -> EvaluationResult:
     return evaluate(contenders, of or fields(), ruler=ruler)
 
 
-def perfect(view: View) -> np.ndarray:
+def perfect(view: FieldPixels) -> np.ndarray:
     return view.real

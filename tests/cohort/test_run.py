@@ -287,7 +287,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_loses_nothing_and_is_a_sentence(tmp_path, small_disk, address, monkeypatch):
     slides = write_slides(tmp_path / "slides", 3)
     shutil.copy(write_large(tmp_path / "x.tif", 6, 6), slides / "s1.tif")
-    monkeypatch.setattr(engine, "check_room", lambda conversion: None)  # as where others fill the disk meanwhile
+    monkeypatch.setattr(engine, "check_resources", lambda conversion: None)  # as where others fill the disk meanwhile
     out = small_disk / "out"
     result = run(request_of(slides, out, scheduler=address))
     assert "s1" in result.failed

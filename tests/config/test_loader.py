@@ -85,7 +85,7 @@ def test_bad_settings_are_refused_with_key_value_and_rule(data: dict, sentence: 
 def test_missing_keys_and_wrong_lengths_are_named() -> None:
     with pytest.raises(ConfigError, match="the key 'name' is missing"):
         load(BundleConfig, {k: v for k, v in BUNDLE.items() if k != "name"})
-    with pytest.raises(ConfigError, match=r"output.glass has 2 values: it must have 3"):
+    with pytest.raises(ConfigError, match=r"output.background has 2 values: it must have 3"):
         load(BundleConfig, BUNDLE | {"output": {"stain": "x", "background": [1, 2]}})
 
 
@@ -149,7 +149,7 @@ def numbers(cls: type, prefix: str = "") -> list[tuple[str, Any, int | None]]:
     return [(key, hint, i) for key, hint, i in actual if hint in (int, float) or range_of(hint)]
 
 
-LENGTHS = {"workers": 2, "output.glass": 3}
+LENGTHS = {"workers": 2, "output.background": 3}
 
 
 def with_setting(cls: type, key: str, value: Any) -> dict[str, Any]:

@@ -152,18 +152,18 @@ def test_places_are_few_lie_in_tissue_and_do_not_know_the_blocks(data: st.DataOb
     tissue = [box for box in grid.tiles(region) if rng.random() < 0.9]
     actual = seams.choose(grid, tissue, 7)
     assert actual == seams.choose(grid, tissue, 7)
-    assert len(actual.again) <= max(1, len(tissue) / 100)
-    for box in (*(line.box for line in actual.lines), *(place.compare for place in actual.again)):
+    assert len(actual.offset_tiles) <= max(1, len(tissue) / 100)
+    for box in (*(line.box for line in actual.lines), *(place.compare for place in actual.offset_tiles)):
         assert region.contains(box)
         assert set(grid.tiles(box)) <= set(tissue)
     ends = {0, overlap % grid.stride}
     for line in actual.lines:
         assert line.at % grid.stride in ends
         assert not any((line.at + shift) % grid.stride in ends for shift in seams.shifts(grid))
-    for again, compare in actual.again:
-        assert again.y0 % multiple == again.x0 % multiple == 0
-        assert again.y0 % grid.stride, "a tile of the grid proves nothing"
-        assert (again.size, again.contains(compare)) == (Size(tile, tile), True)
+    for offset, compare in actual.offset_tiles:
+        assert offset.y0 % multiple == offset.x0 % multiple == 0
+        assert offset.y0 % grid.stride, "a tile of the grid proves nothing"
+        assert (offset.size, offset.contains(compare)) == (Size(tile, tile), True)
         for core in (512, 2048):
             blocks = TileGrid(size, tile, overlap, multiple, region=region, block=core).blocks()
             assert sum(block.write.contains(compare) for block in blocks) == 1
@@ -194,14 +194,14 @@ def test_what_is_noted_of_a_place_counts_channels_and_positive_pixels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("promise", "allowed"),
+    ("tolerance", "allowed"),
     [
         (None, seams.ROUNDING),
         (TileTolerance(0.02, 1, 3), 0.02 * (256 / 128) ** 2),
-        (TileTolerance(9.0, 40, 90), seams.ROUNDING),  # no promise excuses what can be seen
+        (TileTolerance(9.0, 40, 90), seams.ROUNDING),  # no tolerance excuses what can be seen
     ],
 )
-def test_the_mean_is_held_to_the_promise_and_never_beyond_rounding(tolerance: TileTolerance, allowed: float) -> None:
+def test_the_mean_is_held_to_the_tolerance_and_never_beyond_rounding(tolerance: TileTolerance, allowed: float) -> None:
     def verdict(share: float) -> str:
         place = noted(0)
         ones = round(share * place["differences"][0])
@@ -212,7 +212,7 @@ def test_the_mean_is_held_to_the_promise_and_never_beyond_rounding(tolerance: Ti
     assert verdict(1.1 * allowed) == "fail"
 
 
-def test_more_pixels_beyond_the_promised_percentile_than_can_be_fail() -> None:
+def test_more_pixels_beyond_the_percentile_allowed_than_can_be_fail() -> None:
     place = noted(0)
     total, tolerance = place["differences"][0], TileTolerance(0.4, 2, 100)
     for share, verdict in ((0.01 * 4 * 0.9, "pass"), (0.01 * 4 * 1.1, "fail")):

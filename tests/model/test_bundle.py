@@ -97,7 +97,7 @@ def test_a_direct_regressor_is_no_bundle(folder: Path) -> None:
         Bundle.open(folder)
 
 
-def test_a_bundle_from_before_promises_still_opens(folder: Path) -> None:
+def test_a_bundle_from_before_tolerances_still_opens(folder: Path) -> None:
     spec = yaml.safe_load((folder / "bundle.yaml").read_text())
     assert set(spec.pop("tile_tolerance")) == {"mean", "p99", "max"}
     (folder / "bundle.yaml").write_text(yaml.safe_dump(spec))
@@ -105,7 +105,7 @@ def test_a_bundle_from_before_promises_still_opens(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("figures", [{"mean": 3, "p99": 1, "max": 2}, {"mean": 0, "p99": 3, "max": 2}])
-def test_a_promise_that_cannot_be_is_refused(folder: Path, figures: dict) -> None:
+def test_a_tolerance_that_cannot_be_is_refused(folder: Path, figures: dict) -> None:
     spec = yaml.safe_load((folder / "bundle.yaml").read_text()) | {"tile_tolerance": figures}
     (folder / "bundle.yaml").write_text(yaml.safe_dump(spec))
     with pytest.raises(ConfigError, match="none may be above max"):

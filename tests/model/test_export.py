@@ -81,11 +81,11 @@ def test_the_card_says_what_the_run_knows(run: Path, packed: Path) -> None:
     assert str(run) not in text
 
 
-def test_the_promise_is_what_was_measured_with_a_margin(packed: Path) -> None:
+def test_the_tolerance_is_what_was_measured_with_a_margin(packed: Path) -> None:
     bundle, text = Bundle.open(packed), " ".join((packed / "card.md").read_text().split())
     measured = export.measure(bundle, bundle.generator("cpu", precision=export.PACKED))
     assert bundle.config.tile_tolerance == export.tolerance(measured)
-    assert f"procedural histology by: {in_words(measured)}. The bundle promises 2 times that" in text
+    assert f"procedural histology by: {in_words(measured)}. The tile tolerance of the bundle is 2 times that" in text
 
 
 def test_a_stain_head_with_small_windows_is_packed_and_checked(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_card_that_is_there_is_kept(run: Path, tmp_path: Path) -> None:
     bundle = pack(run, tmp_path)
     assert bundle.config.tile_tolerance
     words = in_words(bundle.config.tile_tolerance)
-    assert check(tmp_path) == [f"the card lacks the promise of bundle.yaml about tiles; add {words!r}"]
+    assert check(tmp_path) == [f"the card lacks the tile tolerance of bundle.yaml; add {words!r}"]
     (tmp_path / "card.md").write_text(f"RESEARCH USE ONLY, Apache-2.0; {words.replace(' ', chr(10), 1)}")
     assert check(tmp_path) == []
 
@@ -197,7 +197,7 @@ def test_check_finds_a_grid_that_cannot_be(folder: Path, tile: int, overlap: int
     assert check(folder) == [problem]
 
 
-def test_check_holds_the_bundle_to_its_promise(folder: Path) -> None:
+def test_check_holds_the_bundle_to_its_tolerance(folder: Path) -> None:
     tolerated = TileTolerance(0.0, 0.0, 0.0)
     old = Bundle.open(folder).config.tile_tolerance
     assert old
@@ -205,17 +205,17 @@ def test_check_holds_the_bundle_to_its_promise(folder: Path) -> None:
     swap(folder, in_words(old), in_words(tolerated))
     (problem,) = check(folder)
     assert re.fullmatch(
-        r"tiles differ from one pass by mean .*, but bundle.yaml promises mean 0, 99 % 0, largest 0 grey levels; .*",
+        r"tiles differ from one pass by mean .*, but bundle.yaml allows mean 0, 99 % 0, largest 0 grey levels; .*",
         problem,
     )
 
 
-def test_check_asks_for_a_promise_and_says_which(folder: Path) -> None:
+def test_check_asks_for_a_tolerance_and_says_which(folder: Path) -> None:
     old = Bundle.open(folder).config.tile_tolerance
     assert old
     change(folder, tile_tolerance=None)
     (problem,) = check(folder)
-    assert problem.startswith("bundle.yaml has no promise about tiles (measured against one pass: mean ")
+    assert problem.startswith("bundle.yaml has no tile_tolerance (measured against one pass: mean ")
     added = yaml.safe_load(re.search(r"or add (.*)", problem)[1])  # type: ignore[index]
     assert added == {"tile_tolerance": dump(old)}
 
@@ -250,7 +250,7 @@ def test_check_finds_another_shape(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert check(folder) == ["the generator returns uint8 (1, 128, 128, 3) for uint8 (1, 256, 256, 3)"]
 
 
-def test_identity_needs_no_promise() -> None:
+def test_identity_needs_no_tolerance() -> None:
     assert check("identity") == []
 
 

@@ -93,7 +93,7 @@ def test_the_field_is_tissue_and_always_the_same(mpp: float | None) -> None:
 
 
 @given(st.floats(0, 255), st.floats(0, 1), st.floats(0, 1))
-def test_a_promise_covers_what_was_measured_with_its_margin_and_little_more(
+def test_a_tolerance_covers_what_was_measured_with_its_margin_and_little_more(
     most: float, p99: float, mean: float
 ) -> None:
     measured = TileTolerance(mean * p99 * most, math.floor(p99 * most), most)

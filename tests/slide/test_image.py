@@ -12,7 +12,7 @@ from PIL import Image
 
 from wsi_stain.errors import ConfigError, SlideError, TrainingError
 from wsi_stain.evaluate.contenders import from_folder
-from wsi_stain.evaluate.figures import View
+from wsi_stain.evaluate.figures import FieldPixels
 from wsi_stain.geometry import Box
 from wsi_stain.pairs.pair import Pair, read_pair
 from wsi_stain.slide.readers.base import UnsupportedFormat
@@ -99,7 +99,7 @@ def as_pair(path: Path) -> np.ndarray:
 
 def as_contender(path: Path) -> np.ndarray:
     pixels = np.zeros(np.asarray(decode(path).pixels).shape, np.uint8)
-    return from_folder(path.parent, [path.stem]).answer(View(path.stem, pixels, pixels))
+    return from_folder(path.parent, [path.stem]).answer(FieldPixels(path.stem, pixels, pixels))
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -127,7 +127,7 @@ def test_what_cannot_be_decoded_faithfully_is_the_same_sentence_everywhere(tmp_p
         as_pair(path)
     with pytest.raises(SlideError, match=f"^{name} {sentence}$"):
         as_slide(path)
-    view = View(path.stem, RGB, RGB)
+    view = FieldPixels(path.stem, RGB, RGB)
     with pytest.raises(ConfigError, match=f"^{re.escape(str(path))} {sentence}$"):
         from_folder(path.parent, [path.stem]).answer(view)
 

@@ -42,7 +42,7 @@ def show(name: str) -> None:
 @command.command()
 @click.argument("name")
 def check(name: str) -> int:
-    """Check a bundle: hash, network, licence, card, determinism, and the promised difference of tiles from one pass.
+    """Check a bundle: hash, network, licence, card, determinism, and the tile tolerance.
 
     The exit code is 1 if a check fails.
     """
@@ -64,14 +64,14 @@ def check(name: str) -> int:
 def pack(run: Path, folder: Path, version: str, licence: str) -> None:
     """Create the bundle FOLDER from the training in RUN; then complete its card.md.
 
-    No file is overwritten; an existing card is kept. The promised difference of tiles from one pass is measured here.
+    No file is overwritten; an existing card is kept. The tile tolerance is measured here.
     """
     from wsi_stain.model.export import pack as pack_run
     from wsi_stain.model.tile_invariance import in_words
 
     bundle = pack_run(run, folder, version=version, licence=licence)
     click.echo(str(folder))
-    assert bundle.config.tile_tolerance, "a packed bundle always has a promise"
+    assert bundle.config.tile_tolerance, "a packed bundle always has a tile tolerance"
     click.echo(f"sha256 {bundle.sha256}", err=True)
-    click.echo(f"promised difference of tiles from one pass: {in_words(bundle.config.tile_tolerance)}", err=True)
+    click.echo(f"tile tolerance (difference from one pass): {in_words(bundle.config.tile_tolerance)}", err=True)
     click.echo(f"now complete {bundle.card_path}", err=True)

@@ -117,7 +117,9 @@ class TileTolerance:
     def __post_init__(self) -> None:
         check_ranges(self)
         if max(self.mean, self.p99) > self.max:
-            raise ConfigError(f"invariance is mean {self.mean}, p99 {self.p99}, max {self.max}: none may be above max")
+            raise ConfigError(
+                f"tile_tolerance is mean {self.mean}, p99 {self.p99}, max {self.max}: none may be above max"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,4 +137,4 @@ class BundleConfig:
     licence: str = ""
     """SPDX expression for the weights."""
     tile_tolerance: TileTolerance | None = None
-    """The promise that `models check` verifies; `None` promises nothing (identity needs no promise)."""
+    """The tolerance that `models check` verifies; `None` states none (identity needs none)."""

@@ -10,7 +10,7 @@ Three checks, at a few places that depend only on the slide, the model and the s
     output.
 (c) A dependence of the DAB-positive area on tiles, at the same places.
 
-The tolerances follow from the data and from the bundle's promise, see `judge`. The figures of (b) and (c) are measured
+The tolerances follow from the data and from the bundle's tolerance, see `judge`. The figures of (b) and (c) are measured
 on the workers by the device that painted the block; another device rounds differently, which may change the last digit.
 """
 
@@ -212,15 +212,15 @@ def judge(
 
     (a) fails if even the lower bound of the excess is above the largest excess among the shifted lines. Without a seam
     the line is equivalent to a shifted line, and this happens by chance in less than 1 of 200 outputs.
-    (b) The bundle promises a mean and a 99th percentile over a whole period of the grid. If all of that difference were
+    (b) The bundle's tolerance has a mean and a 99th percentile over a whole period of the grid. If all of that difference were
     in the places, which are on seams, it would be larger there by the ratio of the areas. That much is allowed, but at
-    most the effect of rounding (`ROUNDING`), which is also the limit for a bundle without a promise.
+    most the effect of rounding (`ROUNDING`), which is also the limit for a bundle without one.
     (c) fails if the share of positive area changes by more than half a percentage point.
 
     Args:
         measured: the result of `steps` for each line.
         compared: the result of `compare` for each place.
-        promise: the promise of the bundle.
+        tolerance: the tile tolerance of the bundle.
         stride: distance from tile to tile in px.
     """
     figures: dict[str, Any] = {"lines": len(measured), "places": len(compared)}
@@ -234,7 +234,7 @@ def judge(
         if figures["difference_mean"] > figures["difference_allowed"]:
             reasons.append("a shifted tile grid gives different pixels")
         elif _breaks_percentile(compared, tolerance, stride):
-            reasons.append("a shifted tile grid changes more pixels than the bundle promises")
+            reasons.append("a shifted tile grid changes more pixels than the bundle's tile tolerance allows")
         if figures["dab_change"] > HALF_A_POINT:
             reasons.append("a shifted tile grid gives a different positive area")
     if len(measured) < FEWEST_LINES and not compared:
@@ -276,7 +276,7 @@ def _difference(
 def _breaks_percentile(
     compared: Sequence[Mapping[str, Sequence[int]]], tolerance: TileTolerance | None, stride: int
 ) -> bool:
-    """Whether too many pixels differ by more than the promised 99th percentile."""
+    """Whether too many pixels differ by more than the 99th percentile allowed."""
     if tolerance is None:
         return False
     counts = _counts(compared)

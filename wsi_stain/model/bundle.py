@@ -148,7 +148,7 @@ class Bundle:
 
     @property
     def tolerance(self) -> TileTolerance | None:
-        """Maximum difference between tiles and one pass; `None` if the bundle promises none."""
+        """Maximum difference between tiles and one pass; `None` if the bundle states none."""
         return self.config.tile_tolerance
 
     @property

@@ -1,6 +1,6 @@
 """Packs a training run into a bundle with a model card, and checks a bundle before it is shipped.
 
-The promise of a bundle about tiles is the measurement of `tile_invariance`, with a margin.
+The tile tolerance of a bundle is the measurement of `tile_invariance`, with a margin.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ OF_THE_MACHINE = ("device", "threads", "workers")
 QUICK_PX = 128
 """Half the side of the tile that a quick check stains."""
 PACKED: Precision = "bf16"
-"""Precision in which a promise is measured: the lowest that any device selects, so that it holds on all devices."""
+"""Precision in which it is measured: the lowest that any device selects, so that it holds on all devices."""
 _SPDX = re.compile(r"\(*[\w.+:-]+\)*( (AND|OR|WITH) \(*[\w.+:-]+\)*)*")
 
 
 def pack(run: Path, folder: Path, *, version: str = "1.0.0", licence: str = "Apache-2.0") -> Bundle:
-    """Pack a training run's averaged generator as a bundle: half-precision weights, hash, promise, a card to complete.
+    """Pack a training run's averaged generator as a bundle: half-precision weights, hash, tile tolerance, a card to complete.
 
     Args:
         run: folder of `wsi-stain train`.
@@ -90,7 +90,7 @@ def check(folder: Path | str, *, tiles: bool = True) -> list[str]:
     defects = _check_tile(bundle, generator, side)
     if defects or not tiles:
         return problems + defects
-    return problems + _check_promise(bundle, generator)
+    return problems + _check_tolerance(bundle, generator)
 
 
 def _measure(bundle: Bundle) -> TileTolerance:
@@ -115,7 +115,7 @@ def _check_card(bundle: Bundle) -> list[str]:
     if licence not in text:
         problems.append(f"the card does not contain the licence of bundle.yaml, {licence}; add it")
     if limits and in_words(limits) not in " ".join(text.split()):
-        problems.append(f"the card lacks the promise of bundle.yaml about tiles; add {in_words(limits)!r}")
+        problems.append(f"the card lacks the tile tolerance of bundle.yaml; add {in_words(limits)!r}")
     if TO_COMPLETE in text:
         problems.append(f"the card still has parts marked {TO_COMPLETE}")
     return problems
@@ -151,7 +151,7 @@ def _check_tile(bundle: Bundle, generator: TileGenerator, side: int) -> list[str
     return ["the same tile gives different pixels when stained alone and in a batch with another tile"]
 
 
-def _check_promise(bundle: Bundle, generator: TileGenerator) -> list[str]:
+def _check_tolerance(bundle: Bundle, generator: TileGenerator) -> list[str]:
     limits = bundle.config.tile_tolerance
     if limits is None and bundle.is_pointwise:
         return []
@@ -159,13 +159,13 @@ def _check_promise(bundle: Bundle, generator: TileGenerator) -> list[str]:
     if limits is None:
         new = tolerance(measured)
         return [
-            f"bundle.yaml has no promise about tiles (measured against one pass: {in_words(measured)}); pack the run "
-            f"again, or add invariance: {{mean: {new.mean:g}, p99: {new.p99:g}, max: {new.max:g}}}"
+            f"bundle.yaml has no tile_tolerance (measured against one pass: {in_words(measured)}); pack the run "
+            f"again, or add tile_tolerance: {{mean: {new.mean:g}, p99: {new.p99:g}, max: {new.max:g}}}"
         ]
     if all(a <= b for a, b in zip(dump(measured).values(), dump(limits).values(), strict=True)):
         return []
     return [
-        f"tiles differ from one pass by {in_words(measured)}, but bundle.yaml promises {in_words(limits)}; "
+        f"tiles differ from one pass by {in_words(measured)}, but bundle.yaml allows {in_words(limits)}; "
         "enlarge input.overlap, or pack the run again"
     ]
 
@@ -183,7 +183,7 @@ def _settings(config: Any) -> dict[str, Any]:
 
 
 def _card(spec: BundleConfig, training: TrainingRun, measured: TileTolerance) -> str:
-    assert spec.tile_tolerance, "a packed bundle has a promise"
+    assert spec.tile_tolerance, "a packed bundle has a tile tolerance"
     source, config = spec.input, training.config
     network = f"{spec.generator.kind}, width {spec.generator.channels}, {spec.generator.blocks} blocks"
     scale = f"{source.mpp} µm/px" if source.mpp else "the slide's own µm/px"
@@ -220,7 +220,7 @@ def _card(spec: BundleConfig, training: TrainingRun, measured: TileTolerance) ->
 ## Tiles
 
 Blended tiles of {source.tile} px with an overlap of {source.overlap} px differ from one pass over the same field of
-procedural histology by: {in_words(measured)}. The bundle promises {MARGIN:g} times that, rounded up;
+procedural histology by: {in_words(measured)}. The tile tolerance of the bundle is {MARGIN:g} times that, rounded up;
 `wsi-stain models check` repeats the measurement.
 
 ## Known failures

@@ -18,7 +18,7 @@ from wsi_stain.tiling.blend import Blender, window
 from wsi_stain.tiling.grid import TileGrid
 
 MARGIN = 2.0
-"""Ratio of promise to measurement: other machines round differently, and other tissue differs from this field."""
+"""Ratio of tolerance to measurement: other machines round differently, and other tissue differs from this field."""
 SEED = 2
 """Seed of the section that is stained: it contains nests, stroma, glands, vessels and background."""
 ANY_MPP = 0.5
@@ -48,7 +48,7 @@ def measure(bundle: Bundle, generator: TileGenerator) -> TileTolerance:
 
 
 def tolerance(measured: TileTolerance) -> TileTolerance:
-    """The promise for a measurement: `MARGIN` times its values, rounded up; at least 0.01 and one grey level."""
+    """The tolerance for a measurement: `MARGIN` times its values, rounded up; at least 0.01 and one grey level."""
     mean = max(1, math.ceil(100 * MARGIN * measured.mean)) / 100
     p99, most = (float(max(1, math.ceil(MARGIN * value))) for value in (measured.p99, measured.max))
     return TileTolerance(mean, p99, most)
