@@ -108,7 +108,7 @@ def test_a_bundle_from_before_tolerances_still_opens(folder: Path) -> None:
 def test_a_tolerance_that_cannot_be_is_refused(folder: Path, figures: dict) -> None:
     spec = yaml.safe_load((folder / "bundle.yaml").read_text()) | {"tile_tolerance": figures}
     (folder / "bundle.yaml").write_text(yaml.safe_dump(spec))
-    with pytest.raises(ConfigError, match="none may be above max"):
+    with pytest.raises(ConfigError, match="none may exceed max"):
         Bundle.open(folder)
 
 

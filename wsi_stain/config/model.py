@@ -118,7 +118,7 @@ class TileTolerance:
         check_ranges(self)
         if max(self.mean, self.p99) > self.max:
             raise ConfigError(
-                f"tile_tolerance is mean {self.mean}, p99 {self.p99}, max {self.max}: none may be above max"
+                f"tile_tolerance is mean {self.mean}, p99 {self.p99}, max {self.max}: none may exceed max"
             )
 
 

@@ -10,7 +10,7 @@ Three checks, at a few places that depend only on the slide, the model and the s
     output.
 (c) A dependence of the DAB-positive area on tiles, at the same places.
 
-The tolerances follow from the data and from the bundle's tolerance, see `judge`. The figures of (b) and (c) are measured
+The tolerances follow from the data and from that of the bundle, see `judge`. The figures of (b) and (c) are measured
 on the workers by the device that painted the block; another device rounds differently, which may change the last digit.
 """
 
@@ -212,8 +212,8 @@ def judge(
 
     (a) fails if even the lower bound of the excess is above the largest excess among the shifted lines. Without a seam
     the line is equivalent to a shifted line, and this happens by chance in less than 1 of 200 outputs.
-    (b) The bundle's tolerance has a mean and a 99th percentile over a whole period of the grid. If all of that difference were
-    in the places, which are on seams, it would be larger there by the ratio of the areas. That much is allowed, but at
+    (b) The bundle's tolerance is for a whole period of the grid: its mean and 99th percentile. If all of that were in
+    the places, which are on seams, it would be larger there by the ratio of the areas. That much is allowed, but at
     most the effect of rounding (`ROUNDING`), which is also the limit for a bundle without one.
     (c) fails if the share of positive area changes by more than half a percentage point.
 

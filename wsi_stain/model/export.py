@@ -35,7 +35,7 @@ _SPDX = re.compile(r"\(*[\w.+:-]+\)*( (AND|OR|WITH) \(*[\w.+:-]+\)*)*")
 
 
 def pack(run: Path, folder: Path, *, version: str = "1.0.0", licence: str = "Apache-2.0") -> Bundle:
-    """Pack a training run's averaged generator as a bundle: half-precision weights, hash, tile tolerance, a card to complete.
+    """Pack a training run's averaged generator as a bundle: half-precision weights, hash, tile tolerance, card.
 
     Args:
         run: folder of `wsi-stain train`.
