@@ -60,7 +60,7 @@ class FakeBundle:
     mpp: float | None = None
     background: tuple = (240, 241, 242)
     name, version, stain, stain_slug, sha256 = "fake", "1", "Fake", "fake", "f"
-    multiple, tolerance, is_pointwise, has_tile_statistics = 1, None, False, False
+    multiple, tolerance, is_pointwise, has_tile_statistics, network_sha256 = 1, None, False, False, None
 
     def precision(self, device, choice):
         """A function has none."""

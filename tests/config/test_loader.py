@@ -149,7 +149,13 @@ def numbers(cls: type, prefix: str = "") -> list[tuple[str, Any, int | None]]:
     return [(key, hint, i) for key, hint, i in actual if hint in (int, float) or range_of(hint)]
 
 
-LENGTHS = {"workers": 2, "output.background": 3}
+LENGTHS = {"workers": 2, "output.background": 3, "network.values_in": 2, "network.values_out": 2}
+
+
+NETWORK = {"kind": "onnx", "values_in": [0, 1], "values_out": [0, 1], "colours": "rgb", "multiple": 1, "norm": "none"}
+FACTS = {"reach": 1, "tile_statistics": False, "agreement_db": 60.0, "seconds_per_tile": 1.0, "device": "cpu"}
+SECTIONS = {"tile_tolerance": {"mean": 1.0, "p99": 1.0, "max": 1.0}, "network": NETWORK, "measured": FACTS}
+"""Sections that are optional as a whole, with the keys that they require."""
 
 
 def with_setting(cls: type, key: str, value: Any) -> dict[str, Any]:
@@ -158,8 +164,7 @@ def with_setting(cls: type, key: str, value: Any) -> dict[str, Any]:
     section, (*parents, last) = data, key.split(".")
     for parent in parents:
         section = section.setdefault(parent, {})
-    if parents == ["tile_tolerance"]:
-        section |= {"mean": 1.0, "p99": 1.0, "max": 1.0}
+    section |= SECTIONS.get(".".join(parents), {})
     section[last] = value
     return data
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, get_args
 
 import click
+
+from wsi_stain.config.network import Colours, ImportKind
 
 
 @click.group("models")
 def command() -> None:
-    """List, show, check and pack model bundles."""
+    """List, show, check, pack and import model bundles."""
 
 
 @command.command("list")
@@ -74,4 +77,57 @@ def pack(run: Path, folder: Path, version: str, licence: str) -> None:
     assert bundle.config.tile_tolerance, "a packed bundle always has a tile tolerance"
     click.echo(f"sha256 {bundle.sha256}", err=True)
     click.echo(f"tile tolerance (difference from one pass): {in_words(bundle.config.tile_tolerance)}", err=True)
+    click.echo(f"now complete {bundle.card_path}", err=True)
+
+
+class NumbersType(click.ParamType[Any]):
+    """Numbers separated by commas."""
+
+    name = "A,B"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click."""
+        try:
+            return [float(part) if "." in part or "e" in part.lower() else int(part) for part in value.split(",")]
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers separated by commas, for example -1,1")
+
+
+@command.command("import")
+@click.argument("weights", type=click.Path(path_type=Path))
+@click.option("-o", "--output", "folder", type=click.Path(path_type=Path), required=True, help="Folder of the bundle.")
+@click.option("--kind", type=click.Choice(get_args(ImportKind)), required=True, help="Architecture, or onnx.")
+@click.option("--mpp", type=float, help="µm per pixel of the images that it was trained on.")
+@click.option("--stain", help="Stain that it produces, for example HER2.")
+@click.option("--licence", help="SPDX expression for the weights.")
+@click.option("--values-in", type=NumbersType(), help="What pixel values 0 and 255 are for its input. E.g. -1,1")
+@click.option("--values-out", type=NumbersType(), help="What pixel values 0 and 255 are in its output. E.g. -1,1")
+@click.option("--colours", type=click.Choice(get_args(Colours)), help="Order of the colours.")
+@click.option("--tile", type=int, help="Side of its tiles in pixels.")
+@click.option("--multiple", type=int, help="Divisor of the sides of tiles. [default: that of the kind; onnx: required]")
+@click.option("--overlap", type=int, help="Overlap of tiles in pixels. [default: twice the measured reach]")
+@click.option("--background", type=NumbersType(), help="Colour R,G,B of empty slide in the stain. [default: measured]")
+@click.option("--input-stain", help="Stain of its input. [default: H&E]")
+@click.option("--output-name", "output", help="Output of an ONNX graph that is the stain, if there are several.")
+@click.option("--version", help="Version of the bundle. [default: 1.0.0]")
+@click.option("--limit", "limit_s", type=int, help="Seconds for reading the file and a first run. [default: 120]")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file with these settings.")
+def import_(weights: Path, folder: Path, config_file: Path | None, **options: Any) -> None:
+    """Make the bundle -o FOLDER of the generator in WEIGHTS; then complete its card.md.
+
+    WEIGHTS is a state dict (.pth, .safetensors) of the CycleGAN family, or an ONNX file. It is opened in a process with
+    limits, and no code in it is executed. What it does not state must be given. See docs/import.md.
+    """
+    from wsi_stain.model.importing import import_model, settings
+
+    given = {key: value for key, value in options.items() if value is not None}
+    bundle = import_model(weights, folder, settings(given, config_file))
+    measured = bundle.config.measured
+    assert measured, "an imported network was measured"
+    click.echo(str(folder))
+    click.echo(f"tiles of {bundle.tile} px, overlap {bundle.overlap} px, reach {measured.reach} px", err=True)
+    click.echo(f"agreement with the source network: {measured.agreement_db:g} dB", err=True)
+    click.echo(f"{measured.seconds_per_tile:g} s per tile on the CPU", err=True)
+    if bundle.has_tile_statistics:
+        click.echo("it normalizes each tile by its own statistics; convert uses those of the slide", err=True)
     click.echo(f"now complete {bundle.card_path}", err=True)

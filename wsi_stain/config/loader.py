@@ -56,7 +56,7 @@ def load(cls: type[T], source: Path | Mapping[str, Any] | None = None, overrides
         ConfigError: an unknown key (with the nearest known one), a value of the wrong type or outside its range, a
             missing key, a file that does not exist or is not a YAML mapping; it names file, key, value and rule.
     """
-    data = dict(_read_yaml(source) if isinstance(source, Path) else _renamed(source or {}, ""))
+    data = dict(read_mapping(source) if isinstance(source, Path) else _renamed(source or {}, ""))
     overridden = tuple(_apply_override(data, text) for text in overrides)
     return _build(cls, data, _Source(source if isinstance(source, Path) else None, overridden), "")
 
@@ -79,12 +79,13 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> Mapping[str, Any]:
+def read_mapping(path: Path, seen: tuple[Path, ...] = ()) -> Mapping[str, Any]:
+    """The mapping in a YAML file, merged into that of the file that its key `base` names."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as err:
         raise ConfigError(f"cannot read the configuration {path}: {err.strerror}; check the path") from err
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
+    except (yaml.YAMLError, ValueError, RecursionError) as err:  # a wrong date is a ValueError
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(err).split())}") from err
     if data is None:
         return {}
@@ -96,7 +97,7 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> Mapping[str, Any]:
         return data
     if not isinstance(base, str) or path in seen:
         raise ConfigError(f"{path}: base is {base!r}: it must name another YAML file, relative to this one")
-    return _merged(_read_yaml(path.parent / base, (*seen, path)), data)
+    return _merged(read_mapping(path.parent / base, (*seen, path)), data)
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

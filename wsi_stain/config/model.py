@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from wsi_stain.config.network import NetworkConfig, NetworkFacts
 from wsi_stain.config.ranges import Byte, Count, Mpp, NonNegative, NonNegativeInt, Range, check_ranges
 from wsi_stain.errors import ConfigError
 
@@ -22,8 +23,9 @@ UNET_LEVELS = 4
 class GeneratorConfig:
     """The network of a bundle; `kind` selects the class, the other fields its architecture."""
 
-    kind: Literal["ceff", "unet", "identity"] = "ceff"
-    """`ceff` stains; `unet`, a direct regressor, only predicts positive area (`channels` is its width)."""
+    kind: Literal["ceff", "unet", "identity", "imported"] = "ceff"
+    """`ceff` stains; `unet`, a direct regressor, only predicts positive area (`channels` is its width); the section
+    `network` of a bundle describes an `imported` network, and the other fields here have no meaning for it."""
     channels: Count = 64
     """Width of the first scale; the paper's is 64."""
     blocks: Annotated[int, Range(4)] = 6
@@ -138,3 +140,11 @@ class BundleConfig:
     """SPDX expression for the weights."""
     tile_tolerance: TileTolerance | None = None
     """The tolerance that `models check` verifies; `None` states none (identity needs none)."""
+    network: NetworkConfig | None = None
+    """Only of an imported network."""
+    measured: NetworkFacts | None = None
+    """What the import of a network measured."""
+
+    def __post_init__(self) -> None:
+        if (self.generator.kind == "imported") != (self.network is not None):
+            raise ConfigError("an imported network needs generator.kind imported and the section network, both")

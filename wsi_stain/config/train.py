@@ -209,8 +209,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.generator.kind == "identity":
-            raise ConfigError("generator.kind is identity, which has nothing to train: choose ceff or unet")
+        if self.generator.kind in ("identity", "imported"):
+            raise ConfigError(f"generator.kind is {self.generator.kind}, which cannot be trained: choose ceff or unet")
         multiple = self.generator.multiple
         if self.crop % multiple:
             raise ConfigError(f"crop is {self.crop}: it must be a multiple of {multiple} px for this generator")

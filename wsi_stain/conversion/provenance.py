@@ -35,6 +35,8 @@ RECORDED = (
     "icc_profile",
 )
 """The parts of the fingerprint that an output records: a whitelist without texts from the slide."""
+OPTIONAL = ("image", "plane", "network_sha256")
+"""Parts of the fingerprint that are left out if they are None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class Fingerprint:
     icc_profile: str
     image: int | None = None
     plane: int | None = None
+    network_sha256: str | None = None
+    """Hash of the settings of an imported network."""
 
     @classmethod
     def of(cls, survey: Survey) -> Fingerprint:
@@ -99,12 +103,13 @@ class Fingerprint:
             icc_profile=survey.icc or "none: pixels as stored",
             image=survey.reading.image,
             plane=survey.reading.plane,
+            network_sha256=bundle.network_sha256,
         )
 
     def as_dict(self) -> dict[str, Any]:
         """The fingerprint as JSON stores it: tuples are lists, sections are mappings."""
         content: dict[str, Any] = dump(self)
-        return {key: value for key, value in content.items() if value is not None or key not in ("image", "plane")}
+        return {key: value for key, value in content.items() if value is not None or key not in OPTIONAL}
 
     @property
     def uuid(self) -> str:

@@ -6,18 +6,20 @@ Nothing is unpickled: weights are safetensors, and their SHA-256 is verified bef
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from wsi_stain.config.convert import Precision, PrecisionChoice
-from wsi_stain.config.loader import load
+from wsi_stain.config.loader import dump, load
 from wsi_stain.config.model import BundleConfig, BundleInput, BundleOutput, GeneratorConfig, TileTolerance
-from wsi_stain.errors import BundleError
+from wsi_stain.config.network import NetworkConfig
+from wsi_stain.errors import BundleError, DeviceError
 
 DEFAULT = "he2cam52-small"
 """The default bundle of `convert`."""
@@ -134,7 +136,14 @@ class Bundle:
     @property
     def multiple(self) -> int:
         """Tile origins and sides must be multiples of this many px; available without importing torch."""
-        return self.config.generator.multiple
+        return self.config.network.multiple if self.config.network else self.config.generator.multiple
+
+    @property
+    def network_sha256(self) -> str | None:
+        """Hash of the settings of an imported network, which change its pixels; `None` for our own."""
+        if self.config.network is None:
+            return None
+        return hashlib.sha256(json.dumps(dump(self.config.network), sort_keys=True).encode()).hexdigest()
 
     @property
     def is_pointwise(self) -> bool:
@@ -144,7 +153,7 @@ class Bundle:
     @property
     def has_tile_statistics(self) -> bool:
         """Whether its network normalises by statistics of each tile, unless slide statistics are given."""
-        return self.config.generator.norm == "instance"
+        return (self.config.network or self.config.generator).norm == "instance"
 
     @property
     def tolerance(self) -> TileTolerance | None:
@@ -184,9 +193,14 @@ class Bundle:
         """
         if self.config.generator.kind == "identity":
             return IdentityGenerator()
-        from wsi_stain.nn.inference import TorchGenerator, load_generator, pick_device
+        if (network := self.config.network) and network.kind == "onnx":
+            from wsi_stain.graphs.session import open_generator, open_graph
 
-        module = load_generator(self.config.generator, self.weights_path)
+            self.precision(device, precision)
+            return open_generator(open_graph(self.weights_path, network), network, device, statistics, tile=self.tile)
+        from wsi_stain.nn.inference import TorchGenerator, pick_device
+
+        module = self._network()
         if statistics is not None:
             from wsi_stain.nn.norm import freeze
 
@@ -195,10 +209,23 @@ class Bundle:
 
     def measure_statistics(self, tiles: Sequence[np.ndarray], device: str = "cpu") -> bytes:
         """Statistics of a slide from its tiles, uint8 (h, w, 3), as the contents of the file for `generator`."""
-        from wsi_stain.nn.inference import load_generator, pick_device
+        if (network := self.config.network) and network.kind == "onnx":
+            from wsi_stain.graphs.session import measure as measure_graph
+            from wsi_stain.graphs.session import open_graph
+
+            return measure_graph(open_graph(self.weights_path, network), network, tiles, device, tile=self.tile)
+        from wsi_stain.nn.inference import pick_device
         from wsi_stain.nn.norm import measure
 
-        return measure(load_generator(self.config.generator, self.weights_path), tiles, pick_device(device))
+        return measure(self._network(), tiles, pick_device(device))
+
+    def _network(self) -> Any:
+        """The network in torch, with its weights."""
+        from wsi_stain.nn.inference import load_generator, load_published
+
+        if self.config.network is not None:
+            return load_published(self.config.network, self.weights_path)
+        return load_generator(self.config.generator, self.weights_path)
 
     def precision(self, device: str, choice: PrecisionChoice) -> Precision:
         """The precision selected by `choice` on a device of this machine; imports torch unless this is `identity`.
@@ -208,6 +235,8 @@ class Bundle:
         """
         if self.config.generator.kind == "identity":
             return "fp32" if choice == "auto" else choice
+        if self.config.network is not None:
+            return _imported_precision(self.config.network, device, choice)
         from wsi_stain.nn.inference import pick_precision
 
         return pick_precision(choice, device)
@@ -235,6 +264,17 @@ class Bundle:
                 f"the weights of the bundle {self.name} do not match its hash ({self.weights_path}: "
                 f"{sha256[:12]}…, expected {self.sha256[:12]}…); they were altered or truncated; install it again"
             )
+
+
+def _imported_precision(network: NetworkConfig, device: str, choice: PrecisionChoice) -> Precision:
+    """Float32 unless another is chosen: the agreement with the source network was measured in float32."""
+    if network.kind == "onnx":
+        if choice not in ("auto", "fp32"):
+            raise DeviceError(f"--precision {choice}: an ONNX model computes in its own precision; omit --precision")
+        return "fp32"
+    from wsi_stain.nn.inference import pick_precision
+
+    return pick_precision("fp32" if choice == "auto" else choice, device)
 
 
 def shipped() -> list[str]:

@@ -20,11 +20,12 @@ from wsi_stain.errors import BundleError, WsiStainError
 from wsi_stain.files.atomic import atomic_write, replacing
 from wsi_stain.files.notice import RESEARCH_USE
 from wsi_stain.model.bundle import SPEC, WEIGHTS, Bundle, TileGenerator, sha256_of
+from wsi_stain.model.card import TO_COMPLETE
+from wsi_stain.model.facts import calibrated
 from wsi_stain.model.tile_invariance import MARGIN, field, in_words, measure, tolerance
 from wsi_stain.model.training_run import TrainingRun
 
 RESEARCH_ONLY = RESEARCH_USE.upper()
-TO_COMPLETE = "TO COMPLETE"
 OF_THE_MACHINE = ("device", "threads", "workers")
 """Training settings that do not affect the model."""
 QUICK_PX = 128
@@ -122,7 +123,7 @@ def _check_card(bundle: Bundle) -> list[str]:
 
 
 def _check_weights(bundle: Bundle) -> list[str]:
-    if bundle.config.weights is None:
+    if bundle.config.weights is None or bundle.weights_path.suffix != ".safetensors":
         return []
     from safetensors.torch import load_file
 
@@ -153,9 +154,14 @@ def _check_tile(bundle: Bundle, generator: TileGenerator, side: int) -> list[str
 
 def _check_tolerance(bundle: Bundle, generator: TileGenerator) -> list[str]:
     limits = bundle.config.tile_tolerance
-    if limits is None and bundle.is_pointwise:
+    is_graph = bundle.config.network is not None and bundle.config.network.kind == "onnx"
+    if limits is None and (bundle.is_pointwise or is_graph):  # some graphs take tiles of one size only
         return []
-    measured = measure(bundle, generator)
+    if bundle.has_tile_statistics:
+        with calibrated(bundle, "auto") as frozen:
+            measured = measure(bundle, frozen)
+    else:
+        measured = measure(bundle, generator)
     if limits is None:
         new = tolerance(measured)
         return [

@@ -18,6 +18,11 @@ NARROW = 32
 """Fewer channels than this are shorter than a vector register: Haar is then faster as a convolution."""
 PHASES = 4
 """Neighbouring output pixels that the last convolution computes as channels: 4 × RGB fill 12 of 16 lanes."""
+TRANSPOSED = {
+    3: [[[0, 0, 0], [0, 1, 0]], [[0, 0, 1], [1, 0, 0]]],
+    4: [[[0, 0, 0, 1], [0, 1, 0, 0]], [[0, 0, 1, 0], [1, 0, 0, 0]]],
+}
+"""Of a transposed convolution, by its side: the kernel row at (parity of the output row, place in the window)."""
 
 
 def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -178,14 +183,14 @@ class EnlargingConv(nn.Module):
     """A step of the decoder, either kind: one 2×2 convolution for the four parities of the output, then interleaved.
 
     Output rows 2i see input rows i - 1 and i, rows 2i + 1 see i and i + 1; columns likewise. A matrix per parity and
-    place (row 0 or 1 of the window) selects the kernel rows, of three, that meet there.
+    place (row 0 or 1 of the window) selects the kernel rows that meet there.
 
     oneDNN's own transposed convolutions, and 2×2 ones that it pads itself, round differently for other numbers of
     threads (3.12): a run resumed with fewer would produce other bytes. This layer rounds the same for any number.
 
     Args:
-        kernel: of a 3×3 convolution, (outputs, inputs, 3, 3).
-        places: the matrices, (2 parities, 2 places, 3).
+        kernel: of a 3×3 or 4×4 convolution, (outputs, inputs, side, side).
+        places: the matrices, (2 parities, 2 places, side).
     """
 
     def __init__(self, kernel: Tensor, places: list[list[list[int]]]) -> None:
@@ -198,8 +203,11 @@ class EnlargingConv(nn.Module):
 
     @classmethod
     def of_transposed(cls, source: nn.ConvTranspose2d) -> EnlargingConv:
-        """3×3, stride 2, padding 1, output padding 1."""
-        return cls(source.weight.transpose(0, 1), [[[0, 0, 0], [0, 1, 0]], [[0, 0, 1], [1, 0, 0]]])
+        """3×3, stride 2, padding 1, output padding 1; or 4×4, stride 2, padding 1."""
+        conv = cls(source.weight.transpose(0, 1), TRANSPOSED[source.kernel_size[0]])
+        if source.bias is not None:
+            conv.scale(torch.ones_like(source.bias), source.bias)
+        return conv
 
     @classmethod
     def of_resized(cls, source: nn.Conv2d) -> EnlargingConv:

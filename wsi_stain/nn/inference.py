@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from wsi_stain.config.convert import Precision, PrecisionChoice
 from wsi_stain.config.model import GeneratorConfig
+from wsi_stain.config.network import NetworkConfig
 from wsi_stain.errors import BundleError, DeviceError
 from wsi_stain.nn.folding import folded
 from wsi_stain.nn.generator import Generator
-from wsi_stain.nn.pixels import to_bytes, to_levels
+from wsi_stain.nn.pixels import to_bytes, to_levels, to_pixels, to_tensor, to_values
+from wsi_stain.nn.published import Published, fast
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 IN_FLIGHT = 8
@@ -32,13 +34,17 @@ class TorchGenerator:
         precision: of the arithmetic; input and output are uint8.
     """
 
-    def __init__(self, module: Generator, device: str, precision: Precision = "fp32") -> None:
+    def __init__(self, module: Generator | Published, device: str, precision: Precision = "fp32") -> None:
         self.multiple = module.multiple
         self.device = torch.device(device)
         self.precision = precision
         self.batch = IN_FLIGHT if self.device.type == "cuda" else 1
         self._dtype = DTYPES[precision]
-        self.module = folded(module, self._dtype).to(self.device)
+        if isinstance(module, Published):
+            form, self._read = fast(module, self._dtype), to_values
+        else:
+            form, self._read = folded(module, self._dtype), to_levels
+        self.module = form.to(self.device)
         self._run = CudaRunner(self.device, self._stain) if self.device.type == "cuda" else self._on_cpu
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
@@ -55,7 +61,25 @@ class TorchGenerator:
 
     @torch.inference_mode()
     def _stain(self, tile: Tensor) -> Tensor:
-        return to_bytes(self.module(to_levels(tile, self._dtype)))
+        return to_bytes(self.module(self._read(tile, self._dtype)))
+
+
+class PlainGenerator:
+    """Runs a network layer by layer as it was trained, in float32 on the CPU; what others are compared with.
+
+    Args:
+        module: an imported network.
+    """
+
+    batch = 1
+
+    def __init__(self, module: Published) -> None:
+        self.multiple, self.module = module.multiple, module.eval()
+
+    @torch.inference_mode()
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        """uint8 (N, H, W, 3) → the same."""
+        return np.concatenate([to_pixels(self.module(to_tensor(tile[None]))) for tile in tiles])
 
 
 class CudaRunner:
@@ -102,13 +126,28 @@ def load_generator(config: GeneratorConfig, weights: Path) -> Generator:
         BundleError: the file is not safetensors, or its tensors do not match the network.
     """
     module = Generator(config)
+    _fill(module, weights)
+    return module.eval()
+
+
+def load_published(config: NetworkConfig, weights: Path) -> Published:
+    """An imported network with the weights of a safetensors file, in float32 and evaluation mode.
+
+    Raises:
+        BundleError: the file is not safetensors, or its tensors do not match the network.
+    """
+    module = Published(config)
+    _fill(module.network, weights)
+    return module.eval()
+
+
+def _fill(module: nn.Module, weights: Path) -> None:
     try:
         module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(weights).items()})
     except (SafetensorError, OSError) as err:
         raise BundleError(f"{weights} is not a safetensors file: {err}; reinstall the bundle") from err
     except RuntimeError as err:
         raise BundleError(f"{weights} does not fit the network in its configuration: {err}") from err
-    return module.eval()
 
 
 def pick_device(name: str) -> str:

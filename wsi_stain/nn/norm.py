@@ -63,7 +63,8 @@ def _to_batch_norm(module: nn.Module) -> dict[str, nn.BatchNorm2d]:
     for name, part in list(module.named_modules()):
         if isinstance(part, nn.InstanceNorm2d):
             norm = nn.BatchNorm2d(part.num_features, eps=part.eps, momentum=None)
-            norm.weight, norm.bias = part.weight, part.bias
+            if part.affine:
+                norm.weight, norm.bias = part.weight, part.bias
             parent, _, own = name.rpartition(".")
             setattr(module.get_submodule(parent), own, norm)
             norms[name] = norm

@@ -26,6 +26,11 @@ def to_levels(pixels: Tensor, dtype: torch.dtype) -> Tensor:
     return pixels.permute(0, 3, 1, 2).to(dtype).sub_(CENTRE)
 
 
+def to_values(pixels: Tensor, dtype: torch.dtype) -> Tensor:
+    """uint8 (N, H, W, 3) → `dtype` (N, 3, H, W) in [-1, 1], channels-last, for imported networks."""
+    return pixels.permute(0, 3, 1, 2).float().div_(HALF).sub_(1).to(dtype)
+
+
 def to_bytes(tensor: Tensor) -> Tensor:
     """Float (N, 3, H, W) in [-1, 1] → uint8 (N, H, W, 3) on the same device, rounded to the nearest."""
     pixels = tensor.float().add(1).mul_(HALF).round_().clamp_(0, 255).to(torch.uint8)
