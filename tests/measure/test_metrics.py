@@ -17,7 +17,7 @@ from wsi_stain.errors import ConfigError
 from wsi_stain.evaluate import fid
 from wsi_stain.evaluate.fid import distances, inception
 from wsi_stain.evaluate.figures import BINS, MOST_OD, histogram
-from wsi_stain.evaluate.groups import Place, group
+from wsi_stain.evaluate.groups import FieldOrigin, group
 from wsi_stain.measure.deconvolution import dab, hematoxylin, stain_densities, tissue
 from wsi_stain.measure.metrics import (
     agreement,
@@ -220,14 +220,16 @@ def test_one_group_has_no_interval() -> None:
 
 
 def test_slides_are_the_groups_where_there_are_several() -> None:
-    labels, unit = group([Place("1", "A", 0, 0), Place("2", "A", 9000, 0), Place("3", "B", 0, 0)], side=512)
+    labels, unit = group(
+        [FieldOrigin("1", "A", 0, 0), FieldOrigin("2", "A", 9000, 0), FieldOrigin("3", "B", 0, 0)], side=512
+    )
     assert (labels, unit) == (["A", "A", "B"], "slide")
 
 
 @pytest.mark.parametrize("pitch", [512, 2048])
 def test_fields_of_one_slide_are_grouped_two_by_two(pitch: int) -> None:
     corners = [(1000 + pitch * i, 5000 + pitch * j) for i in range(5) for j in range(4)]
-    labels, unit = group([Place(f"{x}", "A", x, y) for x, y in corners], side=512)
+    labels, unit = group([FieldOrigin(f"{x}", "A", x, y) for x, y in corners], side=512)
     members = [{c for c, label in zip(corners, labels, strict=True) if label == one} for one in set(labels)]
     assert sorted(map(len, members)) == [2, 2, 4, 4, 4, 4]
     for some in members:
@@ -236,12 +238,12 @@ def test_fields_of_one_slide_are_grouped_two_by_two(pitch: int) -> None:
 
 
 def test_a_single_column_of_fields_is_grouped_too() -> None:
-    labels, _ = group([Place(str(y), "A", 700, y) for y in (0, 2048, 4096, 6144)], side=512)
+    labels, _ = group([FieldOrigin(str(y), "A", 700, y) for y in (0, 2048, 4096, 6144)], side=512)
     assert labels[0] == labels[1] != labels[2] == labels[3]
 
 
 def test_fields_without_a_known_place_stand_for_themselves() -> None:
-    labels, unit = group([Place("same", "", 0, 0), Place("same", "", None, None)], side=512)
+    labels, unit = group([FieldOrigin("same", "", 0, 0), FieldOrigin("same", "", None, None)], side=512)
     assert len(set(labels)) == 2
     assert unit == "field"
 

@@ -277,14 +277,14 @@ def test_scale_and_magnification_are_read_back_exactly(tmp_path, mpp, magnificat
 
 def test_description_tells_what_the_file_is_and_where_it_comes_from(written):
     file = written["422", "large", True]
-    errors = describe(file.path)
-    assert errors["levels"] == [{"width": size.w, "height": size.h} for size in file.source.sizes]
-    assert (errors["compression"], errors["photometric"], errors["subsampling"]) == ("JPEG", "YCbCr", "4:2:2")
-    assert errors["name"] == file.path.name
-    assert errors["virtual"]
-    assert errors["openslide_pyramid"]
-    assert errors["rois"] == 2
-    assert set(errors["annotations"]) == {*REQUIRED, "notice", "use", "stain"}
+    facts = describe(file.path)
+    assert facts["levels"] == [{"width": size.w, "height": size.h} for size in file.source.sizes]
+    assert (facts["compression"], facts["photometric"], facts["subsampling"]) == ("JPEG", "YCbCr", "4:2:2")
+    assert facts["name"] == file.path.name
+    assert facts["virtual"]
+    assert facts["openslide_pyramid"]
+    assert facts["rois"] == 2
+    assert set(facts["annotations"]) == {*REQUIRED, "notice", "use", "stain", "digital_source_type"}
     assert not describe(written["rgb", "large", False].path)["openslide_pyramid"]
     assert describe(written["rgb", "odd", False].path)["photometric"] == "RGB"
     assert describe(written["deflate", "odd", False].path)["compression"] == "Deflate"

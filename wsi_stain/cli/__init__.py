@@ -25,6 +25,7 @@ COMMANDS = {
     "cohort": "Convert many slides on this machine or a cluster: plan, run, status.",
     "demo": "Make a synthetic H&E slide and convert it.",
     "info": "Show the properties of a slide or an output.",
+    "measure": "Measure DAB and hematoxylin of a slide, real or virtual: tables, maps, a page.",
     "validate": "Check that an OME-TIFF opens correctly in QuPath.",
     "pairs": "Check paired tiles before training.",
     "pretrain": "Train the encoders of both stains with a contrastive loss.",

@@ -65,8 +65,8 @@ def command(
     wsi-stain evaluate --model models/he2mine --pairs my/pairs -o reports/he2mine
     wsi-stain evaluate --model models/he2mine --against other/tool/images --pairs my/pairs -o reports/both
 
-    The unit of the bootstrap is the slide. If all fields come from one slide, it is a block of 2 × 2 neighbouring
-    fields, or a single field if the positions are unknown.
+    The unit of the bootstrap is the patient, if the table states it, or else the slide. If all fields come from one
+    slide, it is a block of 2 × 2 neighbouring fields, or a single field if the positions are unknown.
     """
     from wsi_stain import __version__
     from wsi_stain.evaluate import report
@@ -167,9 +167,10 @@ def _fields(selection: list[Pair]) -> tuple[list[Field], str]:
     from wsi_stain.pairs.pair import read_pair
 
     side = min(read_pair(selection[0])[0].shape[:2])
-    labels, unit = group([FieldOrigin(p.he.stem, p.slide_id, p.x, p.y) for p in selection], side)
+    labels, unit = group([FieldOrigin(p.he.stem, p.slide_id, p.x, p.y, p.patient_id) for p in selection], side)
     fields = [
-        Field(p.he.stem, label, functools.partial(read_pair, p)) for p, label in zip(selection, labels, strict=True)
+        Field(p.he.stem, label, functools.partial(read_pair, p), p.stratum, p.patient_id)
+        for p, label in zip(selection, labels, strict=True)
     ]
     return fields, unit
 

@@ -60,6 +60,23 @@ def check(name: str) -> int:
 
 
 @command.command()
+@click.argument("name")
+@click.option("--pairs", type=click.Path(path_type=Path), required=True, help="The pairs that it was trained on.")
+@click.option("--split", default="test", show_default=True, help="Split of the held-out errors.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+def calibrate(name: str, pairs: Path, split: str, device: str) -> None:
+    """Write trust.yaml into a bundle: what its training tiles look like, and its errors on held-out tissue.
+
+    `convert` compares a slide with the former; `measure` derives the interval of a virtual stain from the latter.
+    """
+    from wsi_stain.cli.progress import counted
+    from wsi_stain.evaluate.held_out import calibrate as calibrate_bundle
+
+    path = calibrate_bundle(name, pairs, split=split, device=device, progress=counted("held-out fields"))
+    click.echo(str(path))
+
+
+@command.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--version", default="1.0.0", show_default=True, help="Version of the bundle.")

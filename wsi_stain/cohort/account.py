@@ -148,6 +148,7 @@ def _warnings(run: Mapping[str, Any]) -> Iterator[str]:
     for earlier in run.get("earlier_versions", ()):
         changed = ", ".join(record.changes(earlier, run.get("versions", {})))
         yield f"a part was converted with other versions ({changed})"
+    yield from (f"input {reason}" for reason in (run.get("input") or {}).get("reasons", ()))
     seams = run.get("seams") or {}
     if seams.get("verdict") == "fail":
         yield f"seams: {'; '.join(seams.get('reasons', ()))}"

@@ -145,6 +145,7 @@ def to_convert(request: CohortRequest, row: Row, workers: int | None = None) -> 
         allow_virtual=request.allow_virtual,
         force_brightfield=request.force_brightfield,
         precision=request.precision,
+        strict=request.strict,
     )
 
 

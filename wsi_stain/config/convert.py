@@ -65,6 +65,8 @@ class ConvertConfig:
     """Memory in MiB for generated tiles that the next block reuses."""
     max_unreadable: Share = 0.01
     """Share of the tissue tiles that may be unreadable before the conversion fails."""
+    check_input: bool = True
+    """Look at a few tiles before staining: whether the slide is H&E, and like the slides of the model's training."""
     certificate: bool = True
     """Examine the output for seams: one tile in a hundred is stained twice."""
 

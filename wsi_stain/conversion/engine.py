@@ -31,6 +31,7 @@ from wsi_stain.config.loader import dump, load
 from wsi_stain.conversion import seams
 from wsi_stain.conversion.certificate import certify
 from wsi_stain.conversion.estimate import Estimate, check_resources
+from wsi_stain.conversion.input_check import check_input, facts_of
 from wsi_stain.conversion.job import BlockReport, Job, mask_beside
 from wsi_stain.conversion.painter import measure_statistics, painter, release, stain_block
 from wsi_stain.conversion.progress import Progress, Stage
@@ -48,6 +49,7 @@ from wsi_stain.output import ometiff
 from wsi_stain.output.canvas import Canvas
 from wsi_stain.tiling.grid import painting_order
 from wsi_stain.tissue.mask import to_geojson
+from wsi_stain.trust.verdict import Verdict
 
 __all__ = ["ConversionResult", "ConvertRequest", "Progress", "convert"]
 
@@ -100,6 +102,7 @@ def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None
             canvas.store.remove()  # left by a run killed after writing its record
             return ConversionResult(job.output, True, record.read(record.path_of(job.output)))
         check_resources(estimate)
+        run.verdict = check_input(survey)
         run.begin(canvas)
         unreadable = run.paint(canvas, workers)
         certificate = run.certify(canvas)
@@ -121,6 +124,7 @@ class _Run:
         self._stages: dict[str, float] = {"stain": 0.0}
         self._done_blocks = self._done_tiles = self._generated = self._repeats = self._painted = 0
         self._device = job.device
+        self.verdict: Verdict | None = None
 
     def begin(self, canvas: Canvas) -> None:
         """Start or resume; write the mask to the canvas folder for the workers, and next to the output for users."""
@@ -180,7 +184,8 @@ class _Run:
                 self.report("check")
                 check.enter_context(self._stage("check"))
 
-            canvas.publish({} if certificate is None else seams.in_words(certificate), unreadable, on_check)
+            facts = ({} if certificate is None else seams.in_words(certificate)) | facts_of(self.verdict)
+            canvas.publish(facts, unreadable, on_check)
 
     def _load(self) -> None:
         """Open slide and generator before the stages are timed; cluster workers open them with their first block."""
@@ -276,6 +281,7 @@ class _Run:
             "started": self._started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "seams": certificate,
+            "input": self.verdict and self.verdict.as_dict(),
         }
         record.write(record.path_of(job.output), content)
         return content

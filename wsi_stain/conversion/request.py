@@ -40,6 +40,8 @@ class ConvertRequest:
     restart: bool = False
     """Discard an unfinished run and replace an existing output."""
     allow_upsampling: bool = False
+    strict: bool = False
+    """Refuse a slide whose verdict is bad: no H&E, or out of focus."""
     precision: PrecisionChoice = "auto"
     """Numeric precision; `auto` picks the fastest that the device supports."""
     allow_virtual: bool = False

@@ -29,16 +29,22 @@ from wsi_stain.measure.metrics import (
     Estimate,
     agreement,
     bootstrap,
+    dice,
     divergence,
+    jaccard,
     mean,
     mean_absolute_error,
     pair_sums,
     pearson,
     relative_entropy,
+    true_negative_rate,
+    true_positive_rate,
 )
 from wsi_stain.measure.streaks import streaks
 
 SCALES = (*(f"{um} µm" for um in BLOCKS_UM), FIELD)
+LEAST_PATIENTS = 3
+"""Patients from which on each of them is left out once."""
 MIXED = (0.1, 0.9)
 """Real positive share of a mixed block, from and to."""
 Features = Callable[[np.ndarray], np.ndarray]
@@ -51,9 +57,13 @@ class Field:
 
     name: str
     group: str
-    """Slide or spatial block: the unit of the bootstrap."""
+    """Patient, slide or spatial block: the unit of the bootstrap."""
     read: Callable[[], tuple[np.ndarray, np.ndarray]]
     """H&E and real stain, both uint8 (h, w, 3)."""
+    stratum: str = ""
+    """A group of fields that is also reported by itself; "" = none."""
+    patient: str = ""
+    """"" = unknown."""
 
     def view(self) -> FieldPixels:
         """The field with its pixels."""
@@ -89,6 +99,25 @@ class EvaluationResult:
         figures = self.figures[row]
         generated, real = ([getattr(f, side).shares[scale] for f in figures] for side in ("generated", "real"))
         return np.concatenate(generated), np.concatenate(real)
+
+    def parts(self) -> dict[str, Mapping[str, Mapping[str, Estimate]]]:
+        """The rows of parts of the fields: each stratum, and all but one patient, where there are at least three.
+
+        Leaving out a patient shows how much one of them decides the figure; the model itself is not trained again.
+        """
+        strata = sorted({f.stratum for f in self.fields} - {""})
+        patients = sorted({f.patient for f in self.fields} - {""})
+        parts = {f"stratum {name}": [f.stratum == name for f in self.fields] for name in strata}
+        if len(patients) >= LEAST_PATIENTS:
+            parts |= {f"without patient {name}": [f.patient != name for f in self.fields] for name in patients}
+        return {name: self._rows_of(chosen) for name, chosen in parts.items()}
+
+    def _rows_of(self, chosen: Sequence[bool]) -> Mapping[str, Mapping[str, Estimate]]:
+        groups = [f.group for f, is_in in zip(self.fields, chosen, strict=True) if is_in]
+        return {
+            row: summary([f for f, is_in in zip(figures, chosen, strict=True) if is_in], groups)
+            for row, figures in self.figures.items()
+        }
 
     def agreement(self, row: str, scale: str) -> Agreement:
         """Bland–Altman of the positive share in blocks of one scale."""
@@ -165,7 +194,7 @@ def _metrics() -> list[Metric]:
             Metric(f"DAB+ r, {scale}", f"Pearson's r of the {positive}", sums, pearson),
             Metric(f"DAB+ error, {scale}", f"mean absolute error of the {positive}", sums, mean_absolute_error),
         ]
-    return [*metrics, *_mixed(), *_amounts(), *_texture(), *_pixels()]
+    return [*metrics, *_mixed(), *_overlaps(), *_amounts(), *_texture(), *_pixels()]
 
 
 def _mixed() -> list[Metric]:
@@ -182,6 +211,18 @@ def _mixed() -> list[Metric]:
         Metric(f"DAB+ r, mixed {scale}", f"Pearson's r of the {where}", sums, pearson),
         Metric(f"DAB+ error, mixed {scale}", f"mean absolute error of the {where}", sums, mean_absolute_error),
     ]
+
+
+def _overlaps() -> list[Metric]:
+    """Pixel by pixel, so that on serial sections the row of the shifted real stain is the best that can be reached."""
+    kinds = {
+        "Dice": ("Dice's coefficient", dice),
+        "IoU": ("intersection over union", jaccard),
+        "TPR": ("true positive rate (sensitivity)", true_positive_rate),
+        "TNR": ("true negative rate (specificity)", true_negative_rate),
+    }
+    where = f"of the DAB-positive pixels (density above {POSITIVE_OD} OD), over all pixels of all fields"
+    return [Metric(f"DAB+ {name}", f"{what} {where}", lambda f: f.overlap, by) for name, (what, by) in kinds.items()]
 
 
 def _texture() -> list[Metric]:

@@ -26,6 +26,8 @@ FIELD = "field"
 """The scale at which a whole field is one number."""
 BINS, MOST_OD = 30, 1.5
 """Histograms of DAB density: equal bins from 0 to this; higher densities count in the last bin."""
+HALF = 0.5
+"""Positivity from which a pixel of a map counts as positive."""
 CLEAR_UM = 20.0
 """Background counts for the outline from this distance to tissue on: nearer, tissue and JPEG blocks reach into it."""
 SMOOTH_UM = 2.0
@@ -73,6 +75,8 @@ class Figures:
 
     generated: Amounts
     real: Amounts
+    overlap: np.ndarray = field(default_factory=lambda: np.zeros(4))
+    """Pixels positive in both, in the generated alone, in the real alone, and in neither: float64 (4,)."""
     psnr: float = float("nan")
     ssim: float = float("nan")
     hematoxylin_r: float = float("nan")
@@ -97,6 +101,7 @@ class Target:
         self._empty = np.asarray(distance_transform_edt(~self._tissue)) > CLEAR_UM / ruler.mpp
         self._hematoxylin = hematoxylin(view.he, HE_BACKGROUND, sigma_px=SMOOTH_UM / ruler.mpp)
         self._amounts = self._measure(view.real)
+        self._positive = dab(view.real, ruler.background) > POSITIVE_OD
 
     def compare(self, answer: np.ndarray) -> Figures:
         """Measure an answer.
@@ -106,12 +111,13 @@ class Target:
         """
         assert answer.shape[:2] == self._view.real.shape[:2], f"{answer.shape} for a field {self._view.real.shape}"
         if answer.ndim == 2:
-            return Figures(Amounts(self._shares(answer)), self._amounts)
+            return Figures(Amounts(self._shares(answer)), self._amounts, overlap(answer > HALF, self._positive))
         sigma = SMOOTH_UM / self._ruler.mpp
         blue = hematoxylin(answer, self._ruler.background, sigma_px=sigma)
         return Figures(
             self._measure(answer),
             self._amounts,
+            overlap(dab(answer, self._ruler.background) > POSITIVE_OD, self._positive),
             psnr(answer, self._view.real),
             ssim(answer, self._view.real),
             float(pearson(pair_sums(blue, self._hematoxylin))),
@@ -144,6 +150,12 @@ class Target:
 def _mean_of_top_tenth(density: np.ndarray) -> float:
     n = max(1, density.size // 10)
     return float(np.partition(density, density.size - n, axis=None)[-n:].mean(dtype=np.float64))
+
+
+def overlap(generated: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """Positive pixels, bool (h, w) each → float64 (4,): in both, in the first or second alone, in neither."""
+    counts = [generated & real, generated & ~real, ~generated & real, ~generated & ~real]
+    return np.array([np.count_nonzero(c) for c in counts], np.float64)
 
 
 def histogram(density: np.ndarray) -> np.ndarray:

@@ -20,18 +20,23 @@ class FieldOrigin:
     x: int | None = None
     y: int | None = None
     """Upper left corner in level-0 px of the slide; None = unknown."""
+    patient: str = ""
+    """"" = unknown."""
 
 
 def group(places: Sequence[FieldOrigin], side: int) -> tuple[list[str], str]:
     """One label per field, and a description of the labels.
 
-    Fields of several slides are grouped by slide, those of one slide by neighbourhood; if neither slides nor
-    positions are known, each field is its own group (and the interval is too narrow, as neighbours are similar).
+    Fields of several patients are grouped by patient, of several slides by slide, those of one slide by neighbourhood;
+    if neither slides nor positions are known, each field is its own group (and the interval is too narrow, as
+    neighbours are similar).
 
     Args:
         places: origins of the fields.
         side: of a field in px; the least pitch of a block's fields.
     """
+    if len({p.patient for p in places} - {""}) > 1 and all(p.patient for p in places):
+        return [p.patient for p in places], "patient"
     if len({p.slide for p in places}) > 1:
         return [p.slide for p in places], "slide"
     known = [(p.x, p.y) for p in places if p.x is not None and p.y is not None]

@@ -106,6 +106,7 @@ def html(result: EvaluationResult, settings: ReportSettings, pictures: Sequence[
         n_fields=len(result.fields),
         n_units=len({field.group for field in result.fields}),
         rows=result.rows,
+        parts=result.parts(),
         kinds={c.name: c.kind for c in result.contenders},
         stain_metrics=stain,
         other_metrics=[name for name in metrics if name not in stain],

@@ -11,7 +11,7 @@ from wsi_stain.evaluate.evaluate import SCALES, EvaluationResult
 from wsi_stain.evaluate.figures import Amounts
 from wsi_stain.measure.metrics import Estimate
 
-DIGITS = {"DAB+ error": 3, "DAB histogram divergence": 3, "DAB histogram KL": 3, "SSIM": 3, "FID": 1, "KID": 4}
+DIGITS = {"DAB+ error": 3, "DAB+ TNR": 3, "DAB histogram": 3, "SSIM": 3, "FID": 1, "KID": 4}
 """Decimals of a metric, by the beginning of its name; 2 for all others."""
 
 
@@ -39,6 +39,10 @@ def plain(result: EvaluationResult) -> dict[str, Any]:
         "rows": {name: {m: dataclasses.asdict(e) for m, e in row.items()} for name, row in result.rows.items()},
         "agreement": {
             name: {scale: dataclasses.asdict(result.agreement(name, scale)) for scale in SCALES} for name in result.rows
+        },
+        "parts": {
+            part: {row: {m: dataclasses.asdict(e) for m, e in values.items()} for row, values in rows.items()}
+            for part, rows in result.parts().items()
         },
         "per_field": [_field(result, i) for i in range(len(result.fields))],
     }

@@ -86,6 +86,29 @@ def mean(sums: np.ndarray) -> np.ndarray:
         return sums[..., 0] / sums[..., 1]
 
 
+def dice(overlap: np.ndarray) -> np.ndarray:
+    """Pixels in both, in the first alone, in the second alone, in neither (…, 4) → Dice's coefficient (…), 0–1.
+
+    Source: Dice, "Measures of the amount of ecologic association between species", 1945. NaN where nothing is positive.
+    """
+    return mean(np.stack([2 * overlap[..., 0], 2 * overlap[..., 0] + overlap[..., 1] + overlap[..., 2]], -1))
+
+
+def jaccard(overlap: np.ndarray) -> np.ndarray:
+    """As `dice` → intersection over union (…)."""
+    return mean(np.stack([overlap[..., 0], overlap[..., :3].sum(-1)], -1))
+
+
+def true_positive_rate(overlap: np.ndarray) -> np.ndarray:
+    """As `dice` → share of the real positive pixels that the first has, too (sensitivity)."""
+    return mean(np.stack([overlap[..., 0], overlap[..., 0] + overlap[..., 2]], -1))
+
+
+def true_negative_rate(overlap: np.ndarray) -> np.ndarray:
+    """As `dice` → share of the real negative pixels that the first has, too (specificity)."""
+    return mean(np.stack([overlap[..., 3], overlap[..., 3] + overlap[..., 1]], -1))
+
+
 def divergence(counts: np.ndarray) -> np.ndarray:
     """Jensen–Shannon divergence of two histograms in bits: 0 = equal, 1 = disjoint; NaN where one is empty.
 

@@ -37,13 +37,13 @@ FLOOR_OD = 0.08
 """Hematoxylin density of an H&E, by Ruifrok's vectors, below which it is eosin's crosstalk and noise."""
 
 
-def _vector(values: np.ndarray) -> Vector:
+def unit_vector(values: np.ndarray) -> Vector:
     """Scaled to length 1."""
     red, green, blue = (float(x) for x in values / np.linalg.norm(values))
     return red, green, blue
 
 
-RUIFROK_HEMATOXYLIN, RUIFROK_DAB = _vector(rgb_from_hed[0]), _vector(rgb_from_hed[2])
+RUIFROK_HEMATOXYLIN, RUIFROK_DAB = unit_vector(rgb_from_hed[0]), unit_vector(rgb_from_hed[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +81,17 @@ def estimate(pairs: Iterable[tuple[np.ndarray, np.ndarray]], background: Backgro
         he.append(gaussian_filter(excess, SMOOTH_PX)[counter][:: EVERY**2])
     return Palette(
         background,
-        _direction(np.concatenate(blue), Palette().hematoxylin),
-        _direction(np.concatenate(brown), Palette().dab),
+        direction(np.concatenate(blue), Palette().hematoxylin),
+        direction(np.concatenate(brown), Palette().dab),
         _ratio(np.concatenate(real), np.concatenate(he)),
     )
 
 
-def _direction(od: np.ndarray, default: Vector) -> Vector:
+def direction(od: np.ndarray, default: Vector) -> Vector:
     """Optical densities (n, 3) → their median direction."""
     if len(od) < ENOUGH:
         return default
-    return _vector(np.median(od / np.linalg.norm(od, axis=1, keepdims=True), axis=0))
+    return unit_vector(np.median(od / np.linalg.norm(od, axis=1, keepdims=True), axis=0))
 
 
 def _ratio(real: np.ndarray, he: np.ndarray) -> float:

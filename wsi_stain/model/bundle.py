@@ -19,12 +19,14 @@ from wsi_stain.config.convert import Precision, PrecisionChoice
 from wsi_stain.config.loader import dump, load
 from wsi_stain.config.model import BundleConfig, BundleInput, BundleOutput, GeneratorConfig, TileTolerance
 from wsi_stain.config.network import NetworkConfig
+from wsi_stain.config.trust import TrustConfig
 from wsi_stain.errors import BundleError, DeviceError
 
 DEFAULT = "he2cam52-small"
 """The default bundle of `convert`."""
 SPEC = "bundle.yaml"
 WEIGHTS = "generator.safetensors"
+TRUST = "trust.yaml"
 
 _PACKAGE = Path(__file__).parents[1]
 _SHIPPED = (_PACKAGE / "bundles", _PACKAGE.parent / "models")  # in a wheel; in a checkout
@@ -104,6 +106,11 @@ class Bundle:
         return self.config.version
 
     @property
+    def expects(self) -> str:
+        """The stain of its input, for example `H&E`; `any` takes every slide."""
+        return self.config.input.stain
+
+    @property
     def stain(self) -> str:
         """Display name of the stain that it produces."""
         return self.config.output.stain
@@ -176,6 +183,13 @@ class Bundle:
     def card_path(self) -> Path | None:
         """The model card; `None` for identity."""
         return self.folder / self.config.card if self.folder else None
+
+    @property
+    def trust(self) -> TrustConfig | None:
+        """What is known of its training slides and its held-out errors; `None` if the bundle does not state it."""
+        if self.folder is None or not (self.folder / TRUST).is_file():
+            return None
+        return load(TrustConfig, self.folder / TRUST)
 
     def generator(
         self, device: str = "cpu", *, precision: PrecisionChoice = "fp32", statistics: Path | None = None

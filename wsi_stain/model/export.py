@@ -6,6 +6,7 @@ The tile tolerance of a bundle is the measurement of `tile_invariance`, with a m
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,18 @@ from wsi_stain.model.card import TO_COMPLETE
 from wsi_stain.model.facts import calibrated
 from wsi_stain.model.tile_invariance import MARGIN, field, in_words, measure, tolerance
 from wsi_stain.model.training_run import TrainingRun
+from wsi_stain.model.trust import of_training, write_trust
+from wsi_stain.pairs.pair import find_pairs, read_pair
+
+log = logging.getLogger(__name__)
 
 RESEARCH_ONLY = RESEARCH_USE.upper()
 OF_THE_MACHINE = ("device", "threads", "workers")
 """Training settings that do not affect the model."""
 QUICK_PX = 128
 """Half the side of the tile that a quick check stains."""
+MOST_PAIRS = 500
+"""Pairs whose H&E is measured."""
 PACKED: Precision = "bf16"
 """Precision in which it is measured: the lowest that any device selects, so that it holds on all devices."""
 _SPDX = re.compile(r"\(*[\w.+:-]+\)*( (AND|OR|WITH) \(*[\w.+:-]+\)*)*")
@@ -64,8 +71,19 @@ def pack(run: Path, folder: Path, *, version: str = "1.0.0", licence: str = "Apa
     )
     if not (folder / spec.card).exists():
         atomic_write(folder / spec.card, _card(spec, training, measured))
+    _write_training(folder, training)
     atomic_write(folder / SPEC, yaml.safe_dump(dump(spec), sort_keys=False, allow_unicode=True))
     return Bundle.open(folder)
+
+
+def _write_training(folder: Path, training: TrainingRun) -> None:
+    """Write what the training tiles look like, if the pairs are still there; without them the bundle states nothing."""
+    source, mpp = training.config.pairs, training.config.input.mpp
+    try:
+        images = [read_pair(pair)[0] for pair in find_pairs(source, "train")[:MOST_PAIRS]]
+        write_trust(folder, of_training(images, mpp or 1.0))
+    except (WsiStainError, OSError) as err:
+        log.warning("the bundle does not state what its training tiles look like: %s", err)
 
 
 def check(folder: Path | str, *, tiles: bool = True) -> list[str]:

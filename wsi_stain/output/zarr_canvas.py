@@ -21,6 +21,7 @@ from wsi_stain.files.atomic import atomic_write
 from wsi_stain.geometry import Box
 from wsi_stain.output.canvas import REMAINS, BlockStore, CanvasSpec, beside, claim, gather, nothing, pack_remains
 from wsi_stain.output.encoding import TILE_PX, pad_tile
+from wsi_stain.output.ometiff.xmp import source_type
 from wsi_stain.output.pyramid import Pyramid, TileAt
 from wsi_stain.tiling.grid import Block
 
@@ -184,10 +185,11 @@ class ZarrCanvas:
         colours = {"Red": "FF0000", "Green": "00FF00", "Blue": "0000FF"}
         window = {"min": 0, "start": 0, "end": 255, "max": 255}
         channels = [{"label": k, "color": v, "active": True, "window": window} for k, v in colours.items()]
+        ours = dict(self._spec.provenance)
         omero = {"channels": channels, "rdefs": {"model": "color"}}
         return {
             "ome": {"version": "0.5", "multiscales": [scale], "omero": omero},
-            "wsi_stain": dict(self._spec.provenance),
+            "wsi_stain": {**ours, "digital_source_type": source_type(ours)},
         }
 
 

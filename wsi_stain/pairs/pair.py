@@ -2,7 +2,7 @@
 
 Files pair by stem; extensions may differ (jpg, png, tif). Hidden files are skipped.
 
-    pairs.csv            he,ihc,slide_id,split and, if known, x,y,side,he_side; paths relative to the table
+    pairs.csv            he,ihc,slide_id,split and, if known, x,y,side,he_side,patient_id,stratum; paths relative to it
     HE/train, IHC/train  BCI
     trainA, trainB       MIST
     train                pix2pix: both halves in one image, H&E on the left
@@ -54,6 +54,10 @@ class Pair:
     """Left and upper edge of the tile in level-0 px of its slide; None = unknown."""
     side: int | None = None
     """Side of the tile in level-0 px of its slide; None = unknown."""
+    patient_id: str = ""
+    """The column `patient_id` of a table; "" = unknown."""
+    stratum: str = ""
+    """The column `stratum` of a table, a group of fields to be reported by itself; "" = none."""
     he_side: HeSide = ""
     """Which half of a side-by-side image is H&E; "" = two files."""
 
@@ -127,7 +131,10 @@ def _from_row(row: Mapping[str, Any], table: Path, line: int) -> Pair:
             "and empty if they are two"
         )
     places = [_whole(row.get(name), f"{table}, line {line}: {name}") for name in ("x", "y", "side")]
-    return Pair(he, ihc, row["slide_id"].strip(), row["split"].strip(), *places, he_side)  # type: ignore[arg-type]
+    patient, stratum = ((row.get(name) or "").strip() for name in ("patient_id", "stratum"))
+    return Pair(
+        he, ihc, row["slide_id"].strip(), row["split"].strip(), *places, patient, stratum, he_side  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 def _whole(text: str | None, where: str) -> int | None:

@@ -9,7 +9,7 @@ from typing import Any
 from wsi_stain.errors import SlideError
 from wsi_stain.files.notice import NOTICE
 from wsi_stain.output.ometiff import tiff as t
-from wsi_stain.output.ometiff import xml
+from wsi_stain.output.ometiff import xml, xmp
 from wsi_stain.output.ometiff.jpeg import read_header
 from wsi_stain.output.ometiff.rules_pages import DEFLATE, JPEG, JPEG_2000, LZW, PLAIN, RGB, UNREADABLE, YCBCR
 from wsi_stain.output.ometiff.subject import Subject
@@ -34,7 +34,8 @@ def describe(path: Path) -> dict[str, Any]:
     try:
         with Tiff.open(path) as tiff:
             subject = Subject.of(tiff, path.name)
-            return {"file": path.name, "bytes": tiff.bytes, **_pages(subject), **_ome_facts(subject)}
+            made_by = {"xmp": xmp.read(subject.first.raw(xmp.TAG))}
+            return {"file": path.name, "bytes": tiff.bytes, **_pages(subject), **_ome_facts(subject), **made_by}
     except BrokenTiff as err:
         raise SlideError(f"{path} {err}; it cannot be described; choose a complete OME-TIFF") from err
     except OSError as err:

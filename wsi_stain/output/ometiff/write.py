@@ -14,7 +14,7 @@ from wsi_stain import __version__
 from wsi_stain.errors import OutputError
 from wsi_stain.geometry import Size
 from wsi_stain.output.encoding import TILE_PX, Encoding
-from wsi_stain.output.ometiff import xml
+from wsi_stain.output.ometiff import xml, xmp
 from wsi_stain.output.ometiff.tiff import SUB_IFDS, Tiff
 
 
@@ -74,8 +74,15 @@ def _options(source: TileSource, metadata: xml.OmeMetadata, level: int) -> dict[
     return options | {
         "subifds": len(source.sizes) - 1,
         "description": xml.build(metadata, source.sizes[0]),
+        "extratags": [_xmp_tag(metadata)],
         "software": f"wsi-stain {__version__}",
     }
+
+
+def _xmp_tag(metadata: xml.OmeMetadata) -> tuple[int, int, int, bytes, bool]:
+    """The tag of the XMP packet, of type BYTE, as tifffile takes it."""
+    packet = xmp.build({**metadata.annotations, "stain": metadata.stain})
+    return xmp.TAG, 1, len(packet), packet, True
 
 
 def _counted(source: TileSource, level: int) -> Iterator[bytes]:

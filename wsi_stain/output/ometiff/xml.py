@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from wsi_stain import __version__
 from wsi_stain.files.notice import NOTICE, RESEARCH_USE
 from wsi_stain.geometry import Box, Size
+from wsi_stain.output.ometiff.xmp import source_type
 from wsi_stain.slide.lengths import in_um
 
 SCHEMA = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
@@ -123,7 +124,8 @@ def _add_annotations(root: ET.Element, metadata: OmeMetadata) -> None:
     mapped = ET.SubElement(annotations, "MapAnnotation", ID="Annotation:1", Namespace=PROVENANCE)
     value = ET.SubElement(mapped, "Value")
     # Ours come last, so that no annotation of the caller can replace them.
-    pairs = {**metadata.annotations, "notice": NOTICE, "use": RESEARCH_USE, "stain": metadata.stain}
+    made_by = {"digital_source_type": source_type(metadata.annotations)}
+    pairs = {**metadata.annotations, **made_by, "notice": NOTICE, "use": RESEARCH_USE, "stain": metadata.stain}
     for key, text in pairs.items():
         ET.SubElement(value, "M", K=key).text = text
 
