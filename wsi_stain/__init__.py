@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from wsi_stain.model.bundle import Bundle
     from wsi_stain.output.ometiff import problems
     from wsi_stain.slide.slide import Slide
+    from wsi_stain.view.virtual import VirtualSlide, virtual_slide
 
 __version__ = "0.1.0"
 
@@ -27,9 +28,11 @@ _HOMES = {
     "ConvertRequest": "conversion.request",
     "Slide": "slide.slide",
     "TrainConfig": "config.train",
+    "VirtualSlide": "view.virtual",
     "WsiStainError": "errors",
     "convert": "conversion.engine",
     "problems": "output.ometiff",
+    "virtual_slide": "view.virtual",
 }
 
 __all__ = [
@@ -38,10 +41,12 @@ __all__ = [
     "ConvertRequest",
     "Slide",
     "TrainConfig",
+    "VirtualSlide",
     "WsiStainError",
     "__version__",
     "convert",
     "problems",
+    "virtual_slide",
 ]
 
 

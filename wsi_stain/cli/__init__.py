@@ -22,6 +22,7 @@ from wsi_stain.files.disk import is_full, no_resources
 
 COMMANDS = {
     "convert": "Convert a slide to a virtual stain, an OME-TIFF or OME-Zarr.",
+    "view": "Show a slide and its virtual stain in a browser; stains what you look at.",
     "cohort": "Convert many slides on this machine or a cluster: plan, run, status.",
     "demo": "Make a synthetic H&E slide and convert it.",
     "info": "Show the properties of a slide or an output.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -21,7 +22,8 @@ MPP = 0.5
     help="Output folder.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-def command(slide: Path | None, folder: Path, device: str) -> None:
+@click.option("--view", is_flag=True, help="Show both slides in a browser at the end.")
+def command(slide: Path | None, folder: Path, device: str, view: bool) -> None:
     """Make a synthetic H&E slide, convert it with the default model, and print how to view the result."""
     from wsi_stain.cli.progress import shown
     from wsi_stain.conversion.engine import convert
@@ -36,13 +38,20 @@ def command(slide: Path | None, folder: Path, device: str) -> None:
     with shown() as show:
         convert(ConvertRequest(slide=source, output=output, model=DEFAULT, device=device), show)
     click.echo(str(output))
+    pair = shlex.join([str(source), str(output)])
     click.echo(
         f"\nThis is a virtual {bundle.stain} of {source} made with the model {bundle.name}; "
         f"for {RESEARCH_USE.lower()}.\n"
-        f"Open both in QuPath (drag them onto the window), then View > Multi-view > Set grid size > 1 × 2\n"
+        f"See both in a browser: wsi-stain view {pair}\n"
+        f"Or open both in QuPath (drag them onto the window), then View > Multi-view > Set grid size > 1 × 2\n"
         f"and View > Multi-view > Synchronize viewers. Provenance: wsi-stain info {output}",
         err=True,
     )
+    if view:
+        from wsi_stain.cli.view import serve
+        from wsi_stain.view.catalogue import sources_of
+
+        serve(sources_of(ConvertRequest(slide=source), output), no_browser=False, resume="")
 
 
 def _phantom(folder: Path) -> Path:

@@ -14,7 +14,6 @@ After an interruption at any point, the same call resumes and produces the same 
 
 from __future__ import annotations
 
-import io
 import logging
 import time
 from collections.abc import Callable, Generator
@@ -29,6 +28,7 @@ from wsi_stain.cluster import ClusterConfig, open_cluster
 from wsi_stain.cluster.workers import Workers
 from wsi_stain.config.loader import dump, load
 from wsi_stain.conversion import seams
+from wsi_stain.conversion.begin import begin
 from wsi_stain.conversion.certificate import certify
 from wsi_stain.conversion.estimate import Estimate, check_resources
 from wsi_stain.conversion.input_check import check_input, facts_of
@@ -39,7 +39,6 @@ from wsi_stain.conversion.provenance import is_done
 from wsi_stain.conversion.request import ConvertRequest
 from wsi_stain.conversion.survey import Survey
 from wsi_stain.conversion.timing import Usage
-from wsi_stain.conversion.view import save_mask
 from wsi_stain.errors import OutputError
 from wsi_stain.files import record
 from wsi_stain.files.disk import reporting_full_disk
@@ -127,16 +126,11 @@ class _Run:
         self.verdict: Verdict | None = None
 
     def begin(self, canvas: Canvas) -> None:
-        """Start or resume; write the mask to the canvas folder for the workers, and next to the output for users."""
-        canvas.begin(self._job.fingerprint.as_dict(), self._request.restart)
-        self._versions = record.note_versions(canvas.store.folder / "versions.json")
+        """Start or resume; write the mask next to the output for users."""
+        self._versions = begin(self._survey, self._job, canvas)
         if self._request.restart:
             # If this run is killed and repeated without --restart, the old output must not count as finished.
             record.path_of(self._job.output).unlink(missing_ok=True)
-        if self._job.mask is not None:
-            buffer = io.BytesIO()
-            save_mask(self._survey.mask, buffer)
-            canvas.store.write(self._job.mask.name, buffer.getvalue())
         if (path := mask_beside(self._survey, self._job.output)) is not None:
             to_geojson(self._survey.mask, path)
 

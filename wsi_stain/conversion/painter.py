@@ -121,6 +121,18 @@ class Painter:
             block.index, len(owned), tissue_owned, generated, unreadable, len(comparisons), clock.seconds
         )
 
+    def stain_ahead(self, tiles: list[Box]) -> dict[Box, np.ndarray]:
+        """Stain tiles before their blocks are painted, and keep them in the canvas's folder, where `paint` finds them.
+
+        Returns:
+            The stained tiles, uint8 (tile, tile, 3); those that cannot be read are left out.
+        """
+        outputs, _ = self._generate(dict(self._read_each(tiles)), Clock())
+        if not self._is_slow:  # else `_generate` has kept them
+            for tile, pixels in outputs.items():
+                self._tile_store.put(tile, pixels)
+        return outputs
+
     def _stain_again(
         self, block: Block, pixels: np.ndarray, unreadable: tuple[Box, ...], clock: Clock
     ) -> Iterator[dict[str, list[int]]]:

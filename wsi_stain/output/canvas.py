@@ -44,6 +44,14 @@ class Canvas(Protocol):
 
     store: BlockStore
 
+    def tile(self, level: int, row: int, column: int) -> np.ndarray:
+        """A tile of a painted block, uint8 (512, 512, 3) as a viewer decodes it; `level` is at most `pyramid.depth`."""
+        ...
+
+    def jpeg(self, level: int, row: int, column: int) -> bytes | None:
+        """The same tile as the output will hold it; None if that is no JPEG."""
+        ...
+
     def read(self, box: Box) -> np.ndarray:
         """A box of the finest level, of painted blocks: uint8 (h, w, 3) as a viewer decodes it."""
         ...
@@ -202,6 +210,16 @@ class BlockStore:
             except FileNotFoundError:
                 continue
 
+    def remains(self, index: tuple[int, int]) -> np.ndarray:
+        """A painted block at the first coarse level (`pyramid.depth` + 1), uint8 (≤ 256, ≤ 256, 3)."""
+        level = self.pyramid.depth + 1
+        side, size = self.pyramid.block >> level, self.pyramid.sizes[level]
+        box = Box.at(index[0] * side, index[1] * side, Size(side, side)) & Box.of(size)
+        part = np.empty((*box.size, 3), np.uint8)
+        with self.open(index) as file:
+            part[:] = unpack_remains(file.read(REMAINS), part) if REMAINS in file.NameToInfo else self.background
+        return part
+
     def strips(self) -> Iterator[np.ndarray]:
         """The first coarse level from top to bottom, one row of remains at a time, uint8 (≤ 256, w, 3)."""
         size, side = self.pyramid.sizes[self.pyramid.depth + 1], self.pyramid.block >> (self.pyramid.depth + 1)
@@ -209,11 +227,7 @@ class BlockStore:
         for row in range(rows):
             strip = np.empty((min(side, size.h - side * row), size.w, 3), np.uint8)
             for column in range(columns):
-                part = strip[:, column * side : (column + 1) * side]
-                with self.open((row, column)) as file:
-                    part[:] = (
-                        unpack_remains(file.read(REMAINS), part) if REMAINS in file.NameToInfo else self.background
-                    )
+                strip[:, column * side : (column + 1) * side] = self.remains((row, column))
             yield strip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -56,13 +56,20 @@ class TiffCanvas:
 
     def read(self, box: Box) -> np.ndarray:
         """A box of the finest level, in the output's frame, as a viewer decodes it."""
+        return gather(box, partial(self.tile, 0))
 
-        def tile_at(row: int, column: int) -> np.ndarray:
-            each = self.pyramid.block // TILE_PX
-            with self.store.open((row // each, column // each)) as file:
-                return self.encoding.decode(self._tile(file, f"0/{row}/{column}"))
+    def tile(self, level: int, row: int, column: int) -> np.ndarray:
+        """A tile of a painted block, uint8 (512, 512, 3) as a viewer decodes it; `level` is at most `pyramid.depth`."""
+        return self.encoding.decode(self._encoded(level, row, column))
 
-        return gather(box, tile_at)
+    def jpeg(self, level: int, row: int, column: int) -> bytes | None:
+        """The same tile as the file will hold it; None if that is no JPEG."""
+        return self._encoded(level, row, column) if self.encoding.compression == "jpeg" else None
+
+    def _encoded(self, level: int, row: int, column: int) -> bytes:
+        each = self.pyramid.block // TILE_PX >> level
+        with self.store.open((row // each, column // each)) as file:
+            return self._tile(file, f"{level}/{row}/{column}")
 
     def publish(
         self, facts: Mapping[str, str], unreadable: Sequence[Box] = (), on_check: Callable[[], None] = nothing

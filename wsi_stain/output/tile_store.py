@@ -36,6 +36,10 @@ class TileStore:
         data = pack_remains(pixels)
         self._store.write(_name(tile), zlib.crc32(data).to_bytes(4, "little") + data, sync=False)
 
+    def holds(self, tile: Box) -> bool:
+        """Whether there is a file of this tile; `take` also verifies it."""
+        return self._path(tile).exists()
+
     def take(self, tile: Box, like: np.ndarray) -> np.ndarray | None:
         """The tile's pixels in the shape of `like`, if stored."""
         try:

@@ -10,7 +10,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class ZarrCanvas:
         part = self._spec.part
         if part.exists():
             shutil.rmtree(part)
-        self._create_group(part)
+        self.create_group(part)
         self.store.begin(fingerprint)
 
     def put(self, block: Block, pixels: np.ndarray | None, notes: Mapping[str, Any]) -> None:
@@ -74,15 +74,18 @@ class ZarrCanvas:
 
     def read(self, box: Box) -> np.ndarray:
         """A box of the finest level, in the output's frame."""
+        return gather(box, partial(self.tile, 0))
 
-        def tile_at(row: int, column: int) -> np.ndarray:
-            path = self._root / f"0/c/0/{row}/{column}"
-            if not path.exists():
-                return np.full((TILE_PX, TILE_PX, 3), self.store.background, np.uint8)
-            planes = np.frombuffer(imagecodecs.zstd_decode(path.read_bytes()), np.uint8)
-            return planes.reshape(3, TILE_PX, TILE_PX).transpose(1, 2, 0)
+    def tile(self, level: int, row: int, column: int) -> np.ndarray:
+        """A tile of a painted block, uint8 (512, 512, 3); `level` is at most `pyramid.depth`."""
+        path = self._root / f"{level}/c/0/{row}/{column}"
+        if not path.exists():
+            return np.full((TILE_PX, TILE_PX, 3), self.store.background, np.uint8)
+        planes = np.frombuffer(imagecodecs.zstd_decode(path.read_bytes()), np.uint8)
+        return planes.reshape(3, TILE_PX, TILE_PX).transpose(1, 2, 0)
 
-        return gather(box, tile_at)
+    def jpeg(self, level: int, row: int, column: int) -> bytes | None:
+        """None: chunks are lossless."""
 
     def publish(
         self, facts: Mapping[str, str], unreadable: Sequence[Box] = (), on_check: Callable[[], None] = nothing
@@ -155,7 +158,8 @@ class ZarrCanvas:
         except FileNotFoundError:
             return False
 
-    def _create_group(self, path: Path) -> None:
+    def create_group(self, path: Any) -> None:
+        """Write the metadata of the group and its arrays, without pixels, to a folder or a Zarr store."""
         import zarr  # slow to import, and needed only at the start of a run
         from zarr.codecs import ZstdCodec
 
