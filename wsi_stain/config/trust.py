@@ -60,29 +60,6 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class ConfidenceStep:
-    """The most trusted share of the held-out blocks, and how far it was off."""
-
-    kept: Share
-    error: float
-    """Mean absolute error of the positive share in these blocks."""
-
-
-@dataclass(frozen=True, slots=True)
-class Confidence:
-    """How the distance of a tile's features to the training tiles is turned into a confidence."""
-
-    file: str
-    """Prototypes and their covariance, safetensors."""
-    sha256: str
-    limit: float
-    """Distance above which a place is of low confidence: quantile `quantile` of the held-out tiles."""
-    quantile: float
-    curve: tuple[ConfidenceStep, ...] = ()
-    """The abstention curve of the held-out blocks."""
-
-
-@dataclass(frozen=True, slots=True)
 class TrustConfig:
     """What is known of the tissue that a model was trained and judged on."""
 
@@ -90,4 +67,3 @@ class TrustConfig:
     """Training tiles with tissue that were measured."""
     figures: tuple[Figure, ...]
     held_out: HeldOut | None = None
-    confidence: Confidence | None = None

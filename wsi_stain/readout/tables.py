@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib
-import importlib.util
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,11 +89,13 @@ def write_table(folder: Path, name: str, columns: Mapping[str, Any]) -> list[Pat
         writer.writerow([_cell(value) for value in row])
     paths = [folder / f"{name}.csv"]
     atomic_write(paths[0], text.getvalue())
-    if importlib.util.find_spec("pyarrow") is not None:
-        arrow, parquet = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))  # an extra
-        paths.append(folder / f"{name}.parquet")
-        with replacing(paths[1]) as temporary:
-            parquet.write_table(arrow.table(dict(columns)), temporary)
+    try:
+        arrow, parquet = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
+    except ImportError:  # an extra
+        return paths
+    paths.append(folder / f"{name}.parquet")
+    with replacing(paths[1]) as temporary:
+        parquet.write_table(arrow.table(dict(columns)), temporary)
     return paths
 
 
