@@ -8,7 +8,7 @@
     ├── MaskError             a tissue mask cannot be used
     ├── OutputError           the output exists, belongs to another run, or cannot be written
     │   ├── InUse             another run is writing it
-    │   └── InsufficientResources            the disk or the memory is too small for it
+    │   └── InsufficientResources  the disk or the memory is too small for it
     ├── DeviceError           the requested device is missing or cannot do the work
     └── TrainingError         training cannot start or continue
 

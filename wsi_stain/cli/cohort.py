@@ -87,7 +87,11 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, e.g. convert.grid.overlap=64."
         ),
-        click.option("--strict", is_flag=True, help="Refuse all slides if a row of SHEET cannot be used."),
+        click.option(
+            "--strict",
+            is_flag=True,
+            help="Refuse SHEET if a row cannot be used; slides that are no H&E fail.",
+        ),
         click.option("--rows", type=RowsType(), help="Convert only these slides, e.g. 3,7-9; the first is 1."),
         click.option("--shard", type=ShardType(), help="Convert only share I of N, for job arrays."),
     ]

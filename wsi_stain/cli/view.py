@@ -12,7 +12,7 @@ from wsi_stain.cli.convert import command as convert_command
 
 SHARED = (
     *("output", "model", "mpp", "image", "z", "device", "precision", "mask", "region", "quality", "compression"),
-    *("compat", "norm", "allow_upsampling", "config_file", "settings"),
+    *("compat", "norm", "allow_upsampling", "allow_virtual", "force_brightfield", "config_file", "settings"),
 )
 """Options of `wsi-stain convert` that select the slide's scale, the model, and the output."""
 

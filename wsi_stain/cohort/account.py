@@ -21,6 +21,7 @@ from wsi_stain.geometry import Box, Size
 from wsi_stain.measure.deconvolution import POSITIVE_OD, dab
 from wsi_stain.model.bundle import Bundle
 from wsi_stain.slide.slide import Slide
+from wsi_stain.tissue.detect import find_tissue
 from wsi_stain.tissue.mask import TissueMask, everything, from_geojson
 
 THUMBNAIL_PX = 192
@@ -74,7 +75,7 @@ def positive_area(stain: np.ndarray, mask: TissueMask, background: tuple[int, in
     Args:
         stain: the downsampled virtual stain, uint8 (h, w, 3).
         mask: tissue mask.
-        glass: background colour of the stain.
+        background: background colour of the stain.
     """
     tissue = _tissue(mask, Size(*stain.shape[:2]))
     positive = count = 0
@@ -121,6 +122,9 @@ def _mask(request: ConvertRequest, size: Size) -> tuple[TissueMask, str | None]:
     if request.mask == "none":
         return everything(size), None
     saved = request.output.with_name(request.output.name.removesuffix(".ome.tiff") + ".tissue.geojson")
+    if request.mask == "auto" and not saved.exists():  # of a slide whose pixels are not square, none is saved
+        with Slide.open(request.slide, mpp=request.mpp, image=request.image, z=request.z) as slide:
+            return find_tissue(slide), None
     path = saved if saved.exists() else Path(request.mask)
     try:
         return from_geojson(path, size), saved.name if path == saved else None

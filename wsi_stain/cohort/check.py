@@ -14,7 +14,8 @@ from wsi_stain.cohort import sheet
 from wsi_stain.cohort.files import Folder
 from wsi_stain.cohort.request import CohortRequest, Row, named, to_convert
 from wsi_stain.cohort.sheet import Problem
-from wsi_stain.config.loader import dump
+from wsi_stain.config.convert import ConvertConfig
+from wsi_stain.config.loader import dump, load
 from wsi_stain.conversion.source import check_source
 from wsi_stain.errors import BundleError, ConfigError, MaskError, WsiStainError
 from wsi_stain.files import record
@@ -134,8 +135,11 @@ def _changed(request: CohortRequest, row: Row, bundle: Bundle) -> list[str]:
     """Keys in which a finished output differs from what this run would convert; only a touched slide is hashed."""
     run = record.read(record.path_of(request.folder / row.output))
     settings = dump(to_convert(request, row))
-    previous = {**run.get("arguments", {}), "config": run.get("config"), **run.get("fingerprint", {})}
-    expected = {key: settings[key] for key in ("mask", "precision", "allow_upsampling", "config")}
+    arguments = run.get("arguments", {})
+    config = dump(load(ConvertConfig, run.get("config") or {}))  # in today's form: keys were added and renamed
+    previous = {**arguments, "config": config, **run.get("fingerprint", {})}
+    previous |= {key: arguments.get(key) for key in ("image", "z")}  # as asked for; the fingerprint has what was chosen
+    expected = {key: settings[key] for key in ("mask", "precision", "allow_upsampling", "config", "image", "z")}
     expected |= {"model": bundle.name, "model_sha256": bundle.sha256}
     if settings["precision"] == "auto":
         del expected["precision"]  # it depended on the device of that run

@@ -17,6 +17,7 @@ from wsi_stain.cohort.status import overview
 from wsi_stain.errors import OutputError
 from wsi_stain.files.atomic import atomic_write
 from wsi_stain.files.notice import NOTICE, RESEARCH_USE
+from wsi_stain.slide.dicom import series_in
 
 SCRIPT = "qupath.groovy"
 PROJECT = "qupath"
@@ -116,7 +117,7 @@ def _path(files: Folder, row: Row) -> str:
     """Path of the slide relative to the folder, so that both can be moved together."""
     slide = row.slide.resolve()
     if slide.is_dir():  # QuPath opens one instance of a DICOM series
-        slide = max(slide.glob("*.dcm"), key=lambda path: path.stat().st_size, default=slide)
+        slide = next((series.levels[0] for series in series_in(slide) if series.levels), slide)
     try:
         return Path(os.path.relpath(slide, files.path.resolve())).as_posix()
     except ValueError:  # on another drive of Windows

@@ -1,7 +1,7 @@
 """The sheet: the list of slides of a cohort, from a CSV, a folder, a glob, or a single slide.
 
-slide,slide_id,mpp,model,mask      only `slide` is required; paths are relative to the sheet; others are kept
-a.svs,case-1,0.25,he2her2,roi.geojson
+slide,slide_id,mpp,model,mask,image,z      only `slide` is required; paths are relative to the sheet; others are kept
+a.svs,case-1,0.25,he2her2,roi.geojson,,
 """
 
 from __future__ import annotations

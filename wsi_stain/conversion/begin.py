@@ -21,6 +21,9 @@ def begin(survey: Survey, job: Job, canvas: Canvas) -> list[dict[str, str]]:
         OutputError: the folder holds blocks of other settings.
     """
     canvas.begin(job.fingerprint.as_dict(), survey.request.restart)
+    if survey.request.restart:
+        # If this run is killed and repeated without --restart, the old output must not count as finished.
+        record.path_of(job.output).unlink(missing_ok=True)
     versions = record.note_versions(canvas.store.folder / "versions.json")
     if job.mask is not None:
         buffer = io.BytesIO()

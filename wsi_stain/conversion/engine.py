@@ -128,9 +128,6 @@ class _Run:
     def begin(self, canvas: Canvas) -> None:
         """Start or resume; write the mask next to the output for users."""
         self._versions = begin(self._survey, self._job, canvas)
-        if self._request.restart:
-            # If this run is killed and repeated without --restart, the old output must not count as finished.
-            record.path_of(self._job.output).unlink(missing_ok=True)
         if (path := mask_beside(self._survey, self._job.output)) is not None:
             to_geojson(self._survey.mask, path)
 

@@ -135,13 +135,18 @@ def provenance(fingerprint: Fingerprint, stain: str, bounds: tuple[int, int, int
 
 
 def in_this_order(old: Mapping[str, Any], fingerprint: Fingerprint, region: Box) -> dict[str, Any]:
-    """A recorded fingerprint in today's form: without `region_order`, its region is (y0, x0, y1, x1) in the view's px.
+    """A recorded fingerprint in today's form.
+
+    In older ones `background` is called `glass`; without `region_order`, the region is (y0, x0, y1, x1) in px of the
+    view.
 
     Args:
         old: the recorded fingerprint.
         fingerprint: today's fingerprint of the same conversion.
         region: today's region in the view's px.
     """
+    if "glass" in old:
+        old = {**{key: value for key, value in old.items() if key != "glass"}, "background": old["glass"]}
     if "region_order" in old or old.get("region") != list(region):
         return dict(old)
     return {**old, "region": list(fingerprint.region), "region_order": ORDER}

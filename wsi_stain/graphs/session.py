@@ -173,8 +173,10 @@ def open_session(data: bytes, device: str, *, optimise: bool = True) -> Any:
     options.log_severity_level = 4
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    kind, _, index = device.partition(":")
+    provider = (PROVIDERS[kind], {"device_id": index} if index else {})
     try:
-        return ort.InferenceSession(data, options, providers=[PROVIDERS[device]])
+        return ort.InferenceSession(data, options, providers=[provider])
     except Exception as err:  # the classes of onnxruntime's errors are private
         raise BundleError(f"onnxruntime refuses the graph: {first_line(err)}; export the network again") from err
 
@@ -193,7 +195,7 @@ def pick_device(name: str) -> str:
         raise DeviceError(f"--device {name}: an ONNX model runs on auto, {', '.join(PROVIDERS)}")
     if PROVIDERS[kind] not in available:
         raise DeviceError(f"--device {name}: the installed onnxruntime has no {PROVIDERS[kind]}; use --device cpu")
-    return kind
+    return name
 
 
 def _import_runtime() -> Any:

@@ -65,7 +65,7 @@ def estimate(pairs: Iterable[tuple[np.ndarray, np.ndarray]], background: Backgro
 
     Args:
         pairs: H&E and immunostain, uint8 (h, w, 3) each; one pair is held at a time.
-        glass: background colour of the immunostain.
+        background: background colour of the immunostain.
         mpp: µm per px, for the tissue mask.
     """
     brown, blue, real, he = [], [], [], []

@@ -26,7 +26,7 @@ IN_FLIGHT = 8
 
 
 class TorchGenerator:
-    """Runs the fast form of a trained generator on one device; see the engine's `Generator` protocol.
+    """Runs the fast form of a trained generator on one device; see `TileGenerator` in model/bundle.py.
 
     Args:
         module: the trained network; it is copied.

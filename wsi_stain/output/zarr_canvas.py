@@ -62,7 +62,7 @@ class ZarrCanvas:
 
     def put(self, block: Block, pixels: np.ndarray | None, notes: Mapping[str, Any]) -> None:
         """Write a block's chunks of all levels it owns, then mark it as painted."""
-        tiles = list(self._glass_tiles(block) if pixels is None else self.pyramid.cut(block.index, pixels))
+        tiles = list(self._background_tiles(block) if pixels is None else self.pyramid.cut(block.index, pixels))
         chunks = {_key(tile): self._write_chunk(tile) for tile in tiles if tile.level <= self.pyramid.depth}
         members = [(CHUNKS, json.dumps(chunks, sort_keys=True).encode())]
         members += [(REMAINS, pack_remains(tile.pixels)) for tile in tiles if tile.level > self.pyramid.depth]
@@ -136,7 +136,7 @@ class ZarrCanvas:
         """Whether a missing chunk is read as background."""
         return len(set(self.store.background)) == 1
 
-    def _glass_tiles(self, block: Block) -> Iterator[TileAt]:
+    def _background_tiles(self, block: Block) -> Iterator[TileAt]:
         if not self._fills:
             background = np.full((*block.write.size, 3), self.store.background, np.uint8)
             yield from (tile for tile in self.pyramid.cut(block.index, background) if tile.level <= self.pyramid.depth)

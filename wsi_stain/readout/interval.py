@@ -38,11 +38,13 @@ def interval_of(survey: Survey) -> Interval:
     if trust is None or trust.held_out is None:
         return Interval(None, f"No interval: the model {name or survey.bundle.name} has none (no held-out figures).")
     held_out = trust.held_out
-    if held_out.threshold != survey.request.thresholds.weak or survey.request.stains not in ("auto", "model"):
+    request = survey.request
+    is_own = request.stains in ("auto", "model") and request.background is None
+    if held_out.threshold != request.thresholds.weak or not is_own:
         return Interval(
             None,
             f"No interval: the held-out errors of {name} hold for a DAB threshold of {held_out.threshold:g} and "
-            "the vectors of the model (--stains model).",
+            "the vectors and the background of the model (--stains model, no --background).",
         )
     return Interval(held_out, text_of(survey.bundle.name, held_out))
 

@@ -76,7 +76,7 @@ def measure(request: MeasureRequest, progress: Callable[[int, int], None] = lamb
         WsiStainError: the slide, the masks or the settings cannot be used.
     """
     start = time.perf_counter()
-    folder = request.output or Path(f"{request.slide.name.split('.')[0]}.measure")
+    folder = request.output or Path(f"{request.slide.name}.measure")
     if (folder / JSON).exists():
         raise OutputError(f"{folder} already has a read-out ({JSON}); choose another folder with -o, or remove it")
     survey = Survey.of(request)

@@ -196,9 +196,12 @@ def _merged(values: np.ndarray, each: int) -> np.ndarray:
 
 
 def _in_mask(job: Job, box: Box) -> np.ndarray:
-    """bool (h, w): the pixels of a box whose cell of the mask is tissue."""
+    """bool (h, w): the pixels of a box inside the outline of the mask, or, without one, in its cells with tissue."""
     if job.mask is None:
         return np.ones(box.size, bool)
+    inside = job.mask.inside(box, job.view.scale)
+    if inside is not None:
+        return inside
     ratio = job.view.scale / job.mask.scale
     h, w = job.mask.array.shape
     y, x = ((np.arange(a, b) * ratio.numerator) // ratio.denominator for a, b in ((box.y0, box.y1), (box.x0, box.x1)))

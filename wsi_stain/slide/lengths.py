@@ -1,4 +1,4 @@
-"""Numbers and units as files store them: the one table of units, and the limits of a plausible pixel size."""
+"""Numbers and units as files store them: the one table of units."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def positive(ihc: Tensor, background: Background) -> Tensor:
 
     Args:
         ihc: (N, 3, H, W) in [-1, 1].
-        glass: background colour (R, G, B).
+        background: background colour (R, G, B).
 
     Returns:
         float32 (N, 1, H, W), 0 or 1, on the device of `ihc`.

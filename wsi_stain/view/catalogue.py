@@ -28,4 +28,11 @@ def sources_of(request: ConvertRequest, virtual: Path | None = None) -> list[Sou
     done = [row for row in folder.rows() if folder.state(row).state == "done"]
     if not done:
         raise SlideError(f"{path} has no finished slide; run wsi-stain cohort run, or wsi-stain view of one slide")
-    return [Source(row.slide_id, replace(request, slide=row.slide, mpp=row.mpp), folder.output(row)) for row in done]
+    return [
+        Source(
+            row.slide_id,
+            replace(request, slide=row.slide, mpp=row.mpp, image=row.image, z=row.z),
+            folder.output(row),
+        )
+        for row in done
+    ]

@@ -134,7 +134,7 @@ class DabLayer:
 
     Args:
         stain: the layer of the stain.
-        glass: colour of its background.
+        background: colour of its background.
     """
 
     def __init__(self, stain: Pixels, background: tuple[int, int, int]) -> None:

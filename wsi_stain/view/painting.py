@@ -145,7 +145,7 @@ class Painting:
     def ahead(self, tile: Box) -> np.ndarray | None:
         """The pixels of a tile that was stained before its block, uint8 (tile, tile, 3)."""
         with suppress(KeyError):
-            return self._ahead.get(tile, partial(self._from_shelf, tile))
+            return self._ahead.get(tile, partial(self._from_tile_store, tile))
         return None
 
     def refresh(self) -> list[Index]:
@@ -206,7 +206,7 @@ class Painting:
         if self.blocked:
             raise InUse(self.blocked)
 
-    def _from_shelf(self, tile: Box) -> np.ndarray:
+    def _from_tile_store(self, tile: Box) -> np.ndarray:
         pixels = self._tile_store.take(tile, np.empty((self.job.grid.tile, self.job.grid.tile, 3), np.uint8))
         if pixels is None:
             raise KeyError(tile)

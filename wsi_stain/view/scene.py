@@ -18,8 +18,8 @@ from wsi_stain.files import record
 from wsi_stain.files.notice import RESEARCH_USE
 from wsi_stain.geometry import Box
 from wsi_stain.measure.deconvolution import HE_BACKGROUND, Background
-from wsi_stain.model.bundle import sha256_of
 from wsi_stain.output.ometiff import describe
+from wsi_stain.slide.files import digest
 from wsi_stain.slide.slide import Slide
 from wsi_stain.tissue.detect import find_tissue
 from wsi_stain.tissue.geojson import outlines
@@ -123,7 +123,7 @@ class Scene:
     def check_source(self) -> None:
         """Warn if the finished stain was made from another slide; reads the whole file of the slide."""
         expected = self._facts.get("source", "")
-        if self.stainer is None and expected and self.slide.path.is_file() and sha256_of(self.slide.path) != expected:
+        if self.stainer is None and expected and not self.warnings and digest(self.slide.path)[0] != expected:
             self.warnings.append("this stain was made from another slide than the H&E that is shown")
 
     def close(self) -> None:
@@ -238,7 +238,8 @@ def _annotations(path: Path) -> dict[str, str]:
 
 def _background(run: dict[str, Any]) -> Background:
     """The background of a stain, as its record states it."""
-    background = run.get("fingerprint", {}).get("background")
+    fingerprint = run.get("fingerprint", {})
+    background = fingerprint.get("background") or fingerprint.get("glass")  # `glass` in records of older versions
     return (background[0], background[1], background[2]) if background else HE_BACKGROUND
 
 

@@ -34,6 +34,7 @@ class CziBackend:
 
     def __init__(self, path: Path, z: int | None = None) -> None:
         czi = _import_czi()
+        self._lock = threading.Lock()  # the library does not say that several threads can use one document
         try:
             self._czi = czi.CziReader(str(path))
         except Exception as err:  # the library raises RuntimeError for any fault
@@ -62,14 +63,13 @@ class CziBackend:
         self._factors, codecs = self._levels()
         self.sizes = tuple(Size(extent.h // factor, extent.w // factor) for factor in self._factors)
         self.metadata = _metadata(self._czi.raw_metadata, codecs, plane.number, plane.notes)
-        self._lock = threading.Lock()
 
     def read(self, level: int, box: Box) -> np.ndarray:
         """uint8 (h, w, 3) of a box inside the level; raises `DecodeError`."""
         factor, (y0, x0) = self._factors[level], self._origin
         roi = (x0 + box.x0 * factor, y0 + box.y0 * factor, box.size.w * factor, box.size.h * factor)
         try:
-            with self._lock:  # the library does not promise that one document can be read by several threads
+            with self._lock:
                 pixels = self._czi.read(roi=roi, plane=self._plane, zoom=1 / factor, background_pixel=(1, 1, 1))
         except Exception as err:  # whatever damaged data leads to
             raise DecodeError(f"subblocks at {roi[0]}, {roi[1]}: {err or type(err).__name__}") from err
@@ -81,8 +81,9 @@ class CziBackend:
         """Nothing to renew: a failed read leaves the file usable."""
 
     def close(self) -> None:
-        """Close the file."""
-        self._czi.close()
+        """Close the file, after the reads that are running."""
+        with self._lock:
+            self._czi.close()
 
     def _levels(self) -> tuple[tuple[int, ...], set[int]]:
         """Level-0 px per px of each level that the file holds, powers of two, finest first; and the codecs."""

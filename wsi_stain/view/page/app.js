@@ -3,7 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const MODES = ["curtain", "fade", "side", "single"];
-const client = crypto.randomUUID();
+const client = Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(16)).join("-");  // randomUUID needs https
 const view = { mode: "curtain", at: 50, front: "stain" };
 let slides = [], number = -1, info = null, he = null, stain = null, fresh = null, dabItem = null, leader = null;
 let shareLink = "", problem = "";
@@ -174,6 +174,11 @@ function look() {
   showFacts(info.state);
 }
 
+/** Of a finished pair: whether the stain was made from this slide is known once the slide's file has been read. */
+async function lateWarnings(current) {
+  if (number === current) showFacts((await ask(`/slides/${current}`)).state);
+}
+
 async function follow(current) {
   for (; number === current;) {
     try {
@@ -262,6 +267,7 @@ async function open(n) {
   showFacts(info.state);
   moved();
   if (info.live) follow(n);
+  else setTimeout(() => lateWarnings(n), 5000);
 }
 
 /** Both pictures stop at the same zoom: four screen px per px of the slide. */
