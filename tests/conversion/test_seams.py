@@ -253,7 +253,8 @@ class Fake:
     """A model made of a class."""
 
     name, version, stain, stain_slug, sha256 = "fake", "1", "Fake", "fake", "f"
-    multiple, tolerance, is_pointwise, has_tile_statistics = 1, None, False, False
+    multiple, tolerance, is_pointwise, has_tile_statistics, network_sha256 = 1, None, False, False, None
+    expects, trust = "any", None
     mpp, background, tile = None, (243, 243, 243), 128
 
     def __init__(self, make: type, overlap: int) -> None:

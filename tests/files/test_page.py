@@ -11,29 +11,32 @@ from wsi_stain.files.page import template
 
 PACKAGE = Path(wsi_stain.__file__).parent
 TEMPLATES = sorted(PACKAGE.rglob("*.jinja"))
-ROOMS = {"summary.html.jinja": "wsi_stain.cohort", "report.html.jinja": "wsi_stain.evaluate"}
+PAGES = [
+    ("wsi_stain.cohort", "summary.html.jinja"),
+    ("wsi_stain.evaluate", "report.html.jinja"),
+    ("wsi_stain.readout", "report.html.jinja"),
+]
 
 
 def test_templates_lie_in_their_rooms() -> None:
-    assert {path.name: f"wsi_stain.{path.parent.parent.name}" for path in TEMPLATES} == ROOMS | {
-        "page.html.jinja": "wsi_stain.files"
-    }
+    lying = sorted((f"wsi_stain.{path.parent.parent.name}", path.name) for path in TEMPLATES)
+    assert lying == sorted([*PAGES, ("wsi_stain.files", "page.html.jinja")])
     build = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
     assert build["wheel"]["packages"] == ["wsi_stain"], "hatch packs all files of the package, templates too"
 
 
-@pytest.mark.parametrize("name", ROOMS)
-def test_values_are_escaped_everywhere(name: str) -> None:
-    page = template(ROOMS[name], name)
+@pytest.mark.parametrize(("room", "name"), PAGES)
+def test_values_are_escaped_everywhere(room: str, name: str) -> None:
+    page = template(room, name)
     hostile = page.environment.from_string("""<a title="{{ x }}">{{ x }}</a>""").render(x="""<script>&"'""")
     assert hostile.count("&lt;script&gt;&amp;&#34;&#39;") == 2
-    text = (PACKAGE / ROOMS[name].split(".")[1] / "templates" / name).read_text(encoding="utf-8")
+    text = (PACKAGE / room.split(".")[1] / "templates" / name).read_text(encoding="utf-8")
     assert "safe" not in text, "no value is exempt"
     assert "autoescape" not in text
 
 
 def test_a_missing_value_is_an_error() -> None:
-    with pytest.raises(UndefinedError, match="facts"):
+    with pytest.raises(UndefinedError, match="settings"):
         template("wsi_stain.evaluate", "report.html.jinja").render()
 
 

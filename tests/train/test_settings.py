@@ -104,7 +104,7 @@ def test_settings_are_refused_exactly_when_the_first_step_cannot_run(changes: di
         (["crop=192"], False, "crop is 192: it must be a multiple of 128 px for this generator"),
         (["loss.l1_levels=9"], False, "crop is 128: with these settings it must be at least 256 px"),
         (["loss.patches=32"], False, r"cannot be cut into 32×32 patches of at least 5 px; change loss\.patches"),
-        (["generator.kind=identity"], False, "which has nothing to train: choose ceff or unet"),
+        (["generator.kind=identity"], False, "which cannot be trained: choose ceff or unet"),
         (["generator.norm=instance"], False, r"batch statistics: set encoders\.source=joint"),
         (["loss.rescaled=true", "loss.alpha=0", "loss.beta=0"], False, "cannot be rescaled"),
     ],

@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 PACKAGES = (
     *("openslide-python", "openslide-bin", "tifffile", "imagecodecs", "pillow"),  # reading, colour profile
-    *("wsidicom", "pydicom", "pylibCZIrw", "slideio"),  # optional readers
+    *("wsidicom", "pydicom", "pylibCZIrw"),  # optional readers
     *("numpy", "scipy", "scikit-image", "opencv-python-headless"),  # resampling, tissue, halving
-    *("torch", "safetensors", "pytorch-wavelets", "PyWavelets"),  # the network
+    *("torch", "safetensors", "pytorch-wavelets", "PyWavelets", "onnxruntime"),  # the network
     *("zarr", "numcodecs"),  # writing
 )
 """Packages whose version can change a pixel or a byte of an output."""
