@@ -54,6 +54,15 @@ def test_a_record_in_the_old_order_is_still_known(tmp_path: Path) -> None:
         identity(slide, output, region=(40, 130, 340, 300))  # the same four numbers read in today's order
 
 
+def test_a_record_with_the_old_name_of_the_background_is_still_known(tmp_path: Path) -> None:
+    slide, output = write_slide(tmp_path / "s.tif", noise(300, 400)), tmp_path / "x.ome.tiff"
+    fingerprint = identity(slide, output).record["fingerprint"]
+    content = json.loads(record.path_of(output).read_text())
+    content["fingerprint"] = {"glass" if key == "background" else key: value for key, value in fingerprint.items()}
+    record.path_of(output).write_text(json.dumps(content))
+    assert identity(slide, output).already_done
+
+
 def oblong(path: Path) -> Path:
     tifffile.imwrite(
         path, noise(200, 600), tile=(128, 128), photometric="rgb", metadata=None,

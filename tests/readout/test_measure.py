@@ -248,3 +248,24 @@ def test_sums_add_up() -> None:
     one = Sums(4, 2, np.array([1, 1, 0, 0]), 0.3, 0.1)
     assert (one + one).tissue_px == 4
     assert ((one + one).classes == [2, 2, 0, 0]).all()
+
+
+def test_a_drawn_mask_counts_to_its_outline_with_holes_and_ignored_areas(tmp_path) -> None:
+    # Everything is positive; the areas of the outlines are known in pixels of 0.5 µm.
+    slide = write_slide(tmp_path / "made.tif", paint(np.zeros((512, 512)), np.full((512, 512), 0.5)))
+
+    def square(a: int, b: int) -> list[list[int]]:
+        return [[a, a], [b, a], [b, b], [a, b], [a, a]]
+
+    features = [
+        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": rings}, "properties": properties}
+        for rings, properties in (
+            ([square(10, 311), square(100, 133)], {}),
+            ([square(200, 217)], {"classification": {"name": "Ignore*"}}),
+        )
+    ]
+    mask = tmp_path / "mask.geojson"
+    mask.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    figures = measure(request(slide, tmp_path / "out", mask=mask)).content["figures"]["slide"]
+    assert figures["tissue_um2"] == (301**2 - 33**2 - 17**2) / 4
+    assert figures["dab_positive"] == 1

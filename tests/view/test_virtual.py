@@ -82,6 +82,19 @@ def test_the_graph_of_a_large_slide_is_small(tmp_path):
     assert len(dict(small.__dask_graph__())) < 10
 
 
+def test_a_restarted_slide_replaces_the_output_when_it_is_saved(tmp_path, use):
+    use(InvertAndBlur)
+    slide = slide_of(tmp_path)
+    output = tmp_path / "a.ome.tiff"
+    stained = pixels_of(convert(request_of(slide, output)).output)
+    slide = write_slide(tmp_path / "s.tif", 255 - pixels_of(slide))
+    with VirtualSlide(request_of(slide, output, restart=True)) as virtual:
+        read = virtual.read(0, Box(0, 0, 64, 64))
+        assert not virtual.save().already_done
+    assert not np.array_equal(pixels_of(output), stained)
+    np.testing.assert_array_equal(pixels_of(output)[:64, :64], read)
+
+
 @pytest.mark.parametrize("ending", ["ome.tiff", "ome.zarr"])
 def test_save_completes_what_was_read_to_the_same_bytes(tmp_path, use, painted, ending):
     use(InvertAndBlur)
