@@ -269,3 +269,14 @@ def test_a_drawn_mask_counts_to_its_outline_with_holes_and_ignored_areas(tmp_pat
     figures = measure(request(slide, tmp_path / "out", mask=mask)).content["figures"]["slide"]
     assert figures["tissue_um2"] == (301**2 - 33**2 - 17**2) / 4
     assert figures["dab_positive"] == 1
+
+
+def test_a_virtual_stain_of_other_software_is_marked_as_one(tmp_path) -> None:
+    dab = np.full((256, 256), 0.3)
+    path = tmp_path / "other.tif"
+    resolution = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
+    about = {"description": "A virtual IHC stain", "metadata": None}
+    tifffile.imwrite(path, paint(0 * dab, dab), photometric="rgb", **about, **resolution)
+    result = measure(request(path, tmp_path / "out"))
+    assert result.content["virtual"]
+    assert "predictions of other software from H&amp;E" in " ".join((result.folder / "report.html").read_text().split())

@@ -49,6 +49,8 @@ class StainsType(click.ParamType[Any]):
 @click.option("--he", type=click.Path(path_type=Path), help="H&E of the same frame, on which tissue is detected.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder. [default: FILE.measure]")
 @click.option("--mpp", type=float, help="Pixel size of the slide in µm, if the file has none or a wrong one.")
+@click.option("--image", type=click.IntRange(min=0), help="Image to read, if there are several. [default: the largest]")
+@click.option("--z", type=click.IntRange(min=0), help="Focal plane, if there are several. [default: the middle one]")
 @click.option("--at", type=float, help="Pixel size in µm at which to measure. [default: that of level 0]")
 @click.option("--mask", default="auto", show_default=True, help="Tissue: auto, none (every pixel), or a GeoJSON file.")
 @click.option("--model", help="Bundle of a virtual stain, if it is not shipped.")

@@ -159,7 +159,7 @@ def _content(
     return {
         "wsi_stain": __version__,
         "slide": survey.request.slide.name,
-        "virtual": bool(survey.origin),
+        "virtual": survey.is_virtual,
         "origin": dict(survey.origin),
         "figures": finite,
         "interval": interval.text,

@@ -45,6 +45,10 @@ class MeasureRequest:
     """The H&E slide in the same frame, on which tissue is detected."""
     mpp: float | None = None
     """µm per px of level 0, if the file has none or a wrong one."""
+    image: int | None = None
+    """Number of the image, if the file holds several; the largest by default."""
+    z: int | None = None
+    """Number of the focal plane, if there are several; the middle one by default."""
     at: float | None = None
     """µm per px at which densities are measured; level 0 by default."""
     mask: Literal["auto", "none"] | Path = "auto"

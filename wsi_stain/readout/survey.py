@@ -16,6 +16,7 @@ from wsi_stain.errors import BundleError, ConfigError, MaskError, SlideError, Un
 from wsi_stain.measure.stains import Stains, background_of, estimate
 from wsi_stain.model.bundle import Bundle
 from wsi_stain.output.origin import provenance
+from wsi_stain.output.virtual import virtual_stain
 from wsi_stain.readout.blocks import BlockGrid
 from wsi_stain.readout.regions import read_regions
 from wsi_stain.readout.request import MeasureRequest
@@ -43,6 +44,8 @@ class Survey:
     """uint8 (h, w, 3)."""
     origin: Mapping[str, str]
     """Provenance of a virtual stain of ours; empty for any other slide."""
+    is_virtual: bool
+    """Whether the file says that it is a virtual stain, ours or another's."""
     bundle: Bundle | None
     """The model of the virtual stain, if it is at hand."""
     facts: Mapping[str, Any]
@@ -55,7 +58,7 @@ class Survey:
         Raises:
             WsiStainError: the slide, the masks or the settings cannot be used.
         """
-        slide = Slide.open(request.slide, mpp=request.mpp)
+        slide = Slide.open(request.slide, mpp=request.mpp, image=request.image, z=request.z)
         try:
             return cls._of(request, slide)
         except BaseException:
@@ -78,7 +81,8 @@ class Survey:
             raise MaskError(f"the pixels of {slide.path.name} are not square, so regions drawn on them do not fit")
         job = Job(view, grid, stains, request.thresholds, mask, tissue_from.startswith("detected"), regions)
         facts = {"tissue": tissue_from, "background": background_from, "vectors": vectors_from}
-        return cls(request, job, thumbnail, origin, bundle, facts)
+        is_virtual = bool(origin) or virtual_stain(request.slide) is not None
+        return cls(request, job, thumbnail, origin, is_virtual, bundle, facts)
 
     def close(self) -> None:
         """Close the slide."""
