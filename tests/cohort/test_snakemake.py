@@ -77,7 +77,7 @@ def test_a_wrong_row_stops_the_plan_with_its_line(tmp_path: Path, line: str, mes
     [
         ({"slide_id": "a"}, "'slide' is a required property"),
         ({"slide": "a.svs", "slide_id": "../a"}, "'../a' does not match"),
-        ({"slide": "a.svs", "um": "0.5"}, "'um' was unexpected"),
+        ({"slide": "a.svs", "z": "-1"}, "'-1' does not match"),
         ({"slide": "a.svs", "mpp": "-1"}, "'-1' does not match"),
         ({"slide": "a.svs", "mask": "mask.png"}, "'mask.png' does not match"),
     ],
@@ -85,7 +85,8 @@ def test_a_wrong_row_stops_the_plan_with_its_line(tmp_path: Path, line: str, mes
 def test_the_schema_refuses(row: dict, message: str) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     schema = yaml.safe_load((FOLDER / "sheet.schema.yaml").read_text(encoding="utf-8"))
-    good = {"slide": "a b.svs", "slide_id": "patient 2.ä", "mpp": ".25", "model": "m", "mask": "roi.geojson"}
+    good = {"slide": "a b.svs", "slide_id": "patient 2.ä", "mpp": ".25", "model": "m", "mask": "roi.geojson.gz"}
+    good |= {"image": "0", "z": "2", "a column of the user": "kept"}
     jsonschema.validate(good, schema)
     with pytest.raises(jsonschema.ValidationError, match=message):
         jsonschema.validate(row, schema)
