@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import tifffile
 from builders.conversions import InvertAndBlur, digest, noise, pixels_of, request_of, write_slide
+from builders.he import tile
 from builders.slides import tissue, write_svs
+from skimage.color import rgb_from_hed
 
 from wsi_stain.conversion.engine import convert
 from wsi_stain.errors import ConfigError
@@ -280,6 +282,16 @@ def test_a_stain_of_another_slide_is_marked(tmp_path, finished):
         while not (warnings := page.get("/slides/0")["state"]["warnings"]):
             assert time.monotonic() < end
         assert "another slide" in warnings[0]
+
+
+def test_a_slide_that_the_model_does_not_know_is_marked_while_it_is_stained(tmp_path, use):
+    use(InvertAndBlur).expects = "H&E"
+    brown = write_slide(tmp_path / "s.tif", tile(600, vectors=rgb_from_hed[[0, 2]]))
+    with serving(Source("s", request_of(brown, tmp_path / "a.ome.tiff"), None)) as (page, _):
+        end = time.monotonic() + 30
+        while not (warnings := page.get("/slides/0")["state"]["warnings"]):
+            assert time.monotonic() < end
+        assert "not to be trusted" in warnings[0]
 
 
 # ---- staining on demand --------------------------------------------------------------------------------------------

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from wsi_stain import __version__
+from wsi_stain.conversion.input_check import check_input
 from wsi_stain.conversion.request import ConvertRequest
-from wsi_stain.errors import MaskError, SlideError
+from wsi_stain.errors import MaskError
 from wsi_stain.files import record
 from wsi_stain.files.notice import RESEARCH_USE
 from wsi_stain.geometry import Box
 from wsi_stain.measure.deconvolution import HE_BACKGROUND, Background
-from wsi_stain.output.ometiff import describe
+from wsi_stain.output.origin import provenance
 from wsi_stain.slide.files import digest
 from wsi_stain.slide.slide import Slide
 from wsi_stain.tissue.detect import find_tissue
@@ -72,6 +73,7 @@ class Scene:
         self.slide = Slide.open(request.slide, mpp=request.mpp, image=request.image, z=request.z)
         self.stainer: Stainer | None = None
         self.warnings: list[str] = []
+        self._is_checked = False
         self._stain_file: FileLayer | None = None
         try:
             self.he = FileLayer(self.slide)
@@ -121,9 +123,20 @@ class Scene:
         return list(_rings(self._mask(), self.slide))
 
     def check_source(self) -> None:
-        """Warn if the finished stain was made from another slide; reads the whole file of the slide."""
+        """Warn, at the first call, if the slide does not suit: it takes seconds, as it reads the slide.
+
+        A finished stain may have been made from another slide; a slide to be stained may not be what the model knows.
+        """
+        if self._is_checked:
+            return
+        self._is_checked = True
+        if self.stainer is not None:
+            verdict = check_input(self.stainer.painting.survey)
+            if verdict is not None and verdict.level != "ok":
+                self.warnings.append(f"the stain is not to be trusted: this slide {'; it '.join(verdict.reasons)}")
+            return
         expected = self._facts.get("source", "")
-        if self.stainer is None and expected and not self.warnings and digest(self.slide.path)[0] != expected:
+        if expected and digest(self.slide.path)[0] != expected:
             self.warnings.append("this stain was made from another slide than the H&E that is shown")
 
     def close(self) -> None:
@@ -158,7 +171,7 @@ class Scene:
         self._stain_file = FileLayer(slide)
         self.stain = self._stain_file
         self._record = record.read(record.path_of(path))
-        annotations = _annotations(path)
+        annotations = provenance(path)
         self._facts = {
             "stain": annotations.get("stain", path.name),
             "model": " ".join(annotations[key] for key in ("model", "model_version") if key in annotations),
@@ -223,17 +236,6 @@ class Scenes:
             for scene in self._open.values():
                 scene.close()
             self._open.clear()
-
-
-def _annotations(path: Path) -> dict[str, str]:
-    """The provenance in a stain; empty if it has none."""
-    if path.is_dir():
-        attributes = record.read(path / "zarr.json").get("attributes", {})
-        return {key: str(value) for key, value in attributes.get("wsi_stain", {}).items()}
-    try:
-        return describe(path)["annotations"]
-    except SlideError:
-        return {}
 
 
 def _background(run: dict[str, Any]) -> Background:

@@ -125,7 +125,7 @@ function showFacts(state) {
   const painted = info.live ? `${state.complete ? 100 : Math.min(99.9, 100 * state.share).toFixed(state.share < 0.1 ? 1 : 0)} % stained` : "";
   $("notice").textContent = info.notice;
   const device = state.device || f.device;
-  $("facts").textContent = [f.stain && `virtual ${f.stain}`, f.model, f.software, device, painted].filter(Boolean).join(" · ");
+  $("facts").textContent = [f.virtual ? `${f.stain} (${f.virtual})` : f.stain && `virtual ${f.stain}`, f.model, f.software, device, painted].filter(Boolean).join(" · ");
   let text = (state.warnings || []).join("; "), bad = Boolean(text);
   if (problem) { text = problem; bad = true; }
   else if (state.error) { text = `Staining stopped: ${state.error}`; bad = true; }
@@ -174,7 +174,7 @@ function look() {
   showFacts(info.state);
 }
 
-/** Of a finished pair: whether the stain was made from this slide is known once the slide's file has been read. */
+/** Whether the slide suits the stain or the model is known once the slide has been read. */
 async function lateWarnings(current) {
   if (number === current) showFacts((await ask(`/slides/${current}`)).state);
 }
@@ -267,7 +267,7 @@ async function open(n) {
   showFacts(info.state);
   moved();
   if (info.live) follow(n);
-  else setTimeout(() => lateWarnings(n), 5000);
+  setTimeout(() => lateWarnings(n), 5000);
 }
 
 /** Both pictures stop at the same zoom: four screen px per px of the slide. */
