@@ -213,13 +213,18 @@ class Bundle:
             self.precision(device, precision)
             return open_generator(open_graph(self.weights_path, network), network, device, statistics, tile=self.tile)
         from wsi_stain.nn.inference import TorchGenerator, pick_device
+        from wsi_stain.nn.norm import freeze
+        from wsi_stain.nn.thread import ThreadedGenerator
 
-        module = self._network()
-        if statistics is not None:
-            from wsi_stain.nn.norm import freeze
+        name, number_format = pick_device(device), self.precision(device, precision)
 
-            freeze(module, statistics)
-        return TorchGenerator(module, pick_device(device), self.precision(device, precision))
+        def load_generator() -> TorchGenerator:
+            module = self._network()
+            if statistics is not None:
+                freeze(module, statistics)
+            return TorchGenerator(module, name, number_format)
+
+        return ThreadedGenerator(name, load_generator)
 
     def measure_statistics(self, tiles: Sequence[np.ndarray], device: str = "cpu") -> bytes:
         """Statistics of a slide from its tiles, uint8 (h, w, 3), as the contents of the file for `generator`."""
@@ -230,8 +235,10 @@ class Bundle:
             return measure_graph(open_graph(self.weights_path, network), network, tiles, device, tile=self.tile)
         from wsi_stain.nn.inference import pick_device
         from wsi_stain.nn.norm import measure
+        from wsi_stain.nn.thread import in_torch_thread
 
-        return measure(self._network(), tiles, pick_device(device))
+        name = pick_device(device)
+        return in_torch_thread(name, lambda: measure(self._network(), tiles, name))
 
     def _network(self) -> Any:
         """The network in torch, with its weights."""

@@ -75,3 +75,13 @@ def calibrate(module: nn.Module, batches: Iterable[Tensor], *, frozen: nn.Module
         module(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+
+
+def memory_format(device: torch.device, precision: str) -> torch.memory_format:
+    """The order of the axes in memory with which a device trains fastest.
+
+    Channels last in float32 on a CPU: a step of the small recipe takes 2.1 s instead of 3.2 s in bfloat16 and 2.7 s in
+    float32 with channels first, on a processor without matrix units (docs/benchmarks.md).
+    """
+    is_fast = device.type == "cpu" and precision == "fp32"
+    return torch.channels_last if is_fast else torch.contiguous_format

@@ -22,7 +22,7 @@ from wsi_stain.train.checkpoint import (
 )
 from wsi_stain.train.encoders import Encoders, frozen_encoders
 from wsi_stain.train.losses import adaptive_weights, adversarial, weighted_l1
-from wsi_stain.train.optimize import calibrate, set_rate, set_training, slowed, update_average
+from wsi_stain.train.optimize import calibrate, memory_format, set_rate, set_training, slowed, update_average
 from wsi_stain.train.palette import palette_of
 from wsi_stain.train.parallel import DistributedContext
 
@@ -62,6 +62,9 @@ class StainingRecipe:
         if config.start is not None:
             load_start(self.generator, config.start)
         self.discriminator = Discriminator(loss.discriminator_filters, conditional=loss.conditional).to(device)
+        self._memory_format = memory_format(context.device, config.precision)
+        for network in (self.generator, self.discriminator):
+            network.to(memory_format=self._memory_format)
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         trained = [p for p in self.generator.parameters() if p.requires_grad]
         self.opt_g = torch.optim.Adam(trained, config.schedule.lr, (0.5, 0.999))
@@ -72,6 +75,7 @@ class StainingRecipe:
     def step(self, he: Tensor, ihc: Tensor, images: int) -> dict[str, float]:
         """Train on one batch; see `Recipe.step`."""
         loss, schedule = self.config.loss, self.config.schedule
+        he, ihc = (x.contiguous(memory_format=self._memory_format) for x in (he, ihc))
         progress = images / self.total
         set_rate(self.opt_g, slowed(schedule.lr, progress, schedule), progress, schedule.decay_from)
         set_rate(self.opt_d, slowed(schedule.lr_discriminator, progress, schedule), progress, schedule.decay_from)

@@ -1,0 +1,77 @@
+"""One thread for all of torch's work on a device, and memory that its large activations reuse.
+
+Both are about speed on a CPU alone; docs/benchmarks.md has the figures.
+
+- libgomp gives every thread that calls torch a team of its own. With two teams it counts more threads than processors,
+  stops spinning between parallel regions, and every region becomes slower, for good.
+- glibc maps, clears and unmaps blocks over 32 MiB at every allocation: 100,000 page faults per tile of 1024 px.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+
+from wsi_stain.nn.inference import TorchGenerator
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Parameters of mallopt(3)."""
+KEPT_BYTES = 1 << 30
+"""Free memory at the end of the heap that is kept for the next tile."""
+
+
+def in_torch_thread(device: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call a function in the thread that does all of torch's work on a device, one call after the other.
+
+    Args:
+        device: `cpu`, `cuda` or `cuda:N`; devices do not wait for each other.
+        function: called with the other arguments; its result is returned, and what it raises is raised.
+    """
+    return _executor("cuda:0" if device == "cuda" else device).submit(function, *args, **kwargs).result()
+
+
+class ThreadedGenerator:
+    """A `TorchGenerator` that is loaded and run in torch's own thread, whichever thread calls it.
+
+    Args:
+        device: `cpu`, `cuda` or `cuda:N`.
+        load: makes the generator; called once, in that thread.
+    """
+
+    def __init__(self, device: str, load: Callable[[], TorchGenerator]) -> None:
+        self._device = device
+        self._generator = in_torch_thread(device, load)
+        self.multiple, self.batch = self._generator.multiple, self._generator.batch
+        self.device, self.precision = self._generator.device, self._generator.precision
+
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        """uint8 (N, H, W, 3) H&E → uint8 (N, H, W, 3) stain; see `TorchGenerator`."""
+        return in_torch_thread(self._device, self._generator, tiles)
+
+
+@lru_cache
+def _executor(device: str) -> ThreadPoolExecutor:
+    keep_large_buffers()
+    return ThreadPoolExecutor(1, thread_name_prefix=f"torch {device}")
+
+
+def keep_large_buffers() -> None:
+    """Let the heap serve large blocks too, in huge pages; only with glibc, and not against the user's settings."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it at its first allocation
+    if platform.libc_ver()[0] != "glibc" or any(
+        name in os.environ for name in ("GLIBC_TUNABLES", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD")
+    ):
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
