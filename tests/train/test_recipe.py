@@ -112,6 +112,22 @@ def pretrained(folder: Path, channels: int = 4) -> Path:
     return folder / "encoders.safetensors"
 
 
+@pytest.mark.parametrize("channels", [8, 16])
+def test_a_step_is_the_same_whatever_the_order_of_axes_in_memory(
+    tmp_path: Path, pairs: Path, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Width 8 in channels last ended in a segmentation fault of oneDNN."""
+    he, ihc = torch.rand(2, 2, 3, 128, 128, generator=torch.Generator().manual_seed(0)).unbind(0)
+    losses = []
+    for run in ("fast", "plain"):
+        changes = [f"generator.channels={channels}", "encoders.source=joint", "loss.adaptive=false", "precision=fp32"]
+        recipe = made_recipe(pairs, tmp_path / run, *changes)
+        losses.append([recipe.step(he, ihc, 2 * i) for i in range(2)])
+        monkeypatch.setattr("wsi_stain.train.recipe.memory_format", lambda *_: torch.contiguous_format)
+    for fast, plain in zip(*losses, strict=True):
+        assert fast == pytest.approx(plain, rel=1e-3)
+
+
 def test_encoders_are_those_of_the_file_to_the_last_bit_after_training(tmp_path: Path, pairs: Path) -> None:
     """The paper's code re-drew them after loading, and let their statistics drift."""
     file = pretrained(tmp_path)

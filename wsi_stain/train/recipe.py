@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from wsi_stain.config.train import TrainConfig
 from wsi_stain.model.bundle import WEIGHTS
@@ -62,9 +63,9 @@ class StainingRecipe:
         if config.start is not None:
             load_start(self.generator, config.start)
         self.discriminator = Discriminator(loss.discriminator_filters, conditional=loss.conditional).to(device)
-        self._memory_format = memory_format(context.device, config.precision)
+        self._memory_format = memory_format(context.device, config.precision, config.generator.channels)
         for network in (self.generator, self.discriminator):
-            network.to(memory_format=self._memory_format)
+            convert_conv2d_weight_memory_format(network, self._memory_format)
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         trained = [p for p in self.generator.parameters() if p.requires_grad]
         self.opt_g = torch.optim.Adam(trained, config.schedule.lr, (0.5, 0.999))
