@@ -349,6 +349,16 @@ def test_a_run_folder_of_other_settings_is_refused(small_run: TrainingRun) -> No
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
+def test_a_run_of_an_earlier_version_is_resumed(tmp_path: Path, small_run: TrainingRun) -> None:
+    """Its checkpoint holds `output.glass`, the earlier name of `output.background`."""
+    run = tmp_path / "run"
+    shutil.copytree(small_run.folder, run)
+    tensors, facts = checkpoint.load(run / CHECKPOINT)
+    facts["settings"]["output"]["glass"] = facts["settings"]["output"].pop("background")
+    checkpoint.save(run / CHECKPOINT, tensors, facts)
+    train(dataclasses.replace(small_run.config, run=run))  # a finished run: nothing is left to do
+
+
 @pytest.mark.parametrize(("value", "loss"), [("3.4e+38", "inf"), ("1.0e+9", r"\d.*")])
 def test_a_lost_training_stops_with_a_sentence_and_its_last_good_state(
     tmp_path: Path, pairs: Path, value: str, loss: str

@@ -56,7 +56,7 @@ def load(cls: type[T], source: Path | Mapping[str, Any] | None = None, overrides
         ConfigError: an unknown key (with the nearest known one), a value of the wrong type or outside its range, a
             missing key, a file that does not exist or is not a YAML mapping; it names file, key, value and rule.
     """
-    data = dict(read_mapping(source) if isinstance(source, Path) else _renamed(source or {}, ""))
+    data = dict(read_mapping(source) if isinstance(source, Path) else renamed(source or {}, ""))
     overridden = tuple(_apply_override(data, text) for text in overrides)
     return _build(cls, data, _Source(source if isinstance(source, Path) else None, overridden), "")
 
@@ -91,7 +91,7 @@ def read_mapping(path: Path, seen: tuple[Path, ...] = ()) -> Mapping[str, Any]:
         return {}
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds a {type(data).__name__}: a configuration must be a mapping of keys to values")
-    data = _renamed(data, f"{path}: ")
+    data = renamed(data, f"{path}: ")
     base = data.pop("base", None)
     if base is None:
         return data
@@ -129,10 +129,10 @@ def _apply_override(data: dict[str, Any], text: str) -> str:
     return key
 
 
-def _renamed(data: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`data` with the current names of its keys, in all sections."""
+def renamed(data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`data` with the current names of its keys, in all sections; `where` begins the message about an old one."""
     return {
-        _current(key, where): _renamed(value, where) if isinstance(value, Mapping) else value
+        _current(key, where): renamed(value, where) if isinstance(value, Mapping) else value
         for key, value in data.items()
     }
 

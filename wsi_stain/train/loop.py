@@ -15,6 +15,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from wsi_stain.config.loader import renamed
 from wsi_stain.errors import ConfigError, TrainingError
 from wsi_stain.files import record
 from wsi_stain.files.atomic import atomic_write
@@ -216,8 +217,8 @@ def _resume(stage: Stage, recipe: Recipe, context: DistributedContext, path: Pat
     tensors, facts = checkpoint.load(path)
     if not isinstance(facts.get("images"), int) or not isinstance(facts.get("settings"), dict):
         raise TrainingError(f"{path} is not a checkpoint of wsi-stain train: remove it to start again")
-    keys = sorted(set(stage.fixed) | set(facts["settings"]))
-    changed = [k for k in keys if stage.fixed.get(k) != facts["settings"].get(k)]
+    settings = renamed(facts["settings"], f"{path}: ")
+    changed = [key for key in sorted({*stage.fixed, *settings}) if stage.fixed.get(key) != settings.get(key)]
     if changed:
         raise ConfigError(
             f"{stage.folder} holds a run with different settings ({', '.join(changed)}): choose another run folder"
