@@ -59,6 +59,7 @@ def test_resume_ends_in_the_same_bytes(tmp_path: Path) -> None:
     assert "Same bytes: yes" in errors
 
 
+@pytest.mark.slow
 def test_engine_generates_the_same_tiles_alone(tmp_path: Path) -> None:
     slide = write_svs(tmp_path / "s.svs", tissue(1200, 1300))
     options = ("--model", "identity", "--mask", "none", "--rounds", 1)

@@ -246,7 +246,11 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "wsi_stain", "cohort", "run", *map(str, arguments), *quick]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGINT))],
+    ids=lambda n: n.name,
+)
 def test_a_whole_run_that_is_ended_is_resumed_inside_the_slide(tmp_path, out, number, address):
     slide = write_large(tmp_path / "large.tif", 12, 12)
     process = subprocess.Popen(command(slide, "-o", out), stderr=subprocess.PIPE, text=True, start_new_session=True)

@@ -496,7 +496,7 @@ def run_and_kill(slide, output, workers, lines, delay):
     return alive
 
 
-@pytest.mark.parametrize(("ending", "workers"), [("ome.tiff", 2), ("ome.zarr", 0)])
+@pytest.mark.parametrize(("ending", "workers"), [("ome.tiff", 2), pytest.param("ome.zarr", 0, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path, ending, workers):
     rng = random.Random(ending)
     slide = write_slide(tmp_path / "s.tif", noise(2500, 3000))
@@ -860,7 +860,8 @@ def write_large_slide(path, rows, columns):
     return path
 
 
-@pytest.mark.parametrize("sides", [(12, 36), pytest.param((20, 62), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sides", [(12, 36), (20, 62)])
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_slide(tmp_path, sides):
     peaks = []
     for side in sides:  # 0.04 and 0.3 gigapixels; 0.1 and 1

@@ -525,9 +525,8 @@ REAL = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "whole_pancreas_HE.tif" else pytest.mark.slow) for name in REAL]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REAL)
 def test_the_default_model_passes_on_real_slides(data: Path, tmp_path: Path, name: str) -> None:
     """In tiles of 512 px, where more lines are to be seen than in those of 1024 that it is shipped with."""
     result = run(data / "slides" / name, tmp_path / "x.ome.tiff", "grid.block=2048", "grid.tile=512", **REAL[name])

@@ -360,6 +360,7 @@ def test_huge_shapes_end_at_the_limit_of_memory(tmp_path: Path, dims: tuple) -> 
     assert any(words in sentence for words in ("memory", "onnxruntime", "crashed", "no valid"))
 
 
+@pytest.mark.slow
 def test_a_slow_graph_ends_at_the_limit_of_time(tmp_path: Path) -> None:
     nodes = [node("ConstantOfShape", ["size"], ["b0"])]
     nodes += [node("MatMul", [f"b{i}", f"b{i}"], [f"b{i + 1}"]) for i in range(200)]

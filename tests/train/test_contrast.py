@@ -136,6 +136,7 @@ def graded(folder: Path) -> Path:
     return write_pairs(folder, list(zip(he.astype(np.uint8), ihc.astype(np.uint8), strict=True)), held_out=4)
 
 
+@pytest.mark.slow
 def test_pretrained_encoders_tell_held_out_pairs_from_negatives(tmp_path: Path) -> None:
     """And so true pairs weigh more than unrelated ones, which random encoders take for the same."""
     changes = ("pretrain.schedule.images=640", "pretrain.schedule.batch=8", "pretrain.schedule.save_images=640")

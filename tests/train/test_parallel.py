@@ -37,6 +37,7 @@ def losses(run: Path, name: str) -> list[float]:
     return [json.loads(line)[name] for line in (run / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_generator_that_one_does(tmp_path: Path, pairs: Path) -> None:
     """With frozen statistics nothing depends on who has which crop, so losses and weights are those of one process."""
     changes = (
@@ -57,6 +58,7 @@ def test_two_processes_train_the_generator_that_one_does(tmp_path: Path, pairs: 
         torch.testing.assert_close(two[key], tensor, rtol=0, atol=2e-3, msg=key)
 
 
+@pytest.mark.slow
 def test_two_processes_contrast_the_whole_batch(tmp_path: Path, pairs: Path) -> None:
     """The loss is that of all crops of all processes; the first step has seen no other statistics yet."""
     changes = ("pretrain.schedule.images=4", "pretrain.schedule.save_images=4")

@@ -286,6 +286,7 @@ def test_frozen_statistics_stay_and_unfrozen_ones_move(tmp_path: Path, pairs: Pa
     assert torch.equal(moved, statistics())
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_training_ends_in_the_same_weights_and_log(tmp_path: Path, pairs: Path) -> None:
     whole = config(pairs, tmp_path / "whole", "loss.rescaled=true")
     train(whole)
