@@ -1,9 +1,9 @@
-"""Workers for the slides of a cohort: local processes, batch jobs, pods, or the workers of a running scheduler.
+"""Workers for slides and their blocks: local processes, batch jobs, pods, or the workers of a running scheduler.
 
     with open_cluster(load(ClusterConfig, Path("configs/cluster/slurm.yaml"))) as client:
         futures = [client.submit(stain, slide, pure=False) for slide in slides]
 
-A worker runs one task at a time, with `cores` processors and at most one GPU of its own. Only coordinates and names
+A worker has `cores` processors and at most one GPU of its own. Only coordinates and names
 are sent over the network: workers must see the same files under the same paths.
 """
 

@@ -1,1 +1,1 @@
-"""Conversion of one slide: request, plan, job, blocks, certificate, file, record."""
+"""Conversion of one slide: request, survey, job, estimate, blocks, certificate, file, record."""

@@ -3,7 +3,8 @@
     Survey.of(request)     what the slide, the model and the mask give; only looks
     Job.of(survey)         everything that travels to the workers
     Estimate.of(job)       what is left to do, and the disk and memory that it takes
-    canvas.begin           start, or resume
+    check_input            compare tiles with the model's training slides
+    begin                  start, or resume
     stain_block            one Dask task for each missing block
     certify                examine the canvas for seams
     canvas.publish         write the output, check it, give it its final name

@@ -1,4 +1,4 @@
-"""The fingerprint of a run, which a resumed run must match, and the provenance that an output records."""
+"""The fingerprint of a run, whether an output already has it (`is_done`), and the provenance that an output records."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Evaluation of virtual stains: optical density, metrics, reports."""
+"""Evaluation of virtual stains: pixels, metrics over fields, baselines, reports."""

@@ -1,1 +1,1 @@
-"""Locks, and the records of runs."""
+"""Atomic writes, locks, records of runs, tables, and HTML pages."""

@@ -163,7 +163,7 @@ def _channels(axes: str, shape: Sequence[int], plane: int) -> list[int]:
 
 
 def _decoder(page: Any) -> Decode:
-    """Segments of a page; JPEG of three components by what each stream tells, not by the file's first one."""
+    """Decodes a page's segments; the colours of a JPEG are those of its own markers, or of the page's tag if it has none."""
     tables = page.jpegtables
     if page.compression == COMPRESSION.JPEG and page.samplesperpixel == 3 and page.planarconfig == PLANARCONFIG.CONTIG:
         header: Colours = "RGB" if page.photometric == PHOTOMETRIC.RGB else "YCBCR"
