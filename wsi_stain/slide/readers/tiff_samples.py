@@ -163,7 +163,7 @@ def _channels(axes: str, shape: Sequence[int], plane: int) -> list[int]:
 
 
 def _decoder(page: Any) -> Decode:
-    """Decodes a page's segments; the colours of a JPEG are those of its own markers, or of the page's tag if it has none."""
+    """Decodes the segments of a page; a JPEG's own markers decide about its colours, or else the page's tag."""
     tables = page.jpegtables
     if page.compression == COMPRESSION.JPEG and page.samplesperpixel == 3 and page.planarconfig == PLANARCONFIG.CONTIG:
         header: Colours = "RGB" if page.photometric == PHOTOMETRIC.RGB else "YCBCR"
