@@ -30,8 +30,9 @@ class Size(NamedTuple):
 class Box(NamedTuple):
     """A rectangle [y0, y1) × [x0, x1) of pixels; it may extend beyond the image.
 
-    >>> Box(0, 0, 4, 6) & Box(2, 2, 9, 9)
-    Box(y0=2, x0=2, y1=4, x1=6)
+    Examples:
+        >>> Box(0, 0, 4, 6) & Box(2, 2, 9, 9)
+        Box(y0=2, x0=2, y1=4, x1=6)
     """
 
     y0: int

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import wsi_stain
 from wsi_stain.files import record
 
 ROOT = Path(__file__).parents[2]
@@ -67,7 +68,7 @@ def test_versions_name_everything_that_can_change_pixels_and_load_nothing() -> N
     lines = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
     versions = json.loads(lines[0])
     assert lines[1] == "False"
-    assert versions["wsi-stain"] == "0.1.0"
+    assert versions["wsi-stain"] == wsi_stain.__version__
     needed = {"numpy", "scipy", "scikit-image", "pillow", "opencv-python-headless", "imagecodecs", "tifffile", "torch"}
     assert needed | {"openslide-python", "openslide-bin", "zarr", "safetensors"} <= set(versions)
     assert all(versions[name] == metadata.version(name) for name in needed)

@@ -73,7 +73,7 @@ class Bundle:
         config: its bundle.yaml.
         folder: of its files; `None` for the built-in identity.
 
-    Example:
+    Examples:
         >>> Bundle.open("identity").stain
         'identity'
     """

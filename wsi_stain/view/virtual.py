@@ -48,9 +48,10 @@ def virtual_slide(
     Raises:
         WsiStainError: the slide, the model or the output cannot be used.
 
-    >>> with virtual_slide("slide.svs") as virtual:                      # doctest: +SKIP
-    ...     gland = virtual.read(0, Box(5000, 8000, 6000, 9000))          # stains one to four blocks
-    ...     virtual.save()                                                # stains the rest
+    Examples:
+        >>> with virtual_slide("slide.svs") as virtual:                  # doctest: +SKIP
+        ...     gland = virtual.read(0, Box(5000, 8000, 6000, 9000))      # stains one to four blocks
+        ...     virtual.save()                                            # stains the rest
     """
     path = None if output is None else Path(output)
     return VirtualSlide(ConvertRequest(Path(slide), path, model=model, device=device, **settings))
@@ -153,7 +154,8 @@ class VirtualSlide:
     def store(self) -> Store:
         """A read-only Zarr 3 store with OME-Zarr 0.5 metadata (axes c, y, x); reading a chunk stains its block.
 
-        >>> zarr.open_group(virtual.store(), mode="r")["0"][:, :512, :512]   # doctest: +SKIP
+        Examples:
+            >>> zarr.open_group(virtual.store(), mode="r")["0"][:, :512, :512]   # doctest: +SKIP
         """
         from wsi_stain.view.store import VirtualStore
 
