@@ -123,7 +123,12 @@ class NumbersType(click.ParamType[Any]):
 @click.option("--tile", type=int, help="Side of its tiles in pixels.")
 @click.option("--multiple", type=int, help="Divisor of the sides of tiles. [default: that of the kind; onnx: required]")
 @click.option("--overlap", type=int, help="Overlap of tiles in pixels. [default: twice the measured reach]")
-@click.option("--background", type=NumbersType(), help="Colour R,G,B of empty slide in the stain. [default: measured]")
+@click.option(
+    "--background",
+    type=NumbersType(),
+    help="Colour R,G,B of empty slide, or its value in each channel. [default: measured]",
+)
+@click.option("--channels", help="Names of fluorescence outputs, each with a colour if you like: DAPI,CD3=00FF00")
 @click.option("--input-stain", help="Stain of its input. [default: H&E]")
 @click.option("--output-name", "output", help="Output of an ONNX graph that is the stain, if there are several.")
 @click.option("--version", help="Version of the bundle. [default: 1.0.0]")
@@ -135,9 +140,13 @@ def import_(weights: Path, folder: Path, config_file: Path | None, **options: An
     WEIGHTS is a state dict (.pth, .safetensors) of the CycleGAN family, or an ONNX file. It is opened in a process with
     limits, and no code in it is executed. What it does not state must be given. See docs/import.md.
     """
+    from wsi_stain.config.channels import parse
+    from wsi_stain.config.loader import dump
     from wsi_stain.model.importing import import_model, settings
 
     given = {key: value for key, value in options.items() if value is not None}
+    if "channels" in given:
+        given["channels"] = [dump(channel) for channel in parse(given["channels"])]
     bundle = import_model(weights, folder, settings(given, config_file))
     measured = bundle.config.measured
     assert measured, "an imported network was measured"
