@@ -172,7 +172,7 @@ def test_networks_of_torch_have_channels_too(slide, tmp_path):
 def test_channels_must_be_named_and_fit(tmp_path):
     graph = graph_of(node("Conv", ["x", "k"], ["y"]), k=weights(4)[..., None, None])
     (tmp_path / "x.onnx").write_bytes(serialized(graph))
-    with pytest.raises(BundleError, match="4 outputs, neither colours .* name them with --channels"):
+    with pytest.raises(BundleError, match=r"4 outputs, neither colours .* name them with --channels"):
         import_model(tmp_path / "x.onnx", tmp_path / "m", settings(GIVEN))
     with pytest.raises(BundleError, match="4 outputs, but --channels names 2"):
         import_model(tmp_path / "x.onnx", tmp_path / "m", settings({**GIVEN, "channels": channels(2)}))

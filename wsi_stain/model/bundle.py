@@ -323,4 +323,6 @@ def _find(name: str | Path) -> Path:
     for folder in (Path(name), *(root / str(name) for root in _SHIPPED)):
         if (folder / SPEC).is_file():
             return folder
+    if Path(name).is_file() and Path(name).suffix in (".zip", ".tar"):
+        raise BundleError(f"{name} is a packed bundle; unpack it first: wsi-stain models unpack {name} FOLDER")
     raise BundleError(f"unknown model {str(name)!r}; pass a folder with a {SPEC}, or one of {', '.join(shipped())}")
