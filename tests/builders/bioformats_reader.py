@@ -23,7 +23,7 @@ class Seen:
 
     facts: dict[str, str]
     levels: tuple[np.ndarray, ...]
-    """Pixels of every resolution of the first series, uint8 (h, w, 3)."""
+    """Pixels of every resolution of the first series, uint8 (h, w, C)."""
 
 
 def jar() -> Path | None:

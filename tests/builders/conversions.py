@@ -61,7 +61,7 @@ class FakeBundle:
     background: tuple = (240, 241, 242)
     name, version, stain, stain_slug, sha256 = "fake", "1", "Fake", "fake", "f"
     multiple, tolerance, is_pointwise, has_tile_statistics, network_sha256 = 1, None, False, False, None
-    expects, trust = "any", None
+    expects, trust, channels = "any", None, ()
 
     def precision(self, device, choice):
         """A function has none."""

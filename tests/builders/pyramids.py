@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from wsi_stain.geometry import Size
-from wsi_stain.output.encoding import TILE_PX, Encoding, pad_tile
+from wsi_stain.output.encoding import TILE_PX, Encoding, pad_tile, split
 from wsi_stain.output.ometiff.xml import REQUIRED, OmeMetadata
 
 
@@ -48,11 +48,12 @@ class ArraySource:
     def sizes(self) -> tuple[Size, ...]:
         return tuple(Size(*level.shape[:2]) for level in self.levels)
 
-    def tiles(self, level: int) -> Iterator[bytes]:
+    def tiles(self, level: int, plane: int = 0) -> Iterator[bytes]:
         pixels = self.levels[level]
         for y in range(0, pixels.shape[0], TILE_PX):
             for x in range(0, pixels.shape[1], TILE_PX):
-                yield self.encoding.encode(pad_tile(pixels[y : y + TILE_PX, x : x + TILE_PX]))
+                tile = pad_tile(pixels[y : y + TILE_PX, x : x + TILE_PX])
+                yield self.encoding.encode(split(tile, self.encoding.samples)[plane])
 
 
 def metadata(name: str, **changes: Any) -> OmeMetadata:

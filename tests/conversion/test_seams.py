@@ -254,6 +254,7 @@ class Fake:
 
     name, version, stain, stain_slug, sha256 = "fake", "1", "Fake", "fake", "f"
     multiple, tolerance, is_pointwise, has_tile_statistics, network_sha256 = 1, None, False, False, None
+    channels = ()
     expects, trust = "any", None
     mpp, background, tile = None, (243, 243, 243), 128
 

@@ -57,6 +57,8 @@ class Dense(ArraySource):
         super().__init__(pixels, Encoding())
         self.encoding = self  # type: ignore[assignment]
 
+    samples = 3
+
     def encode(self, tile: np.ndarray) -> bytes:
         return imagecodecs.jpeg8_encode(tile, colorspace="RGB", outcolorspace="YCBCR", subsampling="444")
 
@@ -208,8 +210,8 @@ def test_an_image_of_one_level_has_nothing_to_link(tmp_path):
 @pytest.mark.parametrize("change", [-1, 1])
 def test_a_wrong_number_of_tiles_is_refused(tmp_path, change):
     class Wrong(ArraySource):
-        def tiles(self, level: int) -> Iterator[bytes]:
-            tiles = list(super().tiles(level))
+        def tiles(self, level: int, plane: int = 0) -> Iterator[bytes]:
+            tiles = list(super().tiles(level, plane))
             yield from tiles[:change] if change < 0 else [*tiles, tiles[0]]
 
     with pytest.raises(OutputError, match=r"level 0 has (only 3|more than 4)"):
@@ -228,7 +230,7 @@ class Wallpaper:
         self.tile = self.encoding.encode(paint(Size(512, 512)))
         self.n_given = 0
 
-    def tiles(self, level: int) -> Iterator[bytes]:
+    def tiles(self, level: int, plane: int = 0) -> Iterator[bytes]:
         grid = self.sizes[level].ceil_div(512)
         for _ in range(grid.h * grid.w):
             self.n_given += 1

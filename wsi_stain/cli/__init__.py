@@ -32,7 +32,7 @@ COMMANDS = {
     "pretrain": "Train the encoders of both stains with a contrastive loss.",
     "train": "Train a generator on paired tiles.",
     "evaluate": "Compare a model with real stains and trivial baselines.",
-    "models": "List, show, check, pack and import model bundles.",
+    "models": "List, show, check, pack, share and import model bundles.",
     "doctor": "Check this installation.",
 }
 """Every sub-command and its help line; command `x` is the object `command` in `wsi_stain.cli.x`."""

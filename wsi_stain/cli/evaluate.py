@@ -110,10 +110,10 @@ def _ruler(bundles: list[Bundle], regressor: Path | None, mpp: float | None) -> 
     from wsi_stain.evaluate.figures import MeasureSettings
     from wsi_stain.model.training_run import TrainingRun
 
-    known = [(bundle.name, bundle.mpp, bundle.background) for bundle in bundles]
+    known = [(bundle.name, bundle.mpp, bundle.background_colour) for bundle in bundles]
     if regressor is not None:
         config = TrainingRun.open(regressor, "unet").config
-        known.append((str(regressor), config.input.mpp, config.output.background))
+        known.append((str(regressor), config.input.mpp, config.output.background_colour))
     scales = {scale: name for name, scale, _ in known if scale is not None}
     if mpp is None and len(scales) > 1:
         both = " and ".join(f"{name} at {scale} µm/px" for scale, name in scales.items())

@@ -70,5 +70,12 @@ def _output_facts(folder: Path) -> dict[str, Any]:
         "ome_zarr": attributes["ome"].get("version"),
         "levels": [dataset["path"] for dataset in scales.get("datasets", [])],
         "axes": [axis["name"] for axis in scales.get("axes", [])],
+        **_channels(attributes["ome"]),
         "annotations": annotations,
     }
+
+
+def _channels(ome: dict[str, Any]) -> dict[str, list[str]]:
+    """The names of the fluorescence channels of an OME-Zarr; empty for colours."""
+    names = [str(channel.get("label")) for channel in ome.get("omero", {}).get("channels", [])]
+    return {} if names == ["Red", "Green", "Blue"] else {"channels": names}

@@ -12,7 +12,7 @@ from wsi_stain.config.network import Colours, ImportKind
 
 @click.group("models")
 def command() -> None:
-    """List, show, check, pack and import model bundles."""
+    """List, show, check, pack, share and import model bundles."""
 
 
 @command.command("list")
@@ -77,24 +77,59 @@ def calibrate(name: str, pairs: Path, split: str, device: str) -> None:
 
 
 @command.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--version", default="1.0.0", show_default=True, help="Version of the bundle.")
-@click.option("--licence", default="Apache-2.0", show_default=True, help="SPDX expression for the weights.")
-def pack(run: Path, folder: Path, version: str, licence: str) -> None:
-    """Create the bundle FOLDER from the training in RUN; then complete its card.md.
+@click.argument("source")
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--version", default="1.0.0", show_default=True, help="Version of a bundle made from a training.")
+@click.option("--licence", default="Apache-2.0", show_default=True, help="SPDX expression for its weights.")
+def pack(source: str, target: Path, version: str, licence: str) -> None:
+    """Create a bundle from a training, or one file from a bundle.
 
-    No file is overwritten; an existing card is kept. The tile tolerance is measured here.
+    TARGET is a folder: SOURCE is the folder of a training; then complete the card.md of the bundle. No file is
+    overwritten; an existing card is kept. The tile tolerance is measured here.
+
+    TARGET ends in .zip or .tar: SOURCE is a bundle, a name or a folder. `models unpack` reverses it.
     """
+    from wsi_stain.model.archive import ARCHIVES, pack_archive
     from wsi_stain.model.export import pack as pack_run
     from wsi_stain.model.tile_invariance import in_words
 
-    bundle = pack_run(run, folder, version=version, licence=licence)
-    click.echo(str(folder))
+    if target.suffix in ARCHIVES:
+        click.echo(str(pack_archive(source, target)))
+        return
+    bundle = pack_run(Path(source), target, version=version, licence=licence)
+    click.echo(str(target))
     assert bundle.config.tile_tolerance, "a packed bundle always has a tile tolerance"
     click.echo(f"sha256 {bundle.sha256}", err=True)
     click.echo(f"tile tolerance (difference from one pass): {in_words(bundle.config.tile_tolerance)}", err=True)
     click.echo(f"now complete {bundle.card_path}", err=True)
+
+
+@command.command()
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+def unpack(archive: Path, folder: Path) -> None:
+    """Create the folder of a bundle from ARCHIVE, a .zip or .tar of `models pack`; its hash is checked."""
+    from wsi_stain.model.archive import unpack_archive
+
+    unpack_archive(archive, folder)
+    click.echo(str(folder))
+
+
+@command.command()
+@click.argument("reference")
+def pull(reference: str) -> None:
+    """Fetch a bundle from the Hugging Face Hub: hf:OWNER/NAME@REVISION; prints the folder for --model.
+
+    A commit of 40 digits pins the revision. The hash of the weights is checked. Nothing else downloads anything;
+    HF_HUB_OFFLINE=1 uses the cache only. Needs the extra [hub].
+    """
+    from wsi_stain.model.hub import pull as pull_bundle
+
+    pulled = pull_bundle(reference)
+    click.echo(str(pulled.bundle.folder))
+    if not reference.endswith(pulled.commit):
+        pinned = f"{reference.rpartition('@')[0]}@{pulled.commit}"
+        click.echo(f"to get the same bundle again: {pinned}", err=True)
 
 
 class NumbersType(click.ParamType[Any]):
@@ -123,7 +158,12 @@ class NumbersType(click.ParamType[Any]):
 @click.option("--tile", type=int, help="Side of its tiles in pixels.")
 @click.option("--multiple", type=int, help="Divisor of the sides of tiles. [default: that of the kind; onnx: required]")
 @click.option("--overlap", type=int, help="Overlap of tiles in pixels. [default: twice the measured reach]")
-@click.option("--background", type=NumbersType(), help="Colour R,G,B of empty slide in the stain. [default: measured]")
+@click.option(
+    "--background",
+    type=NumbersType(),
+    help="Colour R,G,B of empty slide, or its value in each channel. [default: measured]",
+)
+@click.option("--channels", help="Names of fluorescence outputs, each with a colour if you like: DAPI,CD3=00FF00")
 @click.option("--input-stain", help="Stain of its input. [default: H&E]")
 @click.option("--output-name", "output", help="Output of an ONNX graph that is the stain, if there are several.")
 @click.option("--version", help="Version of the bundle. [default: 1.0.0]")
@@ -135,9 +175,13 @@ def import_(weights: Path, folder: Path, config_file: Path | None, **options: An
     WEIGHTS is a state dict (.pth, .safetensors) of the CycleGAN family, or an ONNX file. It is opened in a process with
     limits, and no code in it is executed. What it does not state must be given. See docs/import.md.
     """
+    from wsi_stain.config.channels import parse
+    from wsi_stain.config.loader import dump
     from wsi_stain.model.importing import import_model, settings
 
     given = {key: value for key, value in options.items() if value is not None}
+    if "channels" in given:
+        given["channels"] = [dump(channel) for channel in parse(given["channels"])]
     bundle = import_model(weights, folder, settings(given, config_file))
     measured = bundle.config.measured
     assert measured, "an imported network was measured"

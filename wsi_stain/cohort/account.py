@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from wsi_stain.conversion.request import ConvertRequest
 from wsi_stain.errors import MaskError, counted
 from wsi_stain.files import record
 from wsi_stain.geometry import Box, Size
-from wsi_stain.measure.deconvolution import POSITIVE_OD, dab
+from wsi_stain.measure.composite import composite
+from wsi_stain.measure.deconvolution import POSITIVE_OD, Background, dab
 from wsi_stain.model.bundle import Bundle
+from wsi_stain.output.channel_file import ChannelFile
 from wsi_stain.slide.slide import Slide
 from wsi_stain.tissue.detect import find_tissue
 from wsi_stain.tissue.mask import TissueMask, everything, from_geojson
@@ -46,6 +48,7 @@ def account_of(row: Row, request: ConvertRequest) -> dict[str, Any]:
         he, size = slide.thumbnail(THUMBNAIL_PX), slide.size
     mask, mask_file = _mask(request, size)
     level, mpp = _level(request.output, run)
+    is_measured = bundle.folder is not None and not bundle.channels
     return {
         "slide_id": row.slide_id,
         "slide": str(row.slide),
@@ -56,7 +59,8 @@ def account_of(row: Row, request: ConvertRequest) -> dict[str, Any]:
         "size_px": run.get("size_px"),
         "mpp": run.get("fingerprint", {}).get("mpp"),
         "tissue_tiles": run.get("tiles", {}).get("tissue"),
-        "positive": None if bundle.folder is None else positive_area(level, mask, bundle.background),
+        "positive": positive_area(level, mask, bundle.background_colour) if is_measured else None,
+        "channels": [channel.name for channel in bundle.channels],
         "positive_mpp": mpp,
         "seams": run.get("seams"),
         "warnings": list(_warnings(run)),
@@ -69,7 +73,7 @@ def account_of(row: Row, request: ConvertRequest) -> dict[str, Any]:
     }
 
 
-def positive_area(stain: np.ndarray, mask: TissueMask, background: tuple[int, int, int]) -> float | None:
+def positive_area(stain: np.ndarray, mask: TissueMask, background: Background) -> float | None:
     """Share of the tissue whose DAB density is above `POSITIVE_OD`; None without tissue.
 
     Args:
@@ -108,12 +112,22 @@ def shrunk(pixels: np.ndarray, longest: int) -> np.ndarray:
 
 
 def _level(output: Path, run: Mapping[str, Any]) -> tuple[np.ndarray, float | None]:
-    """The finest level within `MEASURED_PX`, and its µm/px."""
+    """The finest level within `MEASURED_PX`, in colours, and its µm/px."""
     mpp = run.get("fingerprint", {}).get("mpp")
-    with tifffile.TiffFile(output) as tiff:
-        levels = tiff.series[0].levels
-        index = next((i for i, level in enumerate(levels) if level.size // 3 <= MEASURED_PX), len(levels) - 1)
-        return levels[index].asarray(), None if mpp is None else round(mpp * 2**index, 6)
+    if (file := ChannelFile.open(output)) is not None:
+        index = _within([size.h * size.w for size in file.levels])
+        pixels = composite(file.read(index, Box.of(file.levels[index])), file.channels)
+    else:
+        with tifffile.TiffFile(output) as tiff:
+            levels = tiff.series[0].levels
+            index = _within([level.size // 3 for level in levels])
+            pixels = levels[index].asarray()
+    return pixels, None if mpp is None else round(mpp * 2**index, 6)
+
+
+def _within(areas: Sequence[int]) -> int:
+    """The finest level of at most `MEASURED_PX`."""
+    return next((index for index, area in enumerate(areas) if area <= MEASURED_PX), len(areas) - 1)
 
 
 def _mask(request: ConvertRequest, size: Size) -> tuple[TissueMask, str | None]:

@@ -110,7 +110,8 @@ def _images(files: Folder, row: Row) -> Iterator[tuple[str, str, str, str]]:
     stain, model = account.get("stain", "stain"), account.get("model", row.model)
     yield _path(files, row), f"{row.slide_id} H&E", "BRIGHTFIELD_H_E", ""
     description = f"{NOTICE}: {stain} predicted by {model}. {RESEARCH_USE.upper()}."
-    yield row.output, f"{row.slide_id} {stain} (virtual)", "BRIGHTFIELD_H_DAB", description
+    kind = "FLUORESCENCE" if account.get("channels") else "BRIGHTFIELD_H_DAB"
+    yield row.output, f"{row.slide_id} {stain} (virtual)", kind, description
 
 
 def _path(files: Folder, row: Row) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from wsi_stain.config.channels import Channel, check_background, check_channels
 from wsi_stain.config.network import NetworkConfig, NetworkFacts
 from wsi_stain.config.ranges import Byte, Count, Mpp, NonNegative, NonNegativeInt, Range, check_ranges
 from wsi_stain.errors import ConfigError
@@ -90,11 +91,27 @@ class BundleOutput:
     """The output of the generator."""
 
     stain: str
-    background: tuple[Byte, Byte, Byte] = (243, 243, 243)
-    """Background colour (R, G, B) of this stain."""
+    background: tuple[Byte, ...] = (243, 243, 243)
+    """Background colour (R, G, B) of this stain, or its value in each channel."""
+    channels: tuple[Channel, ...] = ()
+    """Fluorescence channels; empty for colours."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        check_channels(self.channels)
+        check_background(self.background, self.channels, "output.background")
+
+    @property
+    def background_colour(self) -> tuple[int, int, int]:
+        """Colour (R, G, B) of the background; only of a stain in colours.
+
+        Raises:
+            ConfigError: it has fluorescence channels.
+        """
+        if self.channels:
+            raise ConfigError(f"{self.stain} has fluorescence channels, but only colours can be measured or judged")
+        red, green, blue = self.background
+        return red, green, blue
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,3 +165,7 @@ class BundleConfig:
     def __post_init__(self) -> None:
         if (self.generator.kind == "imported") != (self.network is not None):
             raise ConfigError("an imported network needs generator.kind imported and the section network, both")
+        named = len(self.output.channels)
+        expected = self.network.outputs if self.network is not None and self.network.fluorescence else 0
+        if named != expected:
+            raise ConfigError(f"output.channels names {named} channels, but the network has {expected} of them")

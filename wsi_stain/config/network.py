@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
+from wsi_stain.config.channels import Channel, check_background, check_channels
 from wsi_stain.config.ranges import Byte, Count, Mpp, NonNegative, NonNegativeInt, Range, check_ranges
 from wsi_stain.errors import ConfigError
 
@@ -44,7 +45,7 @@ class NetworkConfig:
     norm: Literal["none", "batch", "instance"]
     """`instance`: it normalises by statistics of each tile, which `convert` replaces by those of the slide."""
     outputs: Count = 3
-    """Channels of its output: 3 (RGB), or 1 (grey)."""
+    """Channels of its output: 3 (RGB), 1 (grey), or as many as the bundle names."""
     width: Count = 64
     """Channels of its first layer; of no meaning for ONNX."""
     affine: bool = False
@@ -53,6 +54,13 @@ class NetworkConfig:
     """Whether it halves, and doubles, with a blur (Zhang, ICML 2019)."""
     output: str = ""
     """Name of the output of an ONNX graph that is the stain, if there are several."""
+    fluorescence: bool = False
+    """Whether its outputs are channels of their own, which the bundle names; otherwise they are colours, or grey."""
+
+    @property
+    def pixel_values(self) -> int:
+        """Values of a pixel of the stain: 3 for colours, and for grey, which is shown as them."""
+        return self.outputs if self.fluorescence else 3
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -97,8 +105,11 @@ class ImportConfig:
     overlap: NonNegativeInt | None = None
     """Pixels that neighbouring tiles share; by default twice the measured reach, at most half a tile."""
     input_stain: str = "H&E"
-    background: tuple[Byte, Byte, Byte] | None = None
-    """Colour of empty slide in the stain; by default what the network makes of empty slide."""
+    background: tuple[Byte, ...] | None = None
+    """Colour of empty slide in the stain (R, G, B, or one value for each channel); by default what the network makes of
+    empty slide."""
+    channels: tuple[Channel, ...] = ()
+    """Names of its outputs, if each is a fluorescence channel; empty for colours and grey."""
     version: str = "1.0.0"
     output: str = ""
     """See `NetworkConfig.output`."""
@@ -109,3 +120,6 @@ class ImportConfig:
         check_ranges(self)
         if self.tile % self.multiple:
             raise ConfigError(f"tile is {self.tile}: it must be a multiple of {self.multiple} px (multiple)")
+        check_channels(self.channels)
+        if self.background is not None:
+            check_background(self.background, self.channels, "background")

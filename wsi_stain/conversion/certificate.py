@@ -47,7 +47,10 @@ def certify(canvas: Canvas, survey: Survey, seed: int) -> seams.Certificate | No
     at = seams.shifts(grid)
     steps = [seams.steps(canvas.read(grid.in_output(line.box)), line, at) for line in boundaries(survey, seed)]
     comparisons = [place for notes in canvas.store.notes() for place in notes["again"]]
-    return seams.judge(steps, comparisons, tolerance=survey.bundle.tolerance, stride=grid.stride)
+    bundle = survey.bundle
+    return seams.judge(
+        steps, comparisons, tolerance=bundle.tolerance, stride=grid.stride, channels=len(bundle.background)
+    )
 
 
 def seed(grid: TileGrid, provenance: tuple[tuple[str, str], ...]) -> int:

@@ -199,12 +199,13 @@ def _read(view: View, boxes: list[Box]) -> np.ndarray:
 
 def _encode(job: Job, tiles: np.ndarray) -> None:
     """Encode as many pixels as these tiles add to the output at level 0."""
-    encoding = Encoding.of(job.canvas.encoding)
+    encoding = Encoding.of(job.canvas.encoding, job.canvas.samples)
     for tile in tiles:
         kept = tile[: job.grid.stride, : job.grid.stride]
         for y in range(0, kept.shape[0], TILE_PX):
             for x in range(0, kept.shape[1], TILE_PX):
-                encoding.encode(pad_tile(kept[y : y + TILE_PX, x : x + TILE_PX]))
+                for plane in encoding.planes(pad_tile(kept[y : y + TILE_PX, x : x + TILE_PX])):
+                    encoding.encode(plane)
 
 
 def _memory() -> int:

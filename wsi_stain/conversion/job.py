@@ -14,6 +14,7 @@ from wsi_stain.conversion.timing import Where
 from wsi_stain.conversion.view import ViewSpec
 from wsi_stain.errors import OutputError
 from wsi_stain.geometry import Box
+from wsi_stain.measure.deconvolution import Background
 from wsi_stain.output.canvas import Canvas, CanvasSpec
 from wsi_stain.output.tiff_canvas import TiffCanvas
 from wsi_stain.output.zarr_canvas import ZarrCanvas
@@ -86,6 +87,14 @@ class Job:
     def seed(self) -> int:
         """Seed of the places where the output is examined; equal for equal settings."""
         return certificate.seed(self.grid, self.canvas.provenance)
+
+    @property
+    def colour_of_background(self) -> Background | None:
+        """Colour (R, G, B) of the background; None if the output has fluorescence channels."""
+        if self.canvas.channels:
+            return None
+        red, green, blue = self.canvas.background
+        return red, green, blue
 
     @property
     def statistics(self) -> Path | None:
@@ -167,4 +176,5 @@ def _canvas(survey: Survey, fingerprint: Fingerprint, output: Path) -> CanvasSpe
         magnification=survey.magnification,
         stain=survey.bundle.stain,
         uuid=fingerprint.uuid,
+        channels=survey.bundle.channels,
     )

@@ -79,7 +79,8 @@ class Painter:
         self.device = str(getattr(self._generator, "device", job.device))
         self._lock = device_lock(self.device)
         self._window = window(job.grid.tile, job.grid.overlap)
-        self._background = np.full((job.grid.tile, job.grid.tile, 3), job.canvas.background, np.uint8)
+        values = job.canvas.background
+        self._background = np.full((job.grid.tile, job.grid.tile, len(values)), values, np.uint8)
         self._cache = StainedTileCache(job.cache_mib << 20)
         self._tile_store, self._is_slow = TileStore(self._canvas.store), False
         self._batch = job.batch or self._generator.batch
@@ -125,7 +126,7 @@ class Painter:
         """Stain tiles before their blocks are painted, and keep them in the canvas's folder, where `paint` finds them.
 
         Returns:
-            The stained tiles, uint8 (tile, tile, 3); those that cannot be read are left out.
+            The stained tiles, uint8 (tile, tile, C); those that cannot be read are left out.
         """
         outputs, _ = self._generate(dict(self._read_each(tiles)), Clock())
         if not self._is_slow:  # else `_generate` has kept them
@@ -151,7 +152,7 @@ class Painter:
             with clock("certify"):
                 painted = pixels[at.shift(-block.write.y0, -block.write.x0).slices()]
                 repeated = other[at.shift(-place.tile.y0, -place.tile.x0).slices()]
-                comparison = compare(painted, repeated, self.job.canvas.background)
+                comparison = compare(painted, repeated, self.job.colour_of_background)
             yield comparison
 
     def _read(self, tiles: list[Box], block: Block) -> dict[Box, np.ndarray]:
@@ -224,7 +225,7 @@ class Painter:
 
     def _blend(self, block: Block, outputs: dict[Box, np.ndarray]) -> np.ndarray:
         """The block's pixels; tiles that were not generated are background."""
-        blender = Blender(block.write, self._window)
+        blender = Blender(block.write, self._window, len(self.job.canvas.background))
         for tile in block.tiles:
             blender.add(tile, outputs.get(tile, self._background))
         return blender.result()

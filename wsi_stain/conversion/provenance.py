@@ -35,7 +35,7 @@ RECORDED = (
     "icc_profile",
 )
 """The parts of the fingerprint that an output records: a whitelist without texts from the slide."""
-OPTIONAL = ("image", "plane", "network_sha256")
+OPTIONAL = ("image", "plane", "network_sha256", "channels")
 """Parts of the fingerprint that are left out if they are None."""
 
 
@@ -59,7 +59,7 @@ class Fingerprint:
     model: str
     model_version: str
     model_sha256: str
-    background: tuple[int, int, int]
+    background: tuple[int, ...]
     tile: int
     overlap: int
     block: int
@@ -75,6 +75,8 @@ class Fingerprint:
     plane: int | None = None
     network_sha256: str | None = None
     """Hash of the settings of an imported network."""
+    channels: tuple[str, ...] | None = None
+    """Names and colours of fluorescence channels."""
 
     @classmethod
     def of(cls, survey: Survey) -> Fingerprint:
@@ -104,6 +106,7 @@ class Fingerprint:
             image=survey.reading.image,
             plane=survey.reading.plane,
             network_sha256=bundle.network_sha256,
+            channels=tuple(f"{channel.name}={channel.hex}" for channel in bundle.channels) or None,
         )
 
     def as_dict(self) -> dict[str, Any]:

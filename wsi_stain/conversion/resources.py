@@ -24,6 +24,7 @@ def disk_bytes(job: Job, tissue: float) -> int:
     """
     each = BYTES_PER_PIXEL["zarr" if job.kind == "zarr" else job.canvas.encoding.compression]
     pixels = job.grid.region.area * 4 / 3  # with all lower levels
+    pixels *= len(job.canvas.background) / 3
     copies = 1 if job.kind == "zarr" else 2
     return int(pixels * (tissue * each + BACKGROUND_BYTES_PER_PIXEL) * copies) + (1 << 20)
 
@@ -45,5 +46,6 @@ def disk_free(output: Path) -> int:
 def memory_bytes(job: Job, workers: int | None) -> int:
     """Bytes of blocks in work, without the model: per thread input tiles, their sum and the result; plus the cache."""
     side = min(job.canvas.block, max(job.grid.region.size))
-    each = 2 * 3 * (side + 2 * job.grid.tile) ** 2 + 15 * side**2
+    values = len(job.canvas.background)  # of a pixel: bytes of the tiles, and of the result with its sum in float32
+    each = (3 + values) * (side + 2 * job.grid.tile) ** 2 + 5 * values * side**2
     return thread_count(workers) * each + (job.cache_mib << 20) + (128 << 20)

@@ -182,21 +182,26 @@ def steps(pixels: np.ndarray, line: TileBoundary, at: Sequence[int]) -> list[flo
     """The mean step at a line and at the lines shifted by `at`.
 
     Args:
-        pixels: uint8 (h, w, 3), of `line.box`.
+        pixels: uint8 (h, w, C), of `line.box`.
         line: the line.
         at: shifts in px, a subset of `SHIFTS`.
     """
     along_first = pixels if line.axis == 1 else pixels.swapaxes(0, 1)
     n, across = along_first.shape[0] // PIECE, along_first.shape[1]
-    profile = along_first[: n * PIECE].reshape(n, PIECE, across, 3).mean(1, dtype=np.float64)
+    profile = along_first[: n * PIECE].reshape(n, PIECE, across, -1).mean(1, dtype=np.float64)
     slope = np.diff(profile, axis=1)  # slope[:, i] is the step to row or column i + 1
     sharp = np.abs(slope[:, 1:-1] - (slope[:, :-2] + slope[:, 2:]) / 2).mean((0, 2))
     return [float(sharp[REACH + s - 2]) for s in (0, *at)]
 
 
-def compare(painted: np.ndarray, repeat: np.ndarray, background: Background) -> dict[str, list[int]]:
-    """The comparison that a block records: counts of differences and positive pixels of two uint8 (h, w, 3) images."""
+def compare(painted: np.ndarray, repeat: np.ndarray, background: Background | None) -> dict[str, list[int]]:
+    """The comparison that a block records: counts of differences and positive pixels of two uint8 (h, w, C) images.
+
+    Without the colour of the background they are no colours, and no pixel is positive for DAB.
+    """
     counts = np.bincount(np.abs(painted.astype(np.int16) - repeat).ravel())
+    if background is None:
+        return {"differences": counts.tolist(), "positive": []}
     positive = [int((dab(image, background) >= POSITIVE_OD).sum()) for image in (painted, repeat)]
     return {"differences": counts.tolist(), "positive": positive}
 
@@ -207,6 +212,7 @@ def judge(
     *,
     tolerance: TileTolerance | None,
     stride: int,
+    channels: int = 3,
 ) -> Certificate:
     """The certificate of an output.
 
@@ -215,13 +221,14 @@ def judge(
     (b) The bundle's tolerance is for a whole period of the grid: its mean and 99th percentile. If all of that were in
     the places, which are on seams, it would be larger there by the ratio of the areas. That much is allowed, but at
     most the effect of rounding (`ROUNDING`), which is also the limit for a bundle without one.
-    (c) fails if the share of positive area changes by more than half a percentage point.
+    (c) fails if the share of positive area changes by more than half a percentage point; only for colours.
 
     Args:
         measured: the result of `steps` for each line.
         compared: the result of `compare` for each place.
         tolerance: the tile tolerance of the bundle.
         stride: distance from tile to tile in px.
+        channels: values of a pixel.
     """
     figures: dict[str, Any] = {"lines": len(measured), "places": len(compared)}
     reasons: list[str] = []
@@ -230,12 +237,13 @@ def judge(
         if figures["excess_low"] > max(0.0, figures["excess_shifted"]):
             reasons.append("the image has a step at tile boundaries")
     if compared:
-        figures |= _difference(compared, tolerance, stride)
+        periods = _periods(compared, stride, channels)
+        figures |= _difference(compared, tolerance, periods, channels)
         if figures["difference_mean"] > figures["difference_allowed"]:
             reasons.append("a shifted tile grid gives different pixels")
-        elif _breaks_percentile(compared, tolerance, stride):
+        elif _breaks_percentile(compared, tolerance, periods):
             reasons.append("a shifted tile grid changes more pixels than the bundle's tile tolerance allows")
-        if figures["dab_change"] > HALF_A_POINT:
+        if (figures["dab_change"] or 0.0) > HALF_A_POINT:
             reasons.append("a shifted tile grid gives a different positive area")
     if len(measured) < FEWEST_LINES and not compared:
         return Certificate("not applicable", ("no two tissue tiles are adjacent",), **figures)
@@ -259,28 +267,32 @@ def _excess(measured: np.ndarray) -> dict[str, float]:
 
 
 def _difference(
-    compared: Sequence[Mapping[str, Sequence[int]]], tolerance: TileTolerance | None, stride: int
-) -> dict[str, float]:
+    compared: Sequence[Mapping[str, Sequence[int]]], tolerance: TileTolerance | None, periods: float, channels: int
+) -> dict[str, float | None]:
     counts, values = _counts(compared), np.arange(256)
     total = int(counts.sum())
-    changes = [abs(place["positive"][0] - place["positive"][1]) / (sum(place["differences"]) / 3) for place in compared]
-    allowed = ROUNDING if tolerance is None else min(ROUNDING, tolerance.mean * _periods(compared, stride))
+    changes = [
+        abs(place["positive"][0] - place["positive"][1]) / (sum(place["differences"]) / channels)
+        for place in compared
+        if place["positive"]
+    ]
+    allowed = ROUNDING if tolerance is None else min(ROUNDING, tolerance.mean * periods)
     return {
         "difference_mean": round(float(counts @ values) / total, 4),
         "difference_p99": int(np.searchsorted(counts.cumsum(), 0.99 * total)),
         "difference_allowed": round(allowed, 4),
-        "dab_change": round(100 * float(np.mean(changes)), 4),
+        "dab_change": round(100 * float(np.mean(changes)), 4) if changes else None,
     }
 
 
 def _breaks_percentile(
-    compared: Sequence[Mapping[str, Sequence[int]]], tolerance: TileTolerance | None, stride: int
+    compared: Sequence[Mapping[str, Sequence[int]]], tolerance: TileTolerance | None, periods: float
 ) -> bool:
     """Whether too many pixels differ by more than the 99th percentile allowed."""
     if tolerance is None:
         return False
     counts = _counts(compared)
-    return float(counts[int(tolerance.p99) + 1 :].sum() / counts.sum()) > 0.01 * _periods(compared, stride)
+    return float(counts[int(tolerance.p99) + 1 :].sum() / counts.sum()) > 0.01 * periods
 
 
 def _counts(compared: Iterable[Mapping[str, Sequence[int]]]) -> np.ndarray:
@@ -291,9 +303,9 @@ def _counts(compared: Iterable[Mapping[str, Sequence[int]]]) -> np.ndarray:
     return total
 
 
-def _periods(compared: Sequence[Mapping[str, Sequence[int]]], stride: int) -> float:
+def _periods(compared: Sequence[Mapping[str, Sequence[int]]], stride: int, channels: int) -> float:
     """Area of a grid period divided by the mean compared area of a place; at least 1."""
-    return max(1.0, len(compared) * stride * stride / (_counts(compared).sum() / 3))
+    return max(1.0, len(compared) * stride * stride / (_counts(compared).sum() / channels))
 
 
 def in_words(certificate: Mapping[str, Any]) -> dict[str, str]:
@@ -312,6 +324,7 @@ def in_words(certificate: Mapping[str, Any]) -> dict[str, str]:
             f"{certificate['difference_p99']} grey levels between the output and {certificate['places']} tiles stained "
             "a second time off the grid"
         )
+    if certificate["dab_change"] is not None:
         texts["seams_dab"] = (
             f"{certificate['dab_change']:.3f} percentage points of DAB-positive area, at the same places"
         )

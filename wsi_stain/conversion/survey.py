@@ -106,6 +106,11 @@ class Survey:
         """
         source_stamp = stamp(request.slide)  # before anything is read
         bundle = Bundle.open(request.model)
+        if bundle.channels and request.config.output.compat_openslide:
+            raise ConfigError(
+                f"--compat openslide: {bundle.name} makes {len(bundle.channels)} fluorescence channels, and OpenSlide "
+                "reads colours only; omit it"
+            )
         precision = _precision(request, bundle)
         spec = ViewSpec(
             slide=request.reachable(request.slide),

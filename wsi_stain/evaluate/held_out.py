@@ -55,7 +55,10 @@ def calibrate(
     selection = find_pairs(pairs, split)
     fields = [Field(pair.he.stem, pair.slide_id, partial(read_pair, pair)) for pair in selection]
     result = evaluate(
-        [from_bundle(bundle, device)], fields, ruler=MeasureSettings(bundle.mpp, bundle.background), progress=progress
+        [from_bundle(bundle, device)],
+        fields,
+        ruler=MeasureSettings(bundle.mpp, bundle.background_colour),
+        progress=progress,
     )
     patients = [pair.patient_id for pair in selection if pair.patient_id]
     errors = held_out(result, bundle.name, split=split, slides=[pair.slide_id for pair in selection], patients=patients)

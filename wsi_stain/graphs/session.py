@@ -43,7 +43,7 @@ class OnnxGenerator:
         self._session = open_session(data, self.device, optimise=optimise)
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
-        """uint8 (N, H, W, 3) H&E → uint8 (N, H, W, 3) stain; each tile runs alone."""
+        """uint8 (N, H, W, 3) H&E → uint8 (N, H, W, C) stain; each tile runs alone."""
         return np.concatenate([self._stain(tile[None]) for tile in tiles])
 
     def _stain(self, tile: np.ndarray) -> np.ndarray:
@@ -72,7 +72,7 @@ def to_input(tile: np.ndarray, graph: Graph, config: NetworkConfig) -> np.ndarra
 
 
 def to_pixels(y: Any, size: Sequence[int], graph: Graph, config: NetworkConfig) -> np.ndarray:
-    """The graph's output → uint8 (1, H, W, 3) RGB, rounded to the nearest; grey is repeated.
+    """The graph's output → uint8 (1, H, W, C), RGB or channels, rounded to the nearest; grey is repeated.
 
     Raises:
         BundleError: the output is no image of that size, or holds numbers that are not finite.
@@ -90,6 +90,8 @@ def to_pixels(y: Any, size: Sequence[int], graph: Graph, config: NetworkConfig) 
     if (low, high) != (-1, 1):
         unit = (unit - np.float32(low)) * np.float32(2 / (high - low)) - np.float32(1)
     pixels = np.clip(np.rint((unit + 1) * np.float32(HALF)), 0, 255).astype(np.uint8)
+    if config.fluorescence:
+        return np.ascontiguousarray(pixels)
     if config.outputs == 1:
         return np.repeat(pixels, 3, axis=3)
     return np.ascontiguousarray(pixels[..., ::-1] if config.colours == "bgr" else pixels)

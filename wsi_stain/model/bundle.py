@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from wsi_stain.config.channels import Channel
 from wsi_stain.config.convert import Precision, PrecisionChoice
 from wsi_stain.config.loader import dump, load
 from wsi_stain.config.model import BundleConfig, BundleInput, BundleOutput, GeneratorConfig, TileTolerance
@@ -50,7 +51,7 @@ class TileGenerator(Protocol):
     """Number of tiles per call that suits its device."""
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
-        """uint8 (N, H, W, 3) sRGB → uint8 (N, H, W, 3); each tile's result is independent of the others."""
+        """uint8 (N, H, W, 3) sRGB → uint8 (N, H, W, C); each tile's result is independent of the others."""
         ...
 
 
@@ -136,9 +137,23 @@ class Bundle:
         return self.config.input.overlap
 
     @property
-    def background(self) -> tuple[int, int, int]:
-        """Colour (R, G, B) of the background in its stain."""
+    def background(self) -> tuple[int, ...]:
+        """Colour (R, G, B) of the background in its stain, or its value in each channel."""
         return self.config.output.background
+
+    @property
+    def background_colour(self) -> tuple[int, int, int]:
+        """Colour (R, G, B) of the background in its stain; only of a stain in colours.
+
+        Raises:
+            ConfigError: it makes fluorescence channels.
+        """
+        return self.config.output.background_colour
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """Fluorescence channels of its stain; empty for colours."""
+        return self.config.output.channels
 
     @property
     def multiple(self) -> int:
@@ -150,7 +165,8 @@ class Bundle:
         """Hash of the settings of an imported network, which change its pixels; `None` for our own."""
         if self.config.network is None:
             return None
-        return hashlib.sha256(json.dumps(dump(self.config.network), sort_keys=True).encode()).hexdigest()
+        content = {key: value for key, value in dump(self.config.network).items() if key != "fluorescence" or value}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
     def is_pointwise(self) -> bool:
@@ -314,4 +330,6 @@ def _find(name: str | Path) -> Path:
     for folder in (Path(name), *(root / str(name) for root in _SHIPPED)):
         if (folder / SPEC).is_file():
             return folder
+    if Path(name).is_file() and Path(name).suffix in (".zip", ".tar"):
+        raise BundleError(f"{name} is a packed bundle; unpack it first: wsi-stain models unpack {name} FOLDER")
     raise BundleError(f"unknown model {str(name)!r}; pass a folder with a {SPEC}, or one of {', '.join(shipped())}")

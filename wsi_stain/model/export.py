@@ -162,7 +162,8 @@ def _misfit(bundle: Bundle, generator: TileGenerator) -> str:
 def _check_tile(bundle: Bundle, generator: TileGenerator, side: int) -> list[str]:
     tile = field(bundle, side)
     alone = generator(tile[None])
-    if alone.shape != (1, *tile.shape) or alone.dtype != np.uint8:
+    expected = (1, *tile.shape[:2], len(bundle.background))
+    if alone.shape != expected or alone.dtype != np.uint8:
         return [f"the generator returns {alone.dtype} {alone.shape} for uint8 {(1, *tile.shape)}"]
     in_batch = generator(np.stack([255 - tile, tile]))
     if np.array_equal(alone[0], in_batch[1]):

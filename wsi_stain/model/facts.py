@@ -104,12 +104,12 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return SAME_DB if error == 0 else min(SAME_DB, 10 * math.log10(255**2 / error))
 
 
-def background(bundle: Bundle, generator: TileGenerator) -> tuple[int, int, int]:
-    """The colour (R, G, B) that the network gives to the middle of an empty tile."""
+def background(bundle: Bundle, generator: TileGenerator) -> tuple[int, ...]:
+    """The colour (R, G, B), or the value of each channel, that the network gives to the middle of an empty tile."""
     stained = generator(np.full((1, bundle.tile, bundle.tile, 3), BACKGROUND, np.uint8))[0]
     quarter = bundle.tile // 4
-    r, g, b = np.median(stained[quarter:-quarter, quarter:-quarter].reshape(-1, 3), axis=0).round().astype(int).tolist()
-    return r, g, b
+    middle = stained[quarter:-quarter, quarter:-quarter].reshape(-1, stained.shape[2])
+    return tuple(np.median(middle, axis=0).round().astype(int).tolist())
 
 
 def _source(bundle: Bundle) -> TileGenerator:

@@ -99,13 +99,20 @@ def _opened(weights: Path, scratch: Path, config: ImportConfig) -> NetworkConfig
         multiple=config.multiple,
         norm="none",
         output=config.output,
+        fluorescence=bool(config.channels),
     )
     kind = "state_dict" if config.kind in TORCH_KINDS else "onnx"
     task = sandbox.Task(kind, str(weights.resolve()), network, config.tile, str(scratch))
     result = sandbox.run(task, config.limit_s)
     network = load(NetworkConfig, result["network"])
-    if network.outputs not in (1, 3):
-        raise BundleError(f"{weights} has {network.outputs} outputs; only 3 (RGB) and 1 (grey) are supported")
+    named = len(config.channels)
+    if named and named != network.outputs:
+        raise BundleError(f"{weights} has {network.outputs} outputs, but --channels names {named}")
+    if not named and network.outputs not in (1, 3):
+        raise BundleError(
+            f"{weights} has {network.outputs} outputs, neither colours (3) nor grey (1); name them with --channels, "
+            "for example --channels DAPI,CD3,CD8=00FF00"
+        )
     return network
 
 
@@ -115,7 +122,7 @@ def _spec(folder: Path, weights: Path, network: NetworkConfig, config: ImportCon
         version=config.version,
         generator=GeneratorConfig(kind="imported"),
         input=BundleInput(config.input_stain, config.mpp, config.tile, config.overlap or 0),
-        output=BundleOutput(config.stain),
+        output=BundleOutput(config.stain, (0,) * (len(config.channels) or 3), config.channels),
         weights=BundleWeights(weights.name, sha256_of(weights)),
         licence=config.licence,
         network=network,

@@ -37,7 +37,7 @@ def measure(bundle: Bundle, generator: TileGenerator) -> TileTolerance:
     # Two tiles along each axis; no third tile touches the window of one stride around the middle of their seam.
     pixels = field(bundle, tile + stride)
     inner = Box.at(tile // 2, tile // 2, Size(stride, stride))
-    blender = Blender(inner, window(tile, overlap))
+    blender = Blender(inner, window(tile, overlap), len(bundle.background))
     for box in TileGrid(Size(*pixels.shape[:2]), tile, overlap, generator.multiple).tiles(inner):
         blender.add(box, generator(pixels[box.slices()][None])[0])
     whole = generator(pixels[None])[0][inner.slices()]

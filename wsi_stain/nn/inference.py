@@ -45,10 +45,11 @@ class TorchGenerator:
         else:
             form, self._read = folded(module, self._dtype), to_levels
         self.module = form.to(self.device)
-        self._run = CudaRunner(self.device, self._stain) if self.device.type == "cuda" else self._on_cpu
+        values = module.pixel_values if isinstance(module, Published) else 3
+        self._run = CudaRunner(self.device, self._stain, values) if self.device.type == "cuda" else self._on_cpu
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
-        """uint8 (N, H, W, 3) H&E → uint8 (N, H, W, 3) stain.
+        """uint8 (N, H, W, 3) H&E → uint8 (N, H, W, C) stain.
 
         A tile's result does not depend on the others: each runs alone, because libraries choose other kernels,
         with other rounding, for other batch sizes.
@@ -78,7 +79,7 @@ class PlainGenerator:
 
     @torch.inference_mode()
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
-        """uint8 (N, H, W, 3) → the same."""
+        """uint8 (N, H, W, 3) → uint8 (N, H, W, C)."""
         return np.concatenate([to_pixels(self.module(to_tensor(tile[None]))) for tile in tiles])
 
 
@@ -87,17 +88,18 @@ class CudaRunner:
 
     Args:
         device: a CUDA device.
-        stain: uint8 (1, H, W, 3) → the same, both on the device; it only queues work on the current stream.
+        stain: uint8 (1, H, W, 3) → uint8 (1, H, W, C), both on the device; it only queues work on the current stream.
+        values: C.
     """
 
-    def __init__(self, device: torch.device, stain: Callable[[Tensor], Tensor]) -> None:
-        self._device, self._stain = device, stain
+    def __init__(self, device: torch.device, stain: Callable[[Tensor], Tensor], values: int = 3) -> None:
+        self._device, self._stain, self._values = device, stain, values
         self._up, self._work, self._down = (torch.cuda.Stream(device) for _ in range(3))
         torch.cuda.synchronize(device)  # the weights must be loaded before another stream reads them
 
     def __call__(self, tiles: Tensor) -> Tensor:
-        """uint8 (N, H, W, 3) in the host's memory → the same, pinned."""
-        results = torch.empty(tiles.shape, dtype=torch.uint8, pin_memory=True)
+        """uint8 (N, H, W, 3) in the host's memory → uint8 (N, H, W, C), pinned."""
+        results = torch.empty((*tiles.shape[:3], self._values), dtype=torch.uint8, pin_memory=True)
         arriving = [self._upload(tile) for tile in tiles.pin_memory().split(1)]
         for (tile, there), result in zip(arriving, results.split(1), strict=True):
             self._work.wait_event(there)

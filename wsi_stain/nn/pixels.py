@@ -32,11 +32,11 @@ def to_values(pixels: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def to_bytes(tensor: Tensor) -> Tensor:
-    """Float (N, 3, H, W) in [-1, 1] → uint8 (N, H, W, 3) on the same device, rounded to the nearest."""
+    """Float (N, C, H, W) in [-1, 1] → uint8 (N, H, W, C) on the same device, rounded to the nearest."""
     pixels = tensor.float().add(1).mul_(HALF).round_().clamp_(0, 255).to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).contiguous()
 
 
 def to_pixels(tensor: Tensor) -> np.ndarray:
-    """Float (N, 3, H, W) in [-1, 1] → uint8 (N, H, W, 3), rounded to the nearest."""
+    """Float (N, C, H, W) in [-1, 1] → uint8 (N, H, W, C), rounded to the nearest."""
     return to_bytes(tensor).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Networks of other people's training codes behind the interface of ours: RGB in [-1, 1] in and out."""
+"""Networks of other people's training codes behind the interface of ours: RGB in [-1, 1] in, the stain out."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ class Published(nn.Module):
         self.multiple = config.multiple
         self.network = build(config)
         self.values_in, self.values_out = config.values_in, config.values_out
-        self.is_bgr, self.is_grey = config.colours == "bgr", config.outputs == 1
+        self.is_bgr, self.is_grey = config.colours == "bgr", config.outputs == 1 and not config.fluorescence
+        self.pixel_values = config.pixel_values
+        self._flips = self.is_bgr and not config.fluorescence
 
     def forward(self, he: Tensor) -> Tensor:
-        """(N, 3, H, W) RGB in [-1, 1], H and W multiples of `multiple` → the stain, in the same shape and range."""
+        """(N, 3, H, W) RGB, H and W multiples of `multiple` → stain (N, `pixel_values`, H, W); both in [-1, 1]."""
         he = he.flip(1) if self.is_bgr else he
         stain = to_unit(self.network(from_unit(he, self.values_in)), self.values_out)
         if self.is_grey:
             return stain.expand(-1, 3, -1, -1)
-        return stain.flip(1) if self.is_bgr else stain
+        return stain.flip(1) if self._flips else stain
 
 
 def from_unit(x: Tensor, values: Values) -> Tensor:

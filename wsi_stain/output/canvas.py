@@ -14,11 +14,12 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import imagecodecs
 import numpy as np
 
+from wsi_stain.config.channels import Channel
 from wsi_stain.config.convert import OutputConfig
 from wsi_stain.errors import OutputError
 from wsi_stain.files.atomic import atomic_write, is_temporary
@@ -45,7 +46,7 @@ class Canvas(Protocol):
     store: BlockStore
 
     def tile(self, level: int, row: int, column: int) -> np.ndarray:
-        """A tile of a painted block, uint8 (512, 512, 3) as a viewer decodes it; `level` is at most `pyramid.depth`."""
+        """A tile of a painted block, uint8 (512, 512, C) as a viewer decodes it; `level` is at most `pyramid.depth`."""
         ...
 
     def jpeg(self, level: int, row: int, column: int) -> bytes | None:
@@ -53,11 +54,11 @@ class Canvas(Protocol):
         ...
 
     def read(self, box: Box) -> np.ndarray:
-        """A box of the finest level, of painted blocks: uint8 (h, w, 3) as a viewer decodes it."""
+        """A box of the finest level, of painted blocks: uint8 (h, w, C) as a viewer decodes it."""
         ...
 
     def put(self, block: Block, pixels: np.ndarray | None, notes: Mapping[str, Any]) -> None:
-        """Encode and keep a block: uint8 (h, w, 3), or None if it is all background; `notes` survive a resume."""
+        """Encode and keep a block: uint8 (h, w, C), or None if it is all background; `notes` survive a resume."""
         ...
 
     def todo(self, blocks: Iterable[Block]) -> list[Block]:
@@ -93,7 +94,8 @@ class CanvasSpec:
     size: Size
     block: int
     """Side of a block in px."""
-    background: tuple[int, int, int]
+    background: tuple[int, ...]
+    """One value for each channel of a pixel."""
     encoding: OutputConfig = field(default_factory=OutputConfig)
     """Encoding of the tiles of an OME-TIFF; an OME-Zarr is always lossless."""
     mpp: float | None = None
@@ -106,6 +108,13 @@ class CanvasSpec:
     """Name of the stain, as in the metadata of an OME-TIFF."""
     uuid: str = ""
     """`urn:uuid` of an OME-TIFF; equal for equal fingerprints."""
+    channels: tuple[Channel, ...] = ()
+    """Fluorescence channels of the pixels; empty for colours."""
+
+    @property
+    def samples(self) -> Literal[1, 3]:
+        """Values of a pixel that are stored together: all colours, or one channel."""
+        return 1 if self.channels else 3
 
     @property
     def spool(self) -> Path:
@@ -129,7 +138,7 @@ class BlockStore:
     `run.json` holds the fingerprint of the run; it is written last, so a folder without it holds no started run.
     """
 
-    def __init__(self, folder: Path, pyramid: Pyramid, background: tuple[int, int, int]) -> None:
+    def __init__(self, folder: Path, pyramid: Pyramid, background: tuple[int, ...]) -> None:
         self.folder, self.pyramid, self.background = folder, pyramid, background
 
     @property
@@ -211,29 +220,29 @@ class BlockStore:
                 continue
 
     def remains(self, index: tuple[int, int]) -> np.ndarray:
-        """A painted block at the first coarse level (`pyramid.depth` + 1), uint8 (≤ 256, ≤ 256, 3)."""
+        """A painted block at the first coarse level (`pyramid.depth` + 1), uint8 (≤ 256, ≤ 256, C)."""
         level = self.pyramid.depth + 1
         side, size = self.pyramid.block >> level, self.pyramid.sizes[level]
         box = Box.at(index[0] * side, index[1] * side, Size(side, side)) & Box.of(size)
-        part = np.empty((*box.size, 3), np.uint8)
+        part = np.empty((*box.size, len(self.background)), np.uint8)
         with self.open(index) as file:
             part[:] = unpack_remains(file.read(REMAINS), part) if REMAINS in file.NameToInfo else self.background
         return part
 
     def strips(self) -> Iterator[np.ndarray]:
-        """The first coarse level from top to bottom, one row of remains at a time, uint8 (≤ 256, w, 3)."""
+        """The first coarse level from top to bottom, one row of remains at a time, uint8 (≤ 256, w, C)."""
         size, side = self.pyramid.sizes[self.pyramid.depth + 1], self.pyramid.block >> (self.pyramid.depth + 1)
         rows, columns = self.pyramid.blocks
         for row in range(rows):
-            strip = np.empty((min(side, size.h - side * row), size.w, 3), np.uint8)
+            strip = np.empty((min(side, size.h - side * row), size.w, len(self.background)), np.uint8)
             for column in range(columns):
                 strip[:, column * side : (column + 1) * side] = self.remains((row, column))
             yield strip
 
 
-def gather(box: Box, tile_at: Callable[[int, int], np.ndarray]) -> np.ndarray:
-    """A box of level 0, in the output's frame, from 512×512 tiles decoded by `tile_at(row, column)`."""
-    out = np.empty((*box.size, 3), np.uint8)
+def gather(box: Box, tile_at: Callable[[int, int], np.ndarray], channels: int = 3) -> np.ndarray:
+    """A box of a level, in the output's frame, from 512×512 tiles decoded by `tile_at(row, column)`."""
+    out = np.empty((*box.size, channels), np.uint8)
     for row in range(box.y0 // TILE_PX, -(-box.y1 // TILE_PX)):
         for column in range(box.x0 // TILE_PX, -(-box.x1 // TILE_PX)):
             tile = Box.at(row * TILE_PX, column * TILE_PX, Size(TILE_PX, TILE_PX))

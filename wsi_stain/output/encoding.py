@@ -6,7 +6,7 @@ Stream and tags are defined together because they must agree: a JPEG with RGB ma
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import imagecodecs
@@ -40,23 +40,31 @@ class Encoding:
     """JPEG quality, 1–100; ignored for `deflate`."""
     subsampling: Subsampling = "420"
     """Chroma of the JPEG: YCbCr `420` or `422`, or true `rgb`; ignored for `deflate`."""
+    samples: Literal[1, 3] = 3
+    """Values of a pixel: 3 for colours, 1 for a fluorescence channel."""
 
     @classmethod
-    def of(cls, config: OutputConfig) -> Encoding:
+    def of(cls, config: OutputConfig, samples: Literal[1, 3] = 3) -> Encoding:
         """The encoding given by the configuration."""
-        return cls(config.compression, config.quality, config.subsampling)
+        return cls(config.compression, config.quality, config.subsampling, samples)
+
+    def planes(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """Pixels, uint8 (h, w, C), in the parts that are encoded on their own: all colours, or each channel."""
+        return split(pixels, self.samples)
 
     def encode(self, tile: np.ndarray) -> bytes:
         """Encode one tile.
 
         Args:
-            tile: uint8 (512, 512, 3), sRGB; see `pad_tile` for tiles at the edge.
+            tile: uint8 (512, 512, samples), colours in sRGB; see `pad_tile` for tiles at the edge.
         """
-        assert tile.shape == (TILE_PX, TILE_PX, 3), f"a tile of shape {tile.shape}; pad it first"
+        assert tile.shape == (TILE_PX, TILE_PX, self.samples), f"a tile of shape {tile.shape}; pad it first"
         assert tile.dtype == np.uint8, f"a tile of {tile.dtype}; pixels must be uint8"
         tile = np.ascontiguousarray(tile)
         if self.compression == "deflate":
             return _deflate(tile)
+        if self.samples == 1:
+            return bytes(imagecodecs.jpeg8_encode(tile[..., 0], level=self.quality))
         stream = imagecodecs.jpeg8_encode(
             tile,
             level=self.quality,
@@ -67,10 +75,12 @@ class Encoding:
         return bytes(stream)
 
     def decode(self, data: bytes) -> np.ndarray:
-        """Decode the bytes of `encode` as a viewer does: uint8 (512, 512, 3), sRGB."""
+        """Decode the bytes of `encode` as a viewer does: uint8 (512, 512, samples)."""
         if self.compression == "deflate":
-            differences = np.frombuffer(imagecodecs.deflate_decode(data), np.uint8).reshape(TILE_PX, TILE_PX, 3)
-            return differences.cumsum(1, dtype=np.uint8)
+            differences = np.frombuffer(imagecodecs.deflate_decode(data), np.uint8)
+            return differences.reshape(TILE_PX, TILE_PX, self.samples).cumsum(1, dtype=np.uint8)
+        if self.samples == 1:
+            return imagecodecs.jpeg8_decode(data)[..., None]
         return imagecodecs.jpeg8_decode(data, colorspace=self._colours, outcolorspace="RGB")
 
     @property
@@ -79,8 +89,11 @@ class Encoding:
 
     def tifffile_options(self) -> dict[str, Any]:
         """Arguments of `TiffWriter.write` that describe the output of `encode`."""
+        photometric = "rgb" if self.samples == 3 else "minisblack"
         if self.compression == "deflate":
-            return {"photometric": "rgb", "compression": "adobe_deflate", "predictor": True}
+            return {"photometric": photometric, "compression": "adobe_deflate", "predictor": True}
+        if self.samples == 1:
+            return {"photometric": photometric, "compression": "jpeg"}
         return {
             "photometric": "rgb",
             "compression": "jpeg",
@@ -90,7 +103,7 @@ class Encoding:
 
 
 def pad_tile(pixels: np.ndarray, side: int = TILE_PX) -> np.ndarray:
-    """`pixels`, uint8 (h, w, 3), padded at the right and bottom to (side, side, 3) by repeating the last pixels.
+    """`pixels`, uint8 (h, w, C), padded at the right and bottom to (side, side, C) by repeating the last pixels.
 
     Padding of any other colour would bleed into the image through JPEG's 8×8 and 16×16 blocks.
     """
@@ -98,7 +111,14 @@ def pad_tile(pixels: np.ndarray, side: int = TILE_PX) -> np.ndarray:
     assert 1 <= min(h, w) <= max(h, w) <= side, f"{h}×{w} px cannot be padded to {side}×{side}"
     if (h, w) == (side, side):
         return pixels
+    if pixels.shape[2] != 3:  # cv2 takes at most four channels, and drops a single one
+        return np.pad(pixels, ((0, side - h), (0, side - w), (0, 0)), "edge")
     return cv2.copyMakeBorder(pixels, 0, side - h, 0, side - w, cv2.BORDER_REPLICATE)
+
+
+def split(pixels: np.ndarray, samples: int) -> list[np.ndarray]:
+    """Views of `pixels`, uint8 (h, w, C), with `samples` channels each."""
+    return [pixels[..., start : start + samples] for start in range(0, pixels.shape[2], samples)]
 
 
 def _deflate(tile: np.ndarray) -> bytes:

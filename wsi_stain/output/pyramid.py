@@ -19,7 +19,7 @@ from wsi_stain.output.encoding import TILE_PX
 
 
 class TileAt(NamedTuple):
-    """One pyramid tile: its position in tiles, and its pixels, uint8 (h, w, 3), clipped to the image."""
+    """One pyramid tile: its position in tiles, and its pixels, uint8 (h, w, C), clipped to the image."""
 
     level: int
     row: int
@@ -31,8 +31,14 @@ def halve(pixels: np.ndarray) -> np.ndarray:
     """The next pyramid level: the mean of 2×2 pixels, rounded half up; an odd edge is replicated.
 
     Args:
-        pixels: uint8 (h, w, 3).
+        pixels: uint8 (h, w, C).
     """
+    if pixels.shape[2] != 3:  # cv2 takes at most four channels, and drops a single one
+        return np.dstack([_halve(pixels[..., channel]) for channel in range(pixels.shape[2])])
+    return _halve(pixels)
+
+
+def _halve(pixels: np.ndarray) -> np.ndarray:
     h, w = pixels.shape[:2]
     if h % 2 or w % 2:
         pixels = cv2.copyMakeBorder(pixels, 0, h % 2, 0, w % 2, cv2.BORDER_REPLICATE)
@@ -101,7 +107,7 @@ class Pyramid:
         Memory bound: two rows of tiles of level `depth` + 1.
 
         Args:
-            strips: the rows of level `depth` + 1 from top to bottom, uint8 (≤ 256, w, 3) each.
+            strips: the rows of level `depth` + 1 from top to bottom, uint8 (≤ 256, w, C) each.
         """
         waiting: dict[int, list[np.ndarray]] = {level: [] for level in range(len(self.sizes))}
         seen = dict.fromkeys(waiting, 0)

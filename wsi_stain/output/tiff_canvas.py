@@ -36,7 +36,9 @@ class TiffCanvas:
     def __init__(self, spec: CanvasSpec) -> None:
         self.pyramid = Pyramid(spec.size, spec.block)
         self.sizes = self.pyramid.sizes
-        self.encoding = Encoding.of(spec.encoding)
+        self.encoding = Encoding.of(spec.encoding, spec.samples)
+        self._names = [""] if len(spec.channels) < 2 else [f"/{plane}" for plane in range(len(spec.channels))]
+        """Endings of the names of a tile's planes."""
         self.store = BlockStore(spec.spool, self.pyramid, spec.background)
         self._spec = spec
 
@@ -56,20 +58,22 @@ class TiffCanvas:
 
     def read(self, box: Box) -> np.ndarray:
         """A box of the finest level, in the output's frame, as a viewer decodes it."""
-        return gather(box, partial(self.tile, 0))
+        return gather(box, partial(self.tile, 0), len(self.store.background))
 
     def tile(self, level: int, row: int, column: int) -> np.ndarray:
-        """A tile of a painted block, uint8 (512, 512, 3) as a viewer decodes it; `level` is at most `pyramid.depth`."""
-        return self.encoding.decode(self._encoded(level, row, column))
+        """A tile of a painted block, uint8 (512, 512, C) as a viewer decodes it; `level` is at most `pyramid.depth`."""
+        return np.concatenate([self.encoding.decode(data) for data in self._encoded(level, row, column)], axis=2)
 
     def jpeg(self, level: int, row: int, column: int) -> bytes | None:
-        """The same tile as the file will hold it; None if that is no JPEG."""
-        return self._encoded(level, row, column) if self.encoding.compression == "jpeg" else None
+        """The same tile as the file will hold it; None if that is no JPEG of colours."""
+        if self.encoding.compression != "jpeg" or self._spec.channels:
+            return None
+        return self._encoded(level, row, column)[0]
 
-    def _encoded(self, level: int, row: int, column: int) -> bytes:
+    def _encoded(self, level: int, row: int, column: int) -> list[bytes]:
         each = self.pyramid.block // TILE_PX >> level
         with self.store.open((row // each, column // each)) as file:
-            return self._tile(file, f"{level}/{row}/{column}")
+            return [self._tile(file, f"{level}/{row}/{column}", plane) for plane in range(len(self._names))]
 
     def publish(
         self, facts: Mapping[str, str], unreadable: Sequence[Box] = (), on_check: Callable[[], None] = nothing
@@ -99,13 +103,14 @@ class TiffCanvas:
                 temporary = stack.enter_context(replacing(self.store.folder / f"level_{level}.zip", sole=True))
                 files[level] = stack.enter_context(zipfile.ZipFile(temporary, "w"))
             for level, row, column, pixels in self.pyramid.coarse(self.store.strips()):
-                files[level].writestr(zipfile.ZipInfo(f"{row}/{column}"), self.encoding.encode(pad_tile(pixels)))
+                for name, data in self._planes(f"{row}/{column}", pixels):
+                    files[level].writestr(zipfile.ZipInfo(name), data)
 
-    def tiles(self, level: int) -> Iterator[bytes]:
-        """Encoded 512×512 tiles of a level, row by row."""
+    def tiles(self, level: int, plane: int = 0) -> Iterator[bytes]:
+        """Encoded 512×512 tiles of a level and a plane, row by row."""
         if level > self.pyramid.depth:
             with zipfile.ZipFile(self.store.folder / f"level_{level}.zip") as file:
-                yield from (file.read(info) for info in file.infolist())
+                yield from (file.read(info) for info in file.infolist()[plane :: len(self._names)])
             return
         grid = self.sizes[level].ceil_div(TILE_PX)
         rows, columns = self.pyramid.blocks
@@ -115,7 +120,7 @@ class TiffCanvas:
                 for row in self.pyramid.spans(level, block_row, grid.h):
                     for block_column, file in enumerate(files):
                         for column in self.pyramid.spans(level, block_column, grid.w):
-                            yield self._tile(file, f"{level}/{row}/{column}")
+                            yield self._tile(file, f"{level}/{row}/{column}", plane)
 
     def _metadata(self, facts: Mapping[str, str], unreadable: Sequence[Box]) -> ometiff.OmeMetadata:
         spec = self._spec
@@ -127,18 +132,27 @@ class TiffCanvas:
             annotations={k: v for k, v in spec.provenance if k not in ("notice", "use")} | dict(facts),
             rois=tuple(ometiff.Roi("unreadable in the source", box) for box in unreadable),
             uuid=spec.uuid,
+            channels=spec.channels,
         )
 
-    def _tile(self, file: zipfile.ZipFile, name: str) -> bytes:
-        return file.read(name) if name in file.NameToInfo else self._background
+    def _tile(self, file: zipfile.ZipFile, tile: str, plane: int) -> bytes:
+        name = tile + self._names[plane]
+        return file.read(name) if name in file.NameToInfo else self._background[plane]
 
     def _members(self, index: tuple[int, int], pixels: np.ndarray) -> Iterator[tuple[str, bytes]]:
         for level, row, column, tile in self.pyramid.cut(index, pixels):
             if level > self.pyramid.depth:
                 yield REMAINS, pack_remains(tile)
             else:
-                yield f"{level}/{row}/{column}", self.encoding.encode(pad_tile(tile))
+                yield from self._planes(f"{level}/{row}/{column}", tile)
+
+    def _planes(self, tile: str, pixels: np.ndarray) -> Iterator[tuple[str, bytes]]:
+        """Name and encoded bytes of every plane of a tile."""
+        for name, plane in zip(self._names, self.encoding.planes(pad_tile(pixels)), strict=True):
+            yield tile + name, self.encoding.encode(plane)
 
     @cached_property
-    def _background(self) -> bytes:
-        return self.encoding.encode(np.full((TILE_PX, TILE_PX, 3), self.store.background, np.uint8))
+    def _background(self) -> list[bytes]:
+        values = self.store.background
+        tile = np.full((TILE_PX, TILE_PX, len(values)), values, np.uint8)
+        return [self.encoding.encode(plane) for plane in self.encoding.planes(tile)]

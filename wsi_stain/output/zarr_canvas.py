@@ -20,7 +20,7 @@ import numpy as np
 from wsi_stain.files.atomic import atomic_write
 from wsi_stain.geometry import Box
 from wsi_stain.output.canvas import REMAINS, BlockStore, CanvasSpec, beside, claim, gather, nothing, pack_remains
-from wsi_stain.output.encoding import TILE_PX, pad_tile
+from wsi_stain.output.encoding import TILE_PX, pad_tile, split
 from wsi_stain.output.ometiff.xmp import source_type
 from wsi_stain.output.pyramid import Pyramid, TileAt
 from wsi_stain.tiling.grid import Block
@@ -35,8 +35,9 @@ CHUNKS = "chunks.json"
 class ZarrCanvas:
     """Painted blocks of an OME-Zarr, in `<output>.part`, a valid group at any time during painting.
 
-    Axes are c, y, x; chunks 3 × 512 × 512; zstd. Background is the fill value if its three channels are equal, and then
-    takes no space. `<output>.spool` holds a file for each painted block, with its remains.
+    Axes are c, y, x; chunks 3 × 512 × 512, or 1 × 512 × 512 for fluorescence channels; zstd. Background is the fill
+    value if it is equal in all channels, and then takes no space. `<output>.spool` holds a file for each painted block,
+    with its remains.
 
         canvas = ZarrCanvas(spec)
         canvas.begin(fingerprint)
@@ -63,7 +64,7 @@ class ZarrCanvas:
     def put(self, block: Block, pixels: np.ndarray | None, notes: Mapping[str, Any]) -> None:
         """Write a block's chunks of all levels it owns, then mark it as painted."""
         tiles = list(self._background_tiles(block) if pixels is None else self.pyramid.cut(block.index, pixels))
-        chunks = {_key(tile): self._write_chunk(tile) for tile in tiles if tile.level <= self.pyramid.depth}
+        chunks = dict(crc for tile in tiles if tile.level <= self.pyramid.depth for crc in self._write_chunks(tile))
         members = [(CHUNKS, json.dumps(chunks, sort_keys=True).encode())]
         members += [(REMAINS, pack_remains(tile.pixels)) for tile in tiles if tile.level > self.pyramid.depth]
         self.store.put(block.index, members, notes)
@@ -74,15 +75,16 @@ class ZarrCanvas:
 
     def read(self, box: Box) -> np.ndarray:
         """A box of the finest level, in the output's frame."""
-        return gather(box, partial(self.tile, 0))
+        return gather(box, partial(self.tile, 0), len(self.store.background))
 
     def tile(self, level: int, row: int, column: int) -> np.ndarray:
-        """A tile of a painted block, uint8 (512, 512, 3); `level` is at most `pyramid.depth`."""
-        path = self._root / f"{level}/c/0/{row}/{column}"
-        if not path.exists():
-            return np.full((TILE_PX, TILE_PX, 3), self.store.background, np.uint8)
-        planes = np.frombuffer(imagecodecs.zstd_decode(path.read_bytes()), np.uint8)
-        return planes.reshape(3, TILE_PX, TILE_PX).transpose(1, 2, 0)
+        """A tile of a painted block, uint8 (512, 512, C); `level` is at most `pyramid.depth`."""
+        values, samples = self.store.background, self._spec.samples
+        paths = [self._root / key_of(level, row, column, plane) for plane in range(len(values) // samples)]
+        if not paths[0].exists():
+            return np.full((TILE_PX, TILE_PX, len(values)), values, np.uint8)
+        planes = [np.frombuffer(imagecodecs.zstd_decode(path.read_bytes()), np.uint8) for path in paths]
+        return np.concatenate(planes).reshape(-1, TILE_PX, TILE_PX).transpose(1, 2, 0)
 
     def jpeg(self, level: int, row: int, column: int) -> bytes | None:
         """None: chunks are lossless."""
@@ -103,7 +105,7 @@ class ZarrCanvas:
         if self._root == self._spec.part:
             if self.pyramid.is_deep:
                 for tile in self.pyramid.coarse(self.store.strips()):
-                    self._write_chunk(tile)
+                    dict(self._write_chunks(tile))
             if output.exists():
                 shutil.rmtree(old, ignore_errors=True)  # left by a run that was killed here
                 output.replace(old)
@@ -138,17 +140,19 @@ class ZarrCanvas:
 
     def _background_tiles(self, block: Block) -> Iterator[TileAt]:
         if not self._fills:
-            background = np.full((*block.write.size, 3), self.store.background, np.uint8)
+            values = self.store.background
+            background = np.full((*block.write.size, len(values)), values, np.uint8)
             yield from (tile for tile in self.pyramid.cut(block.index, background) if tile.level <= self.pyramid.depth)
 
-    def _write_chunk(self, tile: TileAt) -> int:
-        """Write one chunk; returns the CRC-32 of its bytes."""
-        planes = pad_tile(tile.pixels).transpose(2, 0, 1)
-        data = imagecodecs.zstd_encode(planes.tobytes(), level=ZSTD_LEVEL)
-        path = self._root / _key(tile)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)  # a partial chunk is harmless: its block is not marked as painted yet
-        return zlib.crc32(data)
+    def _write_chunks(self, tile: TileAt) -> Iterator[tuple[str, int]]:
+        """Write the chunks of a tile; gives the key and the CRC-32 of each."""
+        for plane, pixels in enumerate(split(pad_tile(tile.pixels), self._spec.samples)):
+            data = imagecodecs.zstd_encode(pixels.transpose(2, 0, 1).tobytes(), level=ZSTD_LEVEL)
+            key = key_of(tile.level, tile.row, tile.column, plane)
+            path = self._root / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)  # a partial chunk is harmless: its block is not marked as painted yet
+            yield key, zlib.crc32(data)
 
     def _is_whole(self, index: tuple[int, int]) -> bool:
         try:
@@ -167,8 +171,8 @@ class ZarrCanvas:
         for level, size in enumerate(self.pyramid.sizes):
             group.create_array(
                 str(level),
-                shape=(3, *size),
-                chunks=(3, TILE_PX, TILE_PX),
+                shape=(len(self.store.background), *size),
+                chunks=(self._spec.samples, TILE_PX, TILE_PX),
                 dtype="uint8",
                 compressors=ZstdCodec(level=ZSTD_LEVEL),
                 fill_value=self.store.background[0] if self._fills else 0,
@@ -187,6 +191,8 @@ class ZarrCanvas:
         axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", **unit} for n in "yx")]
         scale = {"name": self._spec.output.name, "axes": axes, "datasets": datasets, "type": "mean"}
         colours = {"Red": "FF0000", "Green": "00FF00", "Blue": "0000FF"}
+        if self._spec.channels:
+            colours = {channel.name: channel.hex for channel in self._spec.channels}
         window = {"min": 0, "start": 0, "end": 255, "max": 255}
         channels = [{"label": k, "color": v, "active": True, "window": window} for k, v in colours.items()]
         ours = dict(self._spec.provenance)
@@ -197,6 +203,6 @@ class ZarrCanvas:
         }
 
 
-def _key(tile: TileAt) -> str:
-    """Path of the chunk in the group (Zarr v3, default chunk key encoding)."""
-    return f"{tile.level}/c/0/{tile.row}/{tile.column}"
+def key_of(level: int, row: int, column: int, plane: int = 0) -> str:
+    """Path of a chunk in the group (Zarr v3, default chunk key encoding)."""
+    return f"{level}/c/{plane}/{row}/{column}"

@@ -139,7 +139,7 @@ def _background(
     if request.background is not None:
         return request.background, "given"
     if bundle is not None:
-        red, green, blue = (float(c) for c in bundle.background)
+        red, green, blue = (float(c) for c in bundle.background_colour)
         return (red, green, blue), f"of the model {bundle.name}"
     background = background_of(thumbnail)
     if background is None:

@@ -43,6 +43,7 @@ class Blender:
     Args:
         write: the block's own pixels.
         weights: float32 (tile,), from `window()`; ramps of neighbours overlap, plateaus do not.
+        channels: values of a pixel.
 
     >>> blender = Blender(Box(0, 0, 4, 4), window(4, 0))
     >>> blender.add(Box(0, 0, 4, 4), np.full((4, 4, 3), 7, np.uint8))
@@ -50,18 +51,18 @@ class Blender:
     7
     """
 
-    def __init__(self, write: Box, weights: np.ndarray) -> None:
-        self._write, self._weights = write, weights
+    def __init__(self, write: Box, weights: np.ndarray, channels: int = 3) -> None:
+        self._write, self._weights, self._channels = write, weights, channels
         self._ramp = int(np.count_nonzero(weights < 1)) // 2
         h, w = write.size
-        self._out = np.empty((h, 3 * w), np.uint8)  # rows of R, G, B, R, …: numpy is slow on an inner axis of 3
-        self._sum = np.zeros((h, 3 * w), np.float32)
+        self._out = np.empty((h, channels * w), np.uint8)  # rows of R, G, B, R, …: numpy is slow on an inner axis of 3
+        self._sum = np.zeros((h, channels * w), np.float32)
         self._y = _Axis(write.y0, h, weights)
         self._x = _Axis(write.x0, w, weights)
         self._added = 0
 
     def add(self, tile: Box, pixels: np.ndarray) -> None:
-        """Add a tile, uint8 (tile, tile, 3); pixels outside the block are ignored."""
+        """Add a tile, uint8 (tile, tile, C); pixels outside the block are ignored."""
         self._y.meet(tile.y0)
         self._x.meet(tile.x0)
         self._added += 1
@@ -80,13 +81,13 @@ class Blender:
                 self._accumulate(tile, part & inside, pixels)
 
     def result(self) -> np.ndarray:
-        """The block's pixels, uint8 (h, w, 3)."""
+        """The block's pixels, uint8 (h, w, C)."""
         assert self._added == self._y.count * self._x.count, "a block needs every tile that touches it, exactly once"
         for rows, row_alone in self._y.runs():
             columns = [c for c, alone in self._x.runs() if not alone] if row_alone else [slice(0, self._x.length)]
             for column in columns:
                 self._divide(rows, column)
-        return self._out.reshape(self._write.size.h, -1, 3)
+        return self._out.reshape(self._write.size.h, -1, self._channels)
 
     def _copy(self, tile: Box, part: Box, pixels: np.ndarray) -> None:
         if part.area:
@@ -98,22 +99,23 @@ class Blender:
     def _accumulate(self, tile: Box, part: Box, pixels: np.ndarray) -> None:
         target, source = self._slices(tile, part)
         along_y = self._weights[part.y0 - tile.y0 : part.y1 - tile.y0]
-        along_x = np.repeat(self._weights[part.x0 - tile.x0 : part.x1 - tile.x0], 3)
+        along_x = np.repeat(self._weights[part.x0 - tile.x0 : part.x1 - tile.x0], self._channels)
         weighted = along_y[:, None] * along_x
         weighted *= _rows(pixels)[source]
         self._sum[target] += weighted
 
     def _divide(self, rows: slice, columns: slice) -> None:
-        wide = slice(3 * columns.start, 3 * columns.stop)
+        wide = slice(self._channels * columns.start, self._channels * columns.stop)
         mean = self._sum[rows, wide]
         mean /= self._y.total[rows, None]
-        mean /= np.repeat(self._x.total[columns], 3)
+        mean /= np.repeat(self._x.total[columns], self._channels)
         np.rint(mean, out=mean)
         self._out[rows, wide] = mean
 
     def _slices(self, tile: Box, part: Box) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
         """Slices of `part` in the block and in the tile, both as rows of R, G, B, R, …."""
-        return _wide(part.shift(-self._write.y0, -self._write.x0)), _wide(part.shift(-tile.y0, -tile.x0))
+        own, its = part.shift(-self._write.y0, -self._write.x0), part.shift(-tile.y0, -tile.x0)
+        return _wide(own, self._channels), _wide(its, self._channels)
 
 
 class _Axis:
@@ -148,5 +150,5 @@ def _rows(pixels: np.ndarray) -> np.ndarray:
     return pixels.reshape(pixels.shape[0], -1)
 
 
-def _wide(box: Box) -> tuple[slice, slice]:
-    return slice(box.y0, box.y1), slice(3 * box.x0, 3 * box.x1)
+def _wide(box: Box, channels: int) -> tuple[slice, slice]:
+    return slice(box.y0, box.y1), slice(channels * box.x0, channels * box.x1)

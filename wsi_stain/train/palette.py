@@ -19,4 +19,4 @@ def palette_of(config: TrainConfig) -> Palette:
     """
     pairs = find_pairs(config.pairs, "train")
     chosen = sorted(set(np.linspace(0, len(pairs) - 1, MOST_PAIRS).astype(int)))
-    return estimate((read_pair(pairs[i]) for i in chosen), config.output.background, config.input.mpp or 1.0)
+    return estimate((read_pair(pairs[i]) for i in chosen), config.output.background_colour, config.input.mpp or 1.0)

@@ -61,7 +61,7 @@ class RegressorRecipe:
         set_training(self.network, frozen_statistics=progress >= schedule.freeze_from)
         with torch.autocast(self.context.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             logits = self.network(he.contiguous(memory_format=torch.channels_last))
-        loss, errors = share_loss(logits.float().sigmoid(), positive(ihc, self.config.output.background))
+        loss, errors = share_loss(logits.float().sigmoid(), positive(ihc, self.config.output.background_colour))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.context.share_gradients(self.network.parameters())

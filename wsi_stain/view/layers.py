@@ -14,7 +14,9 @@ import numpy as np
 
 from wsi_stain.errors import UnreadableRegion
 from wsi_stain.geometry import Box, Size
-from wsi_stain.measure.deconvolution import POSITIVE_OD, dab
+from wsi_stain.measure.composite import composite
+from wsi_stain.measure.deconvolution import POSITIVE_OD, Background, dab
+from wsi_stain.output.channel_file import ChannelFile
 from wsi_stain.output.encoding import TILE_PX, Encoding, pad_tile
 from wsi_stain.slide.slide import Slide, View
 from wsi_stain.view.painting import Painting
@@ -129,6 +131,27 @@ class LiveLayer:
         return self._shown.over_background(level, tile_box(self.levels[level].size, row, column))
 
 
+class ChannelLayer:
+    """A finished output with fluorescence channels, in colours."""
+
+    def __init__(self, file: ChannelFile) -> None:
+        self.file, self._cache = file, Encoded()
+        tile = Size(TILE_PX, TILE_PX)
+        self.levels = tuple(LayerLevel(size, tile, 1 << number) for number, size in enumerate(file.levels))
+
+    def tile(self, level: int, row: int, column: int) -> bytes:
+        """A JPEG of the composite."""
+        return self._cache.get((level, row, column), lambda: jpeg(self.pixels(level, row, column)))
+
+    def pixels(self, level: int, row: int, column: int) -> np.ndarray:
+        """uint8 (h, w, 3)."""
+        box = tile_box(self.levels[level].size, row, column)
+        return composite(self.file.read(level, box), self.file.channels)
+
+    def close(self) -> None:
+        """Nothing is open between tiles."""
+
+
 class DabLayer:
     """Where DAB is above the threshold for positive pixels; transparent elsewhere.
 
@@ -137,7 +160,7 @@ class DabLayer:
         background: colour of its background.
     """
 
-    def __init__(self, stain: Pixels, background: tuple[int, int, int]) -> None:
+    def __init__(self, stain: Pixels, background: Background) -> None:
         self._stain, self._background, self.levels = stain, background, stain.levels
 
     def tile(self, level: int, row: int, column: int) -> bytes:

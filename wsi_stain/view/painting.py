@@ -143,7 +143,7 @@ class Painting:
         return self._tile_store.holds(tile)
 
     def ahead(self, tile: Box) -> np.ndarray | None:
-        """The pixels of a tile that was stained before its block, uint8 (tile, tile, 3)."""
+        """The pixels of a tile that was stained before its block, uint8 (tile, tile, C)."""
         with suppress(KeyError):
             return self._ahead.get(tile, partial(self._from_tile_store, tile))
         return None
@@ -207,7 +207,8 @@ class Painting:
             raise InUse(self.blocked)
 
     def _from_tile_store(self, tile: Box) -> np.ndarray:
-        pixels = self._tile_store.take(tile, np.empty((self.job.grid.tile, self.job.grid.tile, 3), np.uint8))
+        side, values = self.job.grid.tile, len(self.job.canvas.background)
+        pixels = self._tile_store.take(tile, np.empty((side, side, values), np.uint8))
         if pixels is None:
             raise KeyError(tile)
         return pixels

@@ -19,13 +19,14 @@ from wsi_stain.files import record
 from wsi_stain.files.notice import RESEARCH_USE
 from wsi_stain.geometry import Box
 from wsi_stain.measure.deconvolution import HE_BACKGROUND, Background
+from wsi_stain.output.channel_file import ChannelFile
 from wsi_stain.output.origin import provenance
 from wsi_stain.slide.files import digest
 from wsi_stain.slide.slide import Slide
 from wsi_stain.tissue.detect import find_tissue
 from wsi_stain.tissue.geojson import outlines
 from wsi_stain.tissue.mask import TissueMask, from_geojson
-from wsi_stain.view.layers import DabLayer, FileLayer, Layer, LiveLayer, Pixels
+from wsi_stain.view.layers import ChannelLayer, DabLayer, FileLayer, Layer, LiveLayer, Pixels
 from wsi_stain.view.painting import Painting
 from wsi_stain.view.shown import Shown
 from wsi_stain.view.stainer import MOST_PX, Stainer
@@ -74,7 +75,9 @@ class Scene:
         self.stainer: Stainer | None = None
         self.warnings: list[str] = []
         self._is_checked = False
-        self._stain_file: FileLayer | None = None
+        self._stain_file: FileLayer | ChannelLayer | None = None
+        self.dab: DabLayer | None = None
+        """None for fluorescence."""
         try:
             self.he = FileLayer(self.slide)
             virtual = source.virtual or self._open_painting(request)
@@ -86,7 +89,7 @@ class Scene:
 
     def layer(self, name: str) -> Layer | None:
         """`he`, `stain` or `dab`."""
-        layers: dict[str, Layer] = {"he": self.he, "stain": self.stain, "dab": self.dab}
+        layers: dict[str, Layer | None] = {"he": self.he, "stain": self.stain, "dab": self.dab}
         return layers.get(name)
 
     def describe(self) -> dict[str, Any]:
@@ -100,6 +103,7 @@ class Scene:
             "stain": [level.as_dict() for level in self.stain.levels],
             "place": [self.place.x, self.place.y, self.place.scale],
             "live": self.stainer is not None,
+            "dab": self.dab is not None,
             "most_px": MOST_PX,
             "facts": self._facts,
             "notice": f"VIRTUAL STAIN – {RESEARCH_USE.lower()}",
@@ -158,7 +162,8 @@ class Scene:
         self._own = painting.job.view.open().slide  # the painter closes its own when staining ends
         survey, grid = painting.survey, painting.job.grid
         self.stain: Pixels = LiveLayer(painting, Shown(painting, self._own))
-        self.dab = DabLayer(self.stain, survey.bundle.background)
+        if not survey.bundle.channels:
+            self.dab = DabLayer(self.stain, survey.bundle.background_colour)
         scale = float(survey.scale)
         self.place = Place(grid.region.x0 * scale, grid.region.y0 * scale, scale)
         model = f"{survey.bundle.name} {survey.bundle.version}"
@@ -167,8 +172,9 @@ class Scene:
         return None
 
     def _open_finished(self, path: Path) -> None:
-        slide, self._virtual = Slide.open(path), path
-        self._stain_file = FileLayer(slide)
+        channels, self._virtual = ChannelFile.open(path), path
+        stain = channels or Slide.open(path)
+        self._stain_file = ChannelLayer(stain) if isinstance(stain, ChannelFile) else FileLayer(stain)
         self.stain = self._stain_file
         self._record = record.read(record.path_of(path))
         annotations = provenance(path)
@@ -180,8 +186,9 @@ class Scene:
             "source": annotations.get("source_sha256", ""),
             "virtual": "" if annotations else "unknown origin",
         }
-        self.dab = DabLayer(self.stain, _background(self._record))
-        self.place = _place(self.slide, slide, annotations.get("region"))
+        if channels is None:
+            self.dab = DabLayer(self.stain, _background(self._record))
+        self.place = _place(self.slide, stain, annotations.get("region"))
 
     def _mask(self) -> TissueMask:
         if self.stainer is not None:
@@ -245,10 +252,10 @@ def _background(run: dict[str, Any]) -> Background:
     return (background[0], background[1], background[2]) if background else HE_BACKGROUND
 
 
-def _place(slide: Slide, stain: Slide, region: str | None) -> Place:
+def _place(slide: Slide, stain: Slide | ChannelFile, region: str | None) -> Place:
     """Where a finished stain lies: by its pixel size and region, else as wide as the slide."""
     if slide.mpp_or_none and stain.mpp_or_none:
-        scale = Fraction(str(stain.mpp)) / Fraction(str(slide.mpp))
+        scale = Fraction(str(stain.mpp_or_none)) / Fraction(str(slide.mpp))
     else:
         scale = Fraction(slide.size.w, stain.size.w)
     x, y = 0, 0

@@ -1,4 +1,7 @@
-"""What there is to see of an unfinished virtual slide: painted blocks over a pale H&E; it stains nothing."""
+"""What there is to see of an unfinished virtual slide: painted blocks over a pale H&E; it stains nothing.
+
+Fluorescence channels are shown as one picture in colours.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import numpy as np
 
 from wsi_stain.errors import UnreadableRegion
 from wsi_stain.geometry import Box, Size
+from wsi_stain.measure.composite import composite
 from wsi_stain.output.canvas import gather
 from wsi_stain.output.encoding import TILE_PX
 from wsi_stain.output.pyramid import halve
@@ -34,16 +38,20 @@ class Shown:
         self._painting, self._slide = painting, slide
         self._pyramid, self._store = painting.canvas.store.pyramid, painting.canvas.store
         self._coarse = DecodedTileCache(COARSE_BYTES)
+        self._channels = painting.job.canvas.channels
 
     def read(self, level: int, box: Box) -> np.ndarray:
         """A box of painted blocks, uint8 (h, w, 3); every block that touches it must be painted."""
         if level <= self._pyramid.depth:
-            canvas = self._painting.canvas
-            return gather(box, lambda row, column: canvas.tile(level, row, column))
+            canvas, values = self._painting.canvas, len(self._store.background)
+            return self._in_colours(gather(box, lambda row, column: canvas.tile(level, row, column), values))
         out = np.empty((*box.size, 3), np.uint8)
         for block in self._painting.touching(box.scaled(1 << level)):
             self._put(out, box, level, block)
         return out
+
+    def _in_colours(self, pixels: np.ndarray) -> np.ndarray:
+        return composite(pixels, self._channels) if self._channels else pixels
 
     def over_pale(self, level: int, box: Box) -> np.ndarray:
         """A box of a level, uint8 (h, w, 3): what is painted, else tiles that were stained ahead, else pale H&E."""
@@ -98,7 +106,7 @@ class Shown:
         pixels = self._store.remains(block.index)
         for _ in range(level - self._pyramid.depth - 1):
             pixels = halve(pixels)
-        return pixels
+        return self._in_colours(pixels)
 
     def _place(self, block: Block, level: int) -> Box:
         """The pixels of a block at a level; of a block narrower than a pixel, the one pixel that holds it."""
@@ -119,6 +127,7 @@ class Shown:
             cut = pixels[part.shift(grid.region.y0 - tile.y0, grid.region.x0 - tile.x0).slices()]
             for _ in range(level):
                 cut = halve(cut)
+            cut = self._in_colours(cut)
             place = Box.at(part.y0 - fine.y0 >> level, part.x0 - fine.x0 >> level, Size(*cut.shape[:2]))
             place &= Box.of(box.size)
             out[place.slices()] = cut[: place.size.h, : place.size.w]

@@ -14,7 +14,7 @@ import numpy as np
 from wsi_stain.conversion.engine import ConversionResult, convert
 from wsi_stain.conversion.job import Job
 from wsi_stain.conversion.request import ConvertRequest
-from wsi_stain.errors import OutputError, SlideError
+from wsi_stain.errors import BundleError, OutputError, SlideError
 from wsi_stain.geometry import Box
 from wsi_stain.model.bundle import DEFAULT
 from wsi_stain.output.pyramid import level_sizes
@@ -74,6 +74,11 @@ class VirtualSlide:
     def _open(self, request: ConvertRequest) -> None:
         self._request = request
         self._painting = Painting(request)
+        if self._painting.job.canvas.channels:
+            self._painting.close()
+            raise BundleError(
+                f"{request.model} makes fluorescence channels, and a virtual slide has colours only; use convert()"
+            )
         try:
             self._slide = self._painting.job.view.open().slide
         except BaseException:

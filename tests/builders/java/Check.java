@@ -2,7 +2,7 @@
 //
 //     java -cp bioformats_package.jar Check.java OUT FILE...
 //
-// writes OUT/<n>.facts and, for every resolution r of the first series, OUT/<n>.<r>.rgb (interleaved 8-bit RGB).
+// writes OUT/<n>.facts and, for every resolution r of the first series, OUT/<n>.<r>.rgb (8-bit, the channels interleaved).
 
 import java.io.IOException;
 import java.io.PrintWriter;
@@ -53,6 +53,10 @@ public class Check {
     put(facts, "rgb_channels", reader.getRGBChannelCount());
     put(facts, "channels", reader.getEffectiveSizeC());
     put(facts, "images", reader.getImageCount());
+    for (int c = 0; c < meta.getChannelCount(0); c++) {
+      var colour = meta.getChannelColor(0, c);
+      put(facts, "channel" + c, meta.getChannelName(0, c) + " " + (colour == null ? null : colour.getValue()));
+    }
     put(facts, "interleaved", reader.isInterleaved());
     put(facts, "type", FormatTools.getPixelTypeString(reader.getPixelType()));
     put(facts, "name", meta.getImageName(0));
@@ -77,7 +81,14 @@ public class Check {
       put(facts, "tile" + r, reader.getOptimalTileHeight() + " " + reader.getOptimalTileWidth());
       if (3L * reader.getSizeX() * reader.getSizeY() <= MOST_BYTES) {
         byte[] pixels = reader.openBytes(0);
-        Files.write(Path.of(out + r + ".rgb"), reader.isInterleaved() ? pixels : interleave(pixels, reader.getRGBChannelCount()));
+        int count = reader.getImageCount();
+        if (count > 1) {
+          int n = pixels.length;
+          pixels = java.util.Arrays.copyOf(pixels, n * count);
+          for (int i = 1; i < count; i++) System.arraycopy(reader.openBytes(i), 0, pixels, i * n, n);
+        }
+        int channels = count * reader.getRGBChannelCount();
+        Files.write(Path.of(out + r + ".rgb"), reader.isInterleaved() ? pixels : interleave(pixels, channels));
       }
     }
   }

@@ -35,7 +35,8 @@ def describe(path: Path) -> dict[str, Any]:
         with Tiff.open(path) as tiff:
             subject = Subject.of(tiff, path.name)
             made_by = {"xmp": xmp.read(subject.first.raw(xmp.TAG))}
-            return {"file": path.name, "bytes": tiff.bytes, **_pages(subject), **_ome_facts(subject), **made_by}
+            facts = {"file": path.name, "bytes": tiff.bytes, **_pages(subject), **_ome_facts(subject), **made_by}
+            return {**facts, "channels": list(subject.channels)} if subject.channels else facts
     except BrokenTiff as err:
         raise SlideError(f"{path} {err}; it cannot be described; choose a complete OME-TIFF") from err
     except OSError as err:

@@ -1,4 +1,7 @@
-"""Rules about pages and tags: 2, 4 to 8, 17, 19, 22."""
+"""Rules about pages and tags: 2, 4 to 8, 17, 19, 22.
+
+Some apply to the levels of the first page only; `alike` compares those of other channels with them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from wsi_stain.output.ometiff import tiff as t
 from wsi_stain.output.ometiff.subject import Problem, Subject, error, warning
 
 JPEG = 7
-RGB, YCBCR = 2, 6
+BLACK_IS_ZERO, RGB, YCBCR = 1, 2, 6
 DEFLATE = {8, 32946}
 LZW, PLAIN = 5, 1
 JPEG_2000 = {33003, 33004, 33005, 34712}
@@ -36,7 +39,10 @@ def container(subject: Subject) -> Iterator[Problem]:
 
 
 def colours(subject: Subject) -> Iterator[Problem]:
-    """Rule 4: three interleaved 8-bit samples, RGB or YCbCr."""
+    """Rule 4: three interleaved 8-bit samples, RGB or YCbCr; one 8-bit sample in pages of fluorescence channels."""
+    if subject.channels:
+        yield from _grey(subject)
+        return
     for level, page in enumerate(subject.levels):
         bits, samples = page.numbers(t.BITS), page.number(t.SAMPLES, 1)
         if samples != 3 or any(b != 8 for b in bits) or page.number(t.SAMPLE_FORMAT, 1) != 1:
@@ -51,10 +57,33 @@ def colours(subject: Subject) -> Iterator[Problem]:
             yield error(4, f"level {level} stores its colours in separate planes: store them interleaved (contiguous)")
 
 
+def _grey(subject: Subject) -> Iterator[Problem]:
+    for where, page in subject.pages():
+        bits, samples = page.numbers(t.BITS), page.number(t.SAMPLES, 1)
+        if samples != 1 or bits != (8,) or page.number(t.SAMPLE_FORMAT, 1) != 1:
+            depth = "/".join(f"{b:g}" for b in bits) or "1"
+            yield error(4, f"{where} has {samples} samples of {depth} bits: a channel has one of 8 bits; convert it")
+        elif page.number(t.PHOTOMETRIC, -1) != BLACK_IS_ZERO:
+            code = page.number(t.PHOTOMETRIC, -1)
+            yield error(4, f"{where} has photometric interpretation {code}: write a channel as BlackIsZero (1)")
+
+
+def alike(subject: Subject) -> Iterator[Problem]:
+    """Rule 5: every fluorescence channel is a page with the same levels, tiles and compression."""
+    if len(subject.planes) < len(subject.channels):
+        missing = f"{len(subject.planes)} pages for {len(subject.channels)} channels"
+        yield error(5, f"it has {missing}: it is incomplete; write one page for each channel")
+    shapes = [[(p.size, p.tile, p.number(t.COMPRESSION, PLAIN)) for p in levels] for levels in subject.planes]
+    for name, shape in zip(subject.channels, shapes, strict=False):
+        if shape != shapes[0]:
+            yield error(5, f"the levels of channel {name!r} differ from those of the first: write them all alike")
+            return
+
+
 def pyramid(subject: Subject) -> Iterator[Problem]:
     """Rules 5 and 19: lower levels are SubIFDs of the first page, and the file contains no other image."""
     reduced = {page.offset for page in subject.levels[1:]}
-    others = [page for page in subject.tiff.pages[1:] if page.offset not in reduced]
+    others = [page for page in subject.tiff.pages[len(subject.planes) :] if page.offset not in reduced]
     flat = [page for page in others if _same_shape(page.size, subject.first.size)]
     if flat:
         yield error(5, f"{len(flat)} levels are separate pages: they open as separate images; write them as SubIFDs")

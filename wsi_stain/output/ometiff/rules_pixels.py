@@ -26,51 +26,51 @@ _FRINGE_PX = 8
 
 def completeness(subject: Subject) -> Iterator[Problem]:
     """Rule 1: every tile has bytes, and they are within the file."""
-    for level, page in enumerate(subject.levels):
+    for where, page in subject.pages():
         offsets, lengths = page.extents()
         planes = page.number(t.SAMPLES, 1) if page.number(t.PLANAR, 1) == 2 else 1
         expected = page.grid.h * page.grid.w * planes if page.tile else len(offsets)
         if not expected or len(offsets) != expected or len(lengths) != expected:
             yield error(
-                1, f"level {level} lists {len(offsets)} of {expected or 'its'} tiles: it is incomplete; write it again"
+                1, f"{where} lists {len(offsets)} of {expected or 'its'} tiles: it is incomplete; write it again"
             )
             continue
         empty = int(np.count_nonzero((lengths <= 0) | (offsets <= 0)))
         if empty:
-            yield error(1, f"level {level} has {empty} empty tiles of {expected}: it is incomplete; write it again")
+            yield error(1, f"{where} has {empty} empty tiles of {expected}: it is incomplete; write it again")
         beyond = int(np.count_nonzero(offsets > subject.tiff.bytes - lengths))
         if beyond:
             yield error(
                 1,
-                f"{beyond} of {expected} tiles of level {level} are beyond its end: it is truncated; write it again",
+                f"{beyond} of {expected} tiles of {where} are beyond its end: it is truncated; write it again",
             )
 
 
 def streams(subject: Subject) -> Iterator[Problem]:
     """Rules 9 and 10: the headers of the JPEG streams; and rule 1: sampled tiles can be decoded."""
-    for level, page in enumerate(subject.levels):
+    for where, page in subject.pages():
         unique: dict[tuple[int, str], Problem] = {}
-        for index in _sample(page, _SAMPLED if level == 0 else 2):
-            for problem in _tile_problems(page, level, index):
+        for index in _sample(page, _SAMPLED if page is subject.first else 2):
+            for problem in _tile_problems(page, where, index, subject.samples):
                 unique.setdefault((problem.rule, problem.message), problem)
         yield from unique.values()
 
 
-def _tile_problems(page: Page, level: int, index: int) -> Iterator[Problem]:
-    where = f"a tile of level {level}"
+def _tile_problems(page: Page, level: str, index: int, samples: int) -> Iterator[Problem]:
+    where = f"a tile of {level}"
     try:
         if page.number(t.COMPRESSION) == JPEG:
             stream = page.stored(index)
-            yield from _header_problems(page, read_header(stream), where)
+            yield from _header_problems(page, read_header(stream), where, samples)
             if not stream.rstrip(b"\0\xff").endswith(b"\xff\xd9"):  # decoders silently fill up with grey
                 yield error(1, f"{where} is a JPEG without an end marker: the file is damaged; copy or write it again")
-        decode(page, index)
+        decode(page, index, samples)
     except (ValueError, RuntimeError):  # raised by the codecs of imagecodecs
         yield error(1, f"{where} cannot be decoded: the file is damaged; copy or write it again")
 
 
-def _header_problems(page: Page, header: JpegHeader, where: str) -> Iterator[Problem]:
-    tag = "ycbcr" if page.number(t.PHOTOMETRIC) == YCBCR else "rgb"
+def _header_problems(page: Page, header: JpegHeader, where: str, samples: int) -> Iterator[Problem]:
+    tag = "grey" if samples == 1 else "ycbcr" if page.number(t.PHOTOMETRIC) == YCBCR else "rgb"
     if header.size != page.tile or header.bits != 8:
         stored = f"{header.size.w}×{header.size.h} px and {header.bits} bits"
         yield error(10, f"{where} is a JPEG of {stored}, which contradicts its tags: re-encode it")
@@ -89,7 +89,7 @@ def _header_problems(page: Page, header: JpegHeader, where: str) -> Iterator[Pro
 def padding(subject: Subject) -> Iterator[Problem]:
     """Rule 15: padding outside the image repeats its last pixels."""
     for level, page in enumerate(subject.levels):
-        tile = _decoded(page, page.grid.h * page.grid.w - 1)
+        tile = _decoded(page, page.grid.h * page.grid.w - 1, subject.samples)
         if tile is None or page.tile is None:
             continue
         h = page.size.h - (page.grid.h - 1) * page.tile.h
@@ -105,8 +105,8 @@ def padding(subject: Subject) -> Iterator[Problem]:
 
 
 def background(subject: Subject) -> Iterator[Problem]:
-    """Rule 14: background is bright; checked on the border of the smallest level."""
-    picture = _assembled(subject.levels[-1])
+    """Rule 14: background is bright; checked on the border of the smallest level, unless it is fluorescence."""
+    picture = None if subject.channels else _assembled(subject.levels[-1], 3)
     if picture is None:
         return
     border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
@@ -122,7 +122,7 @@ def means(subject: Subject) -> Iterator[Problem]:
     """Rule 16: the smallest level is the 2×2 mean of the one above."""
     if len(subject.levels) < 2 or subject.levels[-1].size != subject.levels[-2].size.halved():
         return
-    upper, lower = _assembled(subject.levels[-2]), _assembled(subject.levels[-1])
+    upper, lower = (_assembled(page, subject.samples) for page in subject.levels[-2:])
     if upper is None or lower is None:
         return
     h, w = upper.shape[:2]
@@ -144,23 +144,27 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).mean())
 
 
-def decode(page: Page, index: int) -> np.ndarray | None:
-    """One tile as int16 (h, w, 3), RGB; None if it does not conform to rules 4, 7, 8 and 10.
+def decode(page: Page, index: int, samples: int = 3) -> np.ndarray | None:
+    """One tile as int16 (h, w, samples), RGB or a channel; None if it does not conform to rules 4, 7, 8 and 10.
 
     Raises:
         ValueError: bytes are missing, or too few.
         RuntimeError: the codec rejects them.
     """
     tile, code = page.tile, page.number(t.COMPRESSION, PLAIN)
-    if tile is None or not 0 < tile.h * tile.w <= _MOST_TILE_PX or page.numbers(t.BITS) != (8, 8, 8):
+    if tile is None or not 0 < tile.h * tile.w <= _MOST_TILE_PX or page.numbers(t.BITS) != (8,) * samples:
         return None
-    if page.number(t.SAMPLES, 1) != 3 or page.number(t.PLANAR, 1) != 1:
+    if page.number(t.SAMPLES, 1) != samples or page.number(t.PLANAR, 1) != 1:
         return None
-    data, n_bytes = page.stored(index), tile.h * tile.w * 3
+    data, n_bytes = page.stored(index), tile.h * tile.w * samples
     if code == JPEG:
         header = read_header(data)
-        if header.size != tile or len(header.ids) != 3:  # rule 10 reports this; a giant tile would fill the memory
+        if (
+            header.size != tile or len(header.ids) != samples
+        ):  # rule 10 reports this; a giant tile would fill the memory
             return None
+        if samples == 1:
+            return imagecodecs.jpeg8_decode(data, tables=page.raw(t.JPEG_TABLES) or None)[..., None].astype(np.int16)
         colours = "YCBCR" if page.number(t.PHOTOMETRIC) == YCBCR else "RGB"
         tables = page.raw(t.JPEG_TABLES) or None
         return imagecodecs.jpeg8_decode(data, tables=tables, colorspace=colours, outcolorspace="RGB").astype(np.int16)
@@ -173,27 +177,27 @@ def decode(page: Page, index: int) -> np.ndarray | None:
     pixels = np.frombuffer(data, np.uint8)
     if pixels.size != n_bytes:
         raise BrokenTiff(f"holds {pixels.size} of {n_bytes} bytes in tile {index}")
-    pixels = pixels.reshape(tile.h, tile.w, 3)
+    pixels = pixels.reshape(tile.h, tile.w, samples)
     if page.number(t.PREDICTOR, 1) == 2:
         pixels = np.cumsum(pixels, axis=1, dtype=np.uint8)
     return pixels.astype(np.int16)
 
 
-def _decoded(page: Page, index: int) -> np.ndarray | None:
+def _decoded(page: Page, index: int, samples: int) -> np.ndarray | None:
     """A tile, or None also if it is damaged: rule 1 reports that."""
     try:
-        tile = decode(page, index)
+        tile = decode(page, index, samples)
     except (ValueError, RuntimeError):
         return None
     return tile if tile is not None and page.tile == tile.shape[:2] else None
 
 
-def _assembled(page: Page) -> np.ndarray | None:
-    """All pixels of a small page, int16 (h, w, 3)."""
+def _assembled(page: Page, samples: int) -> np.ndarray | None:
+    """All pixels of a small page, int16 (h, w, samples)."""
     grid = page.grid
     if not 0 < grid.h * grid.w <= _MOST_TILES:
         return None
-    tiles = [tile for index in range(grid.h * grid.w) if (tile := _decoded(page, index)) is not None]
+    tiles = [tile for index in range(grid.h * grid.w) if (tile := _decoded(page, index, samples)) is not None]
     if len(tiles) < grid.h * grid.w:
         return None
     rows = [np.concatenate(tiles[y * grid.w : (y + 1) * grid.w], axis=1) for y in range(grid.h)]

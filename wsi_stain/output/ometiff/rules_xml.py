@@ -32,7 +32,7 @@ def file_name(subject: Subject) -> Iterator[Problem]:
 
 
 def image(subject: Subject) -> Iterator[Problem]:
-    """Rule 3: one image of one channel with three samples, in the first page."""
+    """Rule 3: one image of one channel with three samples, in the first page; or a page for each named channel."""
     if subject.ome is None:
         defect = "invalid OME-XML" if "<OME" in subject.description else "no OME-XML"
         yield error(3, f"its first page has {defect}: it opens without scale and name; write it as OME-TIFF")
@@ -51,14 +51,25 @@ def image(subject: Subject) -> Iterator[Problem]:
 
 
 def _pixels(subject: Subject, pixels: ET.Element) -> Iterator[Problem]:
-    size = subject.first.size
-    required = {"Type": "uint8", "SizeC": "3", "SizeZ": "1", "SizeT": "1", "SizeX": str(size.w), "SizeY": str(size.h)}
+    size, names = subject.first.size, subject.channels
+    count, is_interleaved = (len(names), "false") if names else (3, "true")
+    required = {
+        "Type": "uint8",
+        "SizeC": str(count),
+        "SizeZ": "1",
+        "SizeT": "1",
+        "SizeX": str(size.w),
+        "SizeY": str(size.h),
+    }
     for key, value in required.items():
         if pixels.get(key) != value:
             yield error(3, f"Pixels@{key} is {pixels.get(key)}, but the image requires {value}: correct the OME-XML")
-    for key, value in {"DimensionOrder": "XYCZT", "Interleaved": "true"}.items():
+    for key, value in {"DimensionOrder": "XYCZT", "Interleaved": is_interleaved}.items():
         if pixels.get(key) != value:
             yield warning(3, f"Pixels@{key} is {pixels.get(key)}, but the stored data is {value}: correct the OME-XML")
+    if names:
+        yield from _pages_of_channels(pixels, count)
+        return
     channels = pixels.findall("Channel")
     if [c.get("SamplesPerPixel", "1") for c in channels] != ["3"]:
         yield error(
@@ -68,6 +79,14 @@ def _pixels(subject: Subject, pixels: ET.Element) -> Iterator[Problem]:
     if planes != [("0", "1")]:
         yield error(
             3, f"its TiffData lists {len(planes)} planes instead of the first page: write only IFD 0, PlaneCount 1"
+        )
+
+
+def _pages_of_channels(pixels: ET.Element, count: int) -> Iterator[Problem]:
+    places = [(e.get("IFD", "0"), e.get("FirstC", "0"), e.get("PlaneCount", "1")) for e in pixels.findall("TiffData")]
+    if places != [(str(number), str(number), "1") for number in range(count)]:
+        yield error(
+            3, f"its TiffData does not list the pages of {count} channels in their order: write one for each page"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,6 +68,39 @@ class Subject:
     def pixels(self) -> ET.Element | None:
         """The Pixels of the first Image."""
         return None if self.ome is None else self.ome.find("Image/Pixels")
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels of a fluorescence image; empty for colours.
+
+        It is one if its OME-XML gives each of its channels one sample, a name and a colour; channels that are named
+        after the primary colours are an image in colours, split by mistake.
+        """
+        if self.pixels is None:
+            return ()
+        channels = self.pixels.findall("Channel")
+        names = [channel.get("Name", "") for channel in channels]
+        if not all(c.get("SamplesPerPixel", "1") == "1" and c.get("Color") and c.get("Name") for c in channels):
+            return ()
+        return () if {name.lower() for name in names} == {"red", "green", "blue"} else tuple(names)
+
+    @property
+    def samples(self) -> int:
+        """Values of a pixel of a page: 3 for colours, 1 for fluorescence."""
+        return 1 if self.channels else 3
+
+    @property
+    def planes(self) -> tuple[tuple[Page, ...], ...]:
+        """The levels of every channel of a fluorescence image; those of the only image for colours."""
+        if not self.channels:
+            return (self.levels,)
+        return tuple((page, *self.tiff.reduced(page)) for page in self.tiff.pages[: len(self.channels)])
+
+    def pages(self) -> Iterator[tuple[str, Page]]:
+        """All levels of all channels, with words for them in messages."""
+        for number, levels in enumerate(self.planes):
+            of = f" of channel {self.channels[number]!r}" if self.channels else ""
+            yield from ((f"level {level}{of}", page) for level, page in enumerate(levels))
 
     @property
     def is_ours(self) -> bool:

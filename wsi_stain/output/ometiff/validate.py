@@ -15,6 +15,7 @@ _HEADS = (
     rules_pages.container,
     rules_xml.image,
     rules_pages.colours,
+    rules_pages.alike,
     rules_pages.pyramid,
     rules_pages.halving,
     rules_pages.tiling,

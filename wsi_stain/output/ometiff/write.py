@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from itertools import islice, pairwise
+from itertools import islice, pairwise, product
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,8 +31,8 @@ class TileSource(Protocol):
         """How the tiles are encoded."""
         ...
 
-    def tiles(self, level: int) -> Iterator[bytes]:
-        """The encoded tiles of one level, row by row."""
+    def tiles(self, level: int, plane: int = 0) -> Iterator[bytes]:
+        """The encoded tiles of one level, row by row: all colours, or the channel `plane`."""
         ...
 
 
@@ -54,25 +54,29 @@ def write(path: Path, source: TileSource, metadata: xml.OmeMetadata, *, compat_o
     assert _is_pyramid(source.sizes), f"levels of {source.sizes}: each must be half of the previous one"
     # Sets everything that tifffile would otherwise derive from the machine, the clock or the file name.
     with tifffile.TiffWriter(path, bigtiff=True, byteorder="<", ome=False, shaped=False) as writer:
-        for level, size in enumerate(source.sizes):
-            tiles = _counted(source, level)
+        for plane, (level, size) in product(range(len(metadata.channels) or 1), enumerate(source.sizes)):
+            tiles = _counted(source, level, plane)
+            shape = size if metadata.channels else (*size, 3)
+            options = _options(source, metadata, level, plane)
             # tifffile takes as many tiles as it needs, closes its iterator, and does not notice surplus tiles.
-            writer.write(islice(tiles, None), shape=(*size, 3), dtype="uint8", **_options(source, metadata, level))
+            writer.write(islice(tiles, None), shape=shape, dtype="uint8", **options)
             next(tiles, None)
     if compat_openslide:
         _link_levels_as_pages(path)
 
 
-def _options(source: TileSource, metadata: xml.OmeMetadata, level: int) -> dict[str, Any]:
-    """Arguments of `TiffWriter.write` for one level."""
+def _options(source: TileSource, metadata: xml.OmeMetadata, level: int, plane: int) -> dict[str, Any]:
+    """Arguments of `TiffWriter.write` for one level of a plane."""
     options = source.encoding.tifffile_options() | {"tile": (TILE_PX, TILE_PX), "metadata": None}
     if metadata.mpp is not None:
         px_per_cm = 1e4 / (metadata.mpp * 2**level)
         options |= {"resolution": (px_per_cm, px_per_cm), "resolutionunit": "centimeter"}
     if level:
         return options | {"subfiletype": 1}
+    options |= {"subifds": len(source.sizes) - 1}
+    if plane:
+        return options
     return options | {
-        "subifds": len(source.sizes) - 1,
         "description": xml.build(metadata, source.sizes[0]),
         "extratags": [_xmp_tag(metadata)],
         "software": f"wsi-stain {__version__}",
@@ -85,11 +89,11 @@ def _xmp_tag(metadata: xml.OmeMetadata) -> tuple[int, int, int, bytes, bool]:
     return xmp.TAG, 1, len(packet), packet, True
 
 
-def _counted(source: TileSource, level: int) -> Iterator[bytes]:
+def _counted(source: TileSource, level: int, plane: int) -> Iterator[bytes]:
     """The level's tiles, checked for their number: a wrong number would shift all subsequent tiles."""
     grid = source.sizes[level].ceil_div(TILE_PX)
     expected, count = grid.h * grid.w, 0
-    for tile in source.tiles(level):
+    for tile in source.tiles(level, plane):
         count += 1
         if count > expected:
             break

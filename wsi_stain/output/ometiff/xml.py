@@ -1,4 +1,4 @@
-"""OME-XML (schema 2016-06) of one brightfield image: built for our files, parsed from any file."""
+"""OME-XML (schema 2016-06) of one image, brightfield or fluorescence: built for our files, parsed from any file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from wsi_stain import __version__
+from wsi_stain.config.channels import Channel
 from wsi_stain.files.notice import NOTICE, RESEARCH_USE
 from wsi_stain.geometry import Box, Size
 from wsi_stain.output.ometiff.xmp import source_type
@@ -48,6 +49,8 @@ class OmeMetadata:
     annotations: Mapping[str, str] = field(default_factory=dict)
     """An allowlist: at least `REQUIRED`, and the settings; never text from the source."""
     rois: tuple[Roi, ...] = ()
+    channels: tuple[Channel, ...] = ()
+    """Fluorescence channels, each a page of its own; empty for colours."""
     uuid: str = field(kw_only=True)
     """uuid5 of the input and the settings, so that the same run gives the same bytes (rule 22)."""
 
@@ -96,25 +99,38 @@ def _add_image(root: ET.Element, metadata: OmeMetadata, size: Size) -> None:
             "DimensionOrder": "XYCZT",
             "Type": "uint8",
             "SignificantBits": "8",
-            "Interleaved": "true",
+            "Interleaved": "false" if metadata.channels else "true",
             "BigEndian": "false",
             "SizeX": str(size.w),
             "SizeY": str(size.h),
             "SizeZ": "1",
-            "SizeC": "3",
+            "SizeC": str(len(metadata.channels) or 3),
             "SizeT": "1",
         },
     )
     for axis in "XY" if metadata.mpp is not None else "":
         pixels.set(f"PhysicalSize{axis}", _number(metadata.mpp or 0))
         pixels.set(f"PhysicalSize{axis}Unit", "µm")
-    # One channel of three samples: three channels of one sample would open as fluorescence.
-    ET.SubElement(pixels, "Channel", ID="Channel:0:0", SamplesPerPixel="3")
-    ET.SubElement(pixels, "TiffData", IFD="0", PlaneCount="1")
+    _add_channels(pixels, metadata.channels)
     for number in range(len(metadata.rois)):
         ET.SubElement(image, "ROIRef", ID=f"ROI:{number}")
     for number in range(2):
         ET.SubElement(image, "AnnotationRef", ID=f"Annotation:{number}")
+
+
+def _add_channels(pixels: ET.Element, channels: tuple[Channel, ...]) -> None:
+    if not channels:
+        # One channel of three samples: three channels of one sample would open as fluorescence.
+        ET.SubElement(pixels, "Channel", ID="Channel:0:0", SamplesPerPixel="3")
+        ET.SubElement(pixels, "TiffData", IFD="0", PlaneCount="1")
+        return
+    for number, channel in enumerate(channels):
+        colour = str(int.from_bytes(bytes((*channel.colour, 255)), "big", signed=True))
+        names = {"ID": f"Channel:0:{number}", "Name": channel.name}
+        ET.SubElement(pixels, "Channel", names, SamplesPerPixel="1", Color=colour)
+    for number in range(len(channels)):
+        place = {"FirstC": str(number), "FirstT": "0", "FirstZ": "0"}
+        ET.SubElement(pixels, "TiffData", place, IFD=str(number), PlaneCount="1")
 
 
 def _add_annotations(root: ET.Element, metadata: OmeMetadata) -> None:

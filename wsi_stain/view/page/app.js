@@ -216,6 +216,7 @@ async function outline(kind, on) {
 }
 
 function setDab(on) {
+  if (dabItem === null) return;
   $("dab").setAttribute("aria-pressed", on);
   dabItem.setOpacity(on ? 1 : 0);
 }
@@ -241,8 +242,9 @@ async function open(n) {
   const own = info.live ? fresh.methods(info.stain) : null;
   await he.add(tileSource(`${base}/he`, info.he));
   const item = await stain.add(tileSource(`${base}/stain`, info.stain, own), info.place);
-  dabItem = await stain.add(tileSource(`${base}/dab`, info.stain, own), info.place, 0);
-  if (info.live) [item, dabItem].forEach((one) => fresh.watch(stain.viewer, one));
+  $("dab").hidden = !info.dab;
+  dabItem = info.dab ? await stain.add(tileSource(`${base}/dab`, info.stain, own), info.place, 0) : null;
+  if (info.live) [item, dabItem].filter(Boolean).forEach((one) => fresh.watch(stain.viewer, one));
   limitZoom();
   $("stain-label").textContent = info.facts.virtual ? info.facts.stain : `virtual ${info.facts.stain}`;
   $("staining").hidden = !info.live;
