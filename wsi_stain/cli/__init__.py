@@ -33,7 +33,7 @@ COMMANDS = {
     "train": "Train a generator on paired tiles.",
     "evaluate": "Compare a model with real stains and trivial baselines.",
     "models": "List, show, check, pack and import model bundles.",
-    "doctor": "Check this installation.",
+    "doctor": "Check this installation and this machine.",
 }
 """Every sub-command and its help line; command `x` is the object `command` in `wsi_stain.cli.x`."""
 
