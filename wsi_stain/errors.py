@@ -23,12 +23,21 @@ if TYPE_CHECKING:
     from wsi_stain.geometry import Box
 
 
+LONGEST = 1000
+"""Characters of a message about a slide."""
+
+
 class WsiStainError(Exception):
     """Base class of all deliberate errors; `str()` gives the message for the user."""
 
 
 class SlideError(WsiStainError):
     """The file is not a readable slide, or its pixel size is missing or implausible."""
+
+    def __str__(self) -> str:
+        """One line of bounded length: messages quote what is in the file."""
+        text = " ".join(super().__str__().splitlines())
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
 
 
 class UnreadableRegion(SlideError):  # noqa: N818 - named for the object, as in the design
