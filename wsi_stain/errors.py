@@ -9,6 +9,7 @@
     ├── OutputError           the output exists, belongs to another run, or cannot be written
     │   ├── InUse             another run is writing it
     │   └── InsufficientResources  the disk or the memory is too small for it
+    ├── WorkersLost           the workers of a cluster died; the same call resumes
     ├── DeviceError           the requested device is missing or cannot do the work
     └── TrainingError         training cannot start or continue
 
@@ -80,6 +81,10 @@ class InUse(OutputError):  # noqa: N818 - named for the state
 
 class InsufficientResources(OutputError):  # noqa: N818 - named for the state
     """The disk or the memory is too small; the slide and the call are valid."""
+
+
+class WorkersLost(WsiStainError):  # noqa: N818 - named for the state
+    """Workers of a cluster died or the scheduler was lost; what was painted is kept, and the same call resumes."""
 
 
 class DeviceError(WsiStainError):

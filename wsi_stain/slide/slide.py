@@ -228,7 +228,8 @@ class Slide:
         pixels, lost = view.read_and_damage(Box.of(view.size))
         if lost.any():
             share, name = 100 * lost.mean(), self.path.name
-            log.warning("%s: %.2g %% of the slide cannot be decoded; the overview shows it white", name, share)
+            shown = f"{share:.2g}" if share < 99 else f"{share:.0f}"
+            log.warning("%s: %s %% of the slide cannot be decoded; the overview shows it white", name, shown)
         return pixels, lost
 
     def close(self) -> None:
