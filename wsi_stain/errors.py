@@ -9,6 +9,7 @@
     ├── OutputError           the output exists, belongs to another run, or cannot be written
     │   ├── InUse             another run is writing it
     │   └── InsufficientResources  the disk or the memory is too small for it
+    ├── WorkersLost           the workers of a cluster died; the same call resumes
     ├── DeviceError           the requested device is missing or cannot do the work
     └── TrainingError         training cannot start or continue
 
@@ -23,12 +24,21 @@ if TYPE_CHECKING:
     from wsi_stain.geometry import Box
 
 
+LONGEST = 1000
+"""Characters of a message about a slide."""
+
+
 class WsiStainError(Exception):
     """Base class of all deliberate errors; `str()` gives the message for the user."""
 
 
 class SlideError(WsiStainError):
     """The file is not a readable slide, or its pixel size is missing or implausible."""
+
+    def __str__(self) -> str:
+        """One line of bounded length: messages quote what is in the file."""
+        text = " ".join(super().__str__().splitlines())
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
 
 
 class UnreadableRegion(SlideError):  # noqa: N818 - named for the object, as in the design
@@ -71,6 +81,10 @@ class InUse(OutputError):  # noqa: N818 - named for the state
 
 class InsufficientResources(OutputError):  # noqa: N818 - named for the state
     """The disk or the memory is too small; the slide and the call are valid."""
+
+
+class WorkersLost(WsiStainError):  # noqa: N818 - named for the state
+    """Workers of a cluster died or the scheduler was lost; what was painted is kept, and the same call resumes."""
 
 
 class DeviceError(WsiStainError):

@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 import tifffile
 from builders.slides import profile
-from click.testing import CliRunner
 from PIL import Image
 
 from wsi_stain import phantom
-from wsi_stain.cli import group, main
+from wsi_stain.cli import main
 from wsi_stain.geometry import Size
 from wsi_stain.model.bundle import DEFAULT, Bundle
 
@@ -383,9 +382,3 @@ def test_a_colour_profile_is_applied_and_recorded(folder: Path, capsys: pytest.C
     assert not actual["profiled"][1]
     _, out, _ = run(capsys, "info", "profiled.identity.ome.tiff", "--json")
     assert json.loads(out)["annotations"]["icc_profile"] == actual["profiled"][0]
-
-
-def test_doctor_finds_nothing_wrong_with_this_installation() -> None:
-    result = CliRunner().invoke(group, ["doctor"])
-    assert result.exit_code == 0, result.output
-    assert f"{DEFAULT}: OK" in result.output

@@ -16,7 +16,7 @@ from distributed import LocalCluster, get_worker
 
 from wsi_stain.cluster import workers as module
 from wsi_stain.cluster.workers import Workers, ask
-from wsi_stain.errors import ConfigError, OutputError
+from wsi_stain.errors import ConfigError, OutputError, WorkersLost
 
 # Functions for Dask are the module's own: it pickles others, and they would work on copies of what they share.
 started = []
@@ -37,6 +37,12 @@ def fail_at_20(n):
 
 def note(n):
     started.append(n)
+    return n
+
+
+def die_at_3(n):
+    if n == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
     return n
 
 
@@ -269,3 +275,15 @@ def test_a_negative_number_of_threads_is_refused():
 def test_importing_the_module_does_not_import_dask():
     code = "import sys, wsi_stain.cluster.workers; sys.exit('dask' in sys.modules or 'distributed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_workers_that_die_are_a_sentence_of_ours():
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    with (
+        dask_config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(**options) as cluster,
+        Workers(None, cluster.scheduler_address) as workers,
+        pytest.raises(WorkersLost, match="1 workers died"),
+    ):
+        workers.run(die_at_3, range(9), started.append)

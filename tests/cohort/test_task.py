@@ -18,7 +18,7 @@ from wsi_stain.cohort import task as module
 from wsi_stain.cohort.check import checked
 from wsi_stain.cohort.files import Folder
 from wsi_stain.cohort.task import SlideTask, convert_slide
-from wsi_stain.errors import InsufficientResources, OutputError
+from wsi_stain.errors import InsufficientResources, OutputError, WorkersLost
 from wsi_stain.files import lock, record
 from wsi_stain.files.atomic import atomic_write
 from wsi_stain.model.bundle import IdentityGenerator
@@ -79,6 +79,13 @@ def test_a_mistake_of_the_software_is_recorded_and_does_not_spread(task, monkeyp
     outcome = convert_slide(task)
     assert outcome.ending == "failed"
     assert "report it" in outcome.reason
+
+
+def test_lost_workers_of_a_distributed_slide_are_no_bug_and_given_another_try(task, monkeypatch):
+    monkeypatch.setattr(module, "convert", raising(WorkersLost("4 workers died")))
+    assert convert_slide(SlideTask(task.request, task.row, 1, 1)).ending == "may pass"
+    assert convert_slide(SlideTask(task.request, task.row, 1, 3)).ending == "failed"
+    assert record.read(task.request.folder / "s0.failed.json")["reason"] == "4 workers died"
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import zlib
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from PIL import Image
 
 from wsi_stain.errors import SlideError, UnreadableRegion
 from wsi_stain.geometry import Box, Size
+from wsi_stain.slide.readers.tiff import RawFile
 from wsi_stain.slide.slide import Slide
 
 PIXELS = tissue(300, 420)
@@ -162,3 +164,49 @@ def test_an_error_of_a_parser_becomes_a_sentence(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("wsi_stain.slide.readers.choose.OpenSlideBackend", broken)
     with pytest.raises(SlideError, match=r"^a\.svs cannot be opened \(Fraction\(1, 0\)\); "):
         Slide.open(path)
+
+
+def test_a_strip_that_cannot_be_decoded_is_not_decoded_for_every_part_of_an_overview(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A strip as large as the slide is decoded in whole for each part: damaged JPEG XL took more than ten seconds.
+    path = write_tiff(tmp_path / "a.tif", PIXELS, tile=None, rowsperstrip=300)
+    with tifffile.TiffFile(path) as tiff:
+        offset, count = tiff.pages[0].dataoffsets[0], tiff.pages[0].databytecounts[0]
+    data = bytearray(path.read_bytes())
+    data[offset + count // 2 : offset + count] = bytes(count - count // 2)
+    path.write_bytes(data)
+    with Slide.open(path) as slide:
+        (source,) = slide._backend._levels
+        (plane,), calls = source.planes, []
+        counted = dataclasses.replace(plane, decode=lambda *given: calls.append(1) or plane.decode(*given))
+        slide._backend._levels = (dataclasses.replace(source, planes=(counted,)),)
+        assert (slide.thumbnail(256) == 255).all()
+        assert len(calls) == 2
+        with pytest.raises(UnreadableRegion):
+            slide.at(None).read(Box(0, 0, 8, 8))
+        assert len(calls) == 2
+
+
+def test_a_read_that_failed_is_tried_again_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_tiff(tmp_path / "a.tif", PIXELS)
+    with Slide.open(path) as slide:
+        real = RawFile.read
+
+        def failing(self: RawFile, offset: int, count: int) -> bytes:
+            raise OSError(5, "Input/output error")
+
+        for _ in range(3):
+            monkeypatch.setattr(RawFile, "read", failing)
+            with pytest.raises(UnreadableRegion, match="Input/output error"):
+                slide.at(None).read(Box(0, 0, 8, 8))
+        monkeypatch.setattr(RawFile, "read", real)
+        np.testing.assert_array_equal(slide.at(None).read(Box(0, 0, 8, 8)), PIXELS[:8, :8])
+
+
+def test_a_message_quotes_a_part_of_what_a_file_holds_on_one_line() -> None:
+    message = str(SlideError("a.tif is compressed with " + ", ".join(map(str, range(9999))) + "\n; convert it"))
+    assert len(message) < 1010
+    assert message.startswith("a.tif is compressed with 0, 1")
+    assert message.endswith("; convert it")
+    assert "\n" not in message

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from wsi_stain import __version__
+from wsi_stain.cli import supervise
 from wsi_stain.cli.console import use_any_encoding
 from wsi_stain.errors import ConfigError, DeviceError, WsiStainError
 from wsi_stain.files.disk import is_full, no_resources
@@ -33,7 +34,7 @@ COMMANDS = {
     "train": "Train a generator on paired tiles.",
     "evaluate": "Compare a model with real stains and trivial baselines.",
     "models": "List, show, check, pack, share and import model bundles.",
-    "doctor": "Check this installation.",
+    "doctor": "Check this installation and this machine.",
 }
 """Every sub-command and its help line; command `x` is the object `command` in `wsi_stain.cli.x`."""
 
@@ -69,7 +70,11 @@ def group(debug: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 success, 1 the work failed, 2 invalid call, 130 interrupted."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        arguments = sys.argv[1:]
+        if supervise.is_wanted(arguments) and (end := supervise.run_in_child()) is not None:
+            code, sentence = end
+            sys.exit(_fail(sentence, code) if sentence else code)
     use_any_encoding()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # clusters end jobs with SIGTERM: stop as for Ctrl-C

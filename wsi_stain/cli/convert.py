@@ -81,6 +81,7 @@ class RegionType(click.ParamType[Any]):
     help="YAML file with settings that differ from the defaults.",
 )
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting, e.g. grid.overlap=64.")
+@click.option("--keep-paths", is_flag=True, help="Write your home folder in run.json in full, instead of ~.")
 @click.option("--restart", is_flag=True, help="Discard an unfinished run and replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Print the plan (tiles, disk, memory, time) and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run record as JSON instead of the output's name.")

@@ -18,7 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from wsi_stain.cluster.threads import thread_count
-from wsi_stain.errors import ConfigError
+from wsi_stain.errors import ConfigError, WorkersLost
 
 if TYPE_CHECKING:
     from dask.task_spec import Task
@@ -128,8 +128,13 @@ def _tasks(func: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[Any, Ta
 
 
 def _on_scheduler(client: Any, tasks: Iterator[tuple[Any, Task]], on_result: Callable[[Any], object]) -> None:
-    """Keep a few tasks per thread on the scheduler until all are done."""
-    from distributed import as_completed
+    """Keep a few tasks per thread on the scheduler until all are done.
+
+    Raises:
+        WorkersLost: a task was on too many workers that died, or the scheduler was lost.
+    """
+    from distributed import KilledWorker, as_completed
+    from distributed.client import FutureCancelledError
 
     finished = as_completed(loop=client.loop)
     running: set[Any] = set()
@@ -152,6 +157,15 @@ def _on_scheduler(client: Any, tasks: Iterator[tuple[Any, Task]], on_result: Cal
             result = future.result()
             submit()
             on_result(result)
+    except KilledWorker as err:
+        raise WorkersLost(
+            f"{err.allowed_failures + 1} workers died while they had the same task, the last one at "
+            f"{err.last_worker.address}: their memory may be too small, see their logs; re-run the same command to resume"
+        ) from err
+    except FutureCancelledError as err:
+        raise WorkersLost(
+            f"the scheduler no longer has the tasks ({err.reason}); re-run the same command to resume"
+        ) from err
     finally:
         if running:
             client.cancel(list(running))

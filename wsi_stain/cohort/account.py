@@ -17,6 +17,7 @@ from wsi_stain.cohort.request import Row
 from wsi_stain.conversion.request import ConvertRequest
 from wsi_stain.errors import MaskError, counted
 from wsi_stain.files import record
+from wsi_stain.files.paths import without_home
 from wsi_stain.geometry import Box, Size
 from wsi_stain.measure.composite import composite
 from wsi_stain.measure.deconvolution import POSITIVE_OD, Background, dab
@@ -51,7 +52,7 @@ def account_of(row: Row, request: ConvertRequest) -> dict[str, Any]:
     is_measured = bundle.folder is not None and not bundle.channels
     return {
         "slide_id": row.slide_id,
-        "slide": str(row.slide),
+        "slide": without_home(str(row.slide)),
         "output": request.output.name,
         "mask_file": mask_file,
         "model": bundle.name,

@@ -19,6 +19,7 @@ from wsi_stain.config.loader import dump, load
 from wsi_stain.conversion.source import check_source
 from wsi_stain.errors import BundleError, ConfigError, MaskError, WsiStainError
 from wsi_stain.files import record
+from wsi_stain.files.paths import without_home
 from wsi_stain.model.bundle import Bundle
 from wsi_stain.slide.files import digest, size_of, stamp
 from wsi_stain.slide.slide import Slide
@@ -140,6 +141,7 @@ def _changed(request: CohortRequest, row: Row, bundle: Bundle) -> list[str]:
     previous = {**arguments, "config": config, **run.get("fingerprint", {})}
     previous |= {key: arguments.get(key) for key in ("image", "z")}  # as asked for; the fingerprint has what was chosen
     expected = {key: settings[key] for key in ("mask", "precision", "allow_upsampling", "config", "image", "z")}
+    expected["mask"], previous["mask"] = without_home(expected["mask"]), without_home(previous.get("mask"))
     expected |= {"model": bundle.name, "model_sha256": bundle.sha256}
     if settings["precision"] == "auto":
         del expected["precision"]  # it depended on the device of that run

@@ -22,6 +22,7 @@ from wsi_stain.cohort.request import CohortRequest, Row
 from wsi_stain.config.loader import dump, load
 from wsi_stain.errors import InUse, OutputError
 from wsi_stain.files import lock, record
+from wsi_stain.files.paths import without_home
 from wsi_stain.output.canvas import beside
 
 State = Literal["done", "failed", "running", "interrupted", "waiting"]
@@ -105,7 +106,7 @@ class Folder:
             "host": lock.this_process()["host"],
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        record.write(self.failed_file(row), content)
+        record.write(self.failed_file(row), without_home(content))
 
     def rows(self) -> list[Row]:
         """The rows of the last run; empty if there was none."""

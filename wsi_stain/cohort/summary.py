@@ -23,6 +23,7 @@ from wsi_stain.files import record
 from wsi_stain.files.atomic import replacing
 from wsi_stain.files.notice import RESEARCH_USE
 from wsi_stain.files.page import template
+from wsi_stain.files.paths import without_home
 from wsi_stain.measure.deconvolution import POSITIVE_OD
 
 HTML, CSV = "summary.html", "summary.csv"
@@ -129,7 +130,7 @@ def _values(slide: _Slide) -> list[Any]:
     h, w = account.get("size_px") or ("", "")
     return [
         slide.row.slide_id,
-        slide.row.slide,
+        without_home(str(slide.row.slide)),
         slide.state.state,
         slide.state.reason if slide.state.state == "failed" else "",
         account.get("stain", ""),

@@ -22,7 +22,7 @@ from wsi_stain.cohort.log import log_as_lines
 from wsi_stain.cohort.request import CohortRequest, Row, to_convert
 from wsi_stain.config.convert import Precision
 from wsi_stain.conversion.engine import Progress, convert
-from wsi_stain.errors import InsufficientResources, InUse, SlideError, WsiStainError
+from wsi_stain.errors import InsufficientResources, InUse, SlideError, WorkersLost, WsiStainError
 from wsi_stain.files import lock, record
 from wsi_stain.files.disk import causes, is_full
 from wsi_stain.slide.files import files_of
@@ -194,7 +194,8 @@ def _failed(task: SlideTask, folder: Folder, err: Exception) -> Outcome:
     numbers = {cause.errno for cause in causes(err) if isinstance(cause, OSError)}
     no_resources = isinstance(err, InsufficientResources) or is_full(err)
     reason = _message(err)
-    if not no_resources and numbers & MAY_PASS and task.attempt <= task.request.config.retries:
+    may_pass = bool(numbers & MAY_PASS) or isinstance(err, WorkersLost)
+    if not no_resources and may_pass and task.attempt <= task.request.config.retries:
         return Outcome("may pass", reason)
     trace = "".join(traceback.format_exception(err))
     with suppress(OSError):  # a full disk cannot store the record; the coordinator reports the failure

@@ -44,6 +44,7 @@ from wsi_stain.errors import OutputError
 from wsi_stain.files import record
 from wsi_stain.files.disk import reporting_full_disk
 from wsi_stain.files.lock import locked
+from wsi_stain.files.paths import without_home
 from wsi_stain.geometry import Box
 from wsi_stain.output import ometiff
 from wsi_stain.output.canvas import Canvas
@@ -244,13 +245,14 @@ class _Run:
         """Write the record of the run; returns its content."""
         seconds = time.perf_counter() - self._start
         survey, job, stain, usage = self._survey, self._job, self._stages["stain"], self._usage
+        arguments = {key: value for key, value in dump(self._request).items() if key != "config"}
         content = {
             "notice": ometiff.NOTICE,
             "output": job.output.name,
             "fingerprint": job.fingerprint.as_dict(),
             "source_stamp": survey.source_stamp,
             "slide": survey.reading.as_dict(),
-            "arguments": {key: value for key, value in dump(self._request).items() if key != "config"},
+            "arguments": arguments if self._request.keep_paths else without_home(arguments),
             "config": dump(self._request.config),
             "versions": self._versions[-1],
             "earlier_versions": self._versions[:-1],

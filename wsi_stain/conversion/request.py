@@ -50,6 +50,8 @@ class ConvertRequest:
     """Accept a slide without a bright background."""
     norm: Norm | None = None
     """Only for networks with per-tile statistics: `slide` (default) measures them once, `tile` keeps them per tile."""
+    keep_paths: bool = False
+    """Write the user's home folder in the record in full, instead of `~`."""
 
     def __post_init__(self) -> None:
         if self.cluster is not None and self.scheduler is not None:

@@ -1,4 +1,4 @@
 """The networks: generator, encoders, discriminator, and their form for inference.
 
-Outside nn/, train/ and evaluate/, only cli/doctor.py and cluster/local.py import torch.
+Outside nn/, train/ and evaluate/, only doctor/ and cluster/local.py import torch.
 """

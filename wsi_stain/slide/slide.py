@@ -225,10 +225,12 @@ class Slide:
         """The thumbnail, and where it is white because nothing can be decoded: bool (h, w)."""
         scale = max(Fraction(max(self.size), longest), Fraction(1))
         view = View(self, _scaled(self.size, scale), None, scale)
-        try:
-            return view.read(Box.of(view.size)), np.zeros(view.size, bool)
-        except UnreadableRegion:
-            return read_around_damage(view._read_level, self._best_level(scale), view.size, self.path.name)
+        pixels, lost = view.read_and_damage(Box.of(view.size))
+        if lost.any():
+            share, name = 100 * lost.mean(), self.path.name
+            shown = f"{share:.2g}" if share < 99 else f"{share:.0f}"
+            log.warning("%s: %s %% of the slide cannot be decoded; the overview shows it white", name, shown)
+        return pixels, lost
 
     def close(self) -> None:
         """Close the file; later reads raise `SlideError`."""
@@ -324,6 +326,23 @@ class View:
         top, left = min(max(0, -box.y0), box.size.h - 1), min(max(0, -box.x0), box.size.w - 1)
         bottom, right = box.size.h - inside.size.h - top, box.size.w - inside.size.w - left
         return cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_REPLICATE)
+
+    def read_and_damage(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
+        """A box for display: finer levels stand in for what cannot be decoded.
+
+        Returns:
+            uint8 (h, w, 3) sRGB, white where no level can be decoded; and where that is, bool (h, w).
+        """
+        try:
+            return self.read(box), np.zeros(box.size, bool)
+        except UnreadableRegion:
+            inside, level = box & Box.of(self.size), self.slide._best_level(self.scale)
+            pixels, lost = np.full((*box.size, 3), 255, np.uint8), np.zeros(box.size, bool)
+            at = inside.shift(-box.y0, -box.x0).slices()
+            pixels[at], lost[at] = read_around_damage(
+                lambda n, part: self._read_level(n, part.shift(inside.y0, inside.x0)), level, inside.size
+            )
+            return pixels, lost
 
     def _read_level(self, level: int, box: Box) -> np.ndarray:
         """uint8 (h, w, 3) sRGB of a box inside the view, from one level of the file."""

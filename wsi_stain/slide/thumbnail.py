@@ -1,8 +1,7 @@
-"""Thumbnails of damaged slides: what one level has lost is taken from a finer one, and is white if all have lost it."""
+"""Pictures of damaged slides: what one level has lost is taken from a finer one, and is white if all have lost it."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -13,19 +12,14 @@ from wsi_stain.geometry import Box, Size
 PARTS = 32
 """Damage is narrowed down to this fraction of the longer side: every failed read costs a fresh handle."""
 
-log = logging.getLogger(__name__)
 
-
-def read_around_damage(
-    read: Callable[[int, Box], np.ndarray], level: int, size: Size, name: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """A whole picture of which parts cannot be decoded.
+def read_around_damage(read: Callable[[int, Box], np.ndarray], level: int, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """A picture of which parts cannot be decoded.
 
     Args:
         read: uint8 (h, w, 3) of a box of the picture from a level of the slide; raises `UnreadableRegion`.
         level: the level to read from; finer ones stand in.
         size: of the picture.
-        name: of the slide, for the warning.
 
     Returns:
         The picture, uint8 (h, w, 3), white where no level can be decoded; and where that is, bool (h, w).
@@ -34,9 +28,6 @@ def read_around_damage(
     smallest = max(8, max(size) // PARTS)
     for box in _unreadable(out, read, level, Box.of(size), smallest):
         lost[box.slices()] = True
-    if lost.any():
-        share = 100 * lost.mean()
-        log.warning("%s: %.2g %% of the slide cannot be decoded; the overview shows it white", name, share)
     return out, lost
 
 

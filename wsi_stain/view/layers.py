@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from wsi_stain.errors import UnreadableRegion
 from wsi_stain.geometry import Box, Size
 from wsi_stain.measure.composite import composite
 from wsi_stain.measure.deconvolution import POSITIVE_OD, Background, dab
@@ -97,10 +96,10 @@ class FileLayer:
         """uint8 (h, w, 3); what cannot be decoded is hatched."""
         at = self.levels[level]
         box = Box.at(row * at.tile.h, column * at.tile.w, at.tile) & Box.of(at.size)
-        try:
-            return View(self.slide, at.size, None, Fraction(at.downsample)).read(box)
-        except UnreadableRegion:
-            return hatched(box.size)
+        pixels, lost = View(self.slide, at.size, None, Fraction(at.downsample)).read_and_damage(box)
+        if lost.any():
+            pixels[lost] = hatched(box.size)[lost]
+        return pixels
 
     def close(self) -> None:
         """Close the file."""

@@ -9,7 +9,6 @@ from fractions import Fraction
 
 import numpy as np
 
-from wsi_stain.errors import UnreadableRegion
 from wsi_stain.geometry import Box, Size
 from wsi_stain.measure.composite import composite
 from wsi_stain.output.canvas import gather
@@ -82,10 +81,9 @@ class Shown:
         scale = survey.scale * (1 << level)
         size = Size(*(-(-n // (1 << level)) for n in grid.size))
         at = box.shift(grid.region.y0 >> level, grid.region.x0 >> level)
-        try:
-            pixels = View(self._slide, size, None, Fraction(scale)).read(at)
-        except UnreadableRegion:
-            return np.full((*box.size, 3), PALE, np.uint8)
+        pixels, lost = View(self._slide, size, None, Fraction(scale)).read_and_damage(at)
+        if lost.any():
+            pixels[lost] = PALE
         return ((pixels.astype(np.uint16) + 2 * PALE) // 3).astype(np.uint8)
 
     def _put(self, out: np.ndarray, box: Box, level: int, block: Block) -> None:

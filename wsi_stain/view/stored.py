@@ -11,6 +11,7 @@ import numpy as np
 from wsi_stain.geometry import Size
 from wsi_stain.output.ometiff import tiff as t
 from wsi_stain.output.ometiff.tiff import BrokenTiff, Page, Tiff
+from wsi_stain.slide.readers.jpeg import decode_jpeg
 from wsi_stain.slide.slide import Slide
 
 JPEG, RGB, YCBCR = 7, 2, 6
@@ -48,7 +49,7 @@ class StoredTiles:
             self._open(slide.path, [level.size for level in slide.levels])
 
     def read(self, level: int, row: int, column: int) -> bytes | None:
-        """A whole JPEG; None if the file has no data for this tile."""
+        """A whole JPEG; None if the file has no data for this tile, or damaged data, which browsers show."""
         at = self.levels[level]
         index = row * at.size.ceil_div(at.tile.w).w + column
         length = int(at.lengths[index])
@@ -59,7 +60,14 @@ class StoredTiles:
                 data = self._tiff.read(int(at.offsets[index]), length, "a tile")
             except (BrokenTiff, ValueError, OSError):
                 return None  # the slide reports what is damaged
-        return START + at.head + data[2:] if data.startswith(START) else None
+        if not data.startswith(START):
+            return None
+        stream = START + at.head + data[2:]
+        try:
+            decode_jpeg(stream, otherwise="YCBCR")
+        except RuntimeError:
+            return None
+        return stream
 
     def close(self) -> None:
         """Close the file."""

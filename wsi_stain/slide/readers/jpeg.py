@@ -7,6 +7,8 @@ from typing import Any, Literal
 import imagecodecs
 import numpy as np
 
+from wsi_stain.slide.readers.jpeg_damage import damage_in
+
 Colours = Literal["RGB", "YCBCR"]
 
 START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -53,9 +55,16 @@ def decode_jpeg(data: bytes, *, otherwise: Colours, tables: bytes | None = None)
         RuntimeError: the stream is damaged.
     """
     colours = stream_colours(data) or otherwise
-    pixels: Any = imagecodecs.jpeg8_decode(data, tables=tables, colorspace=colours, outcolorspace="RGB")
+
+    def decode(stream: bytes) -> Any:
+        return imagecodecs.jpeg8_decode(stream, tables=tables, colorspace=colours, outcolorspace="RGB")
+
+    pixels = decode(data)
     if pixels.ndim != 3 or pixels.shape[2] != 3:
         raise RuntimeError(f"the JPEG has the shape {pixels.shape}, not three components")
+    header = _segments(tables or b"") + _segments(data)
+    if (damage := damage_in(data, header, pixels, decode)) is not None:
+        raise RuntimeError(damage)
     return pixels
 
 

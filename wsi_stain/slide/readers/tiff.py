@@ -108,6 +108,10 @@ class TiffBackend:
         """Indices of the levels that begin a pyramid, ascending: they have no finer level."""
         self._files = PerThread(lambda: RawFile(path))
         self._cache = DecodedTileCache()
+        self._failed: dict[tuple[int, int], list[bytes]] = {}
+        """The last tile that could not be decoded, and its bytes; the same bytes read again are damage."""
+        self._damaged: dict[tuple[int, int], str] = {}
+        """Tiles that are not decoded again, and why: a large one would be, for every part of a picture."""
 
     def read(self, level: int, box: Box) -> np.ndarray:
         """uint8 (h, w, 3) of a box inside the level; raises `DecodeError`."""
@@ -120,7 +124,7 @@ class TiffBackend:
             if source.is_absent(index) and level in self.bases:
                 out[target] = 255
                 continue
-            make = partial(self._decode, source, index)
+            make = partial(self._decode, source, level, index)
             if source.is_absent(index):
                 make = partial(self._from_finer, level, Box.at(y, x, source.segment) & whole)
             tile = self._cache.get((level, index), make)
@@ -130,13 +134,23 @@ class TiffBackend:
             out[target] = pixels
         return out
 
-    def _decode(self, source: TiffLevel, index: int) -> np.ndarray:
+    def _decode(self, source: TiffLevel, level: int, index: int) -> np.ndarray:
+        if (level, index) in self._damaged:
+            raise DecodeError(self._damaged[level, index])
         try:
             file = self._files.get()
-            parts = [p.decode(file.read(p.offsets[index], p.counts[index]), index) for p in source.planes]
+            data = [file.read(p.offsets[index], p.counts[index]) for p in source.planes]
+        except DAMAGED as err:  # may pass, unlike damage
+            raise DecodeError(f"tile {index}: {err or type(err).__name__}") from err
+        try:
+            parts = [p.decode(stored, index) for p, stored in zip(source.planes, data, strict=True)]
             return source.to_rgb(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2))
         except DAMAGED as err:
-            raise DecodeError(f"tile {index}: {err or type(err).__name__}") from err
+            reason = f"tile {index}: {err or type(err).__name__}"
+            if self._failed.get((level, index)) == data:
+                self._damaged[level, index] = reason
+            self._failed = {(level, index): data}
+            raise DecodeError(reason) from err
 
     def _from_finer(self, level: int, box: Box) -> np.ndarray:
         """A box of a level from the next finer one: a hole above level 0 must not hide what was scanned."""
