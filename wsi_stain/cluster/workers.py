@@ -160,7 +160,8 @@ def _on_scheduler(client: Any, tasks: Iterator[tuple[Any, Task]], on_result: Cal
     except KilledWorker as err:
         raise WorkersLost(
             f"{err.allowed_failures + 1} workers died while they had the same task, the last one at "
-            f"{err.last_worker.address}: their memory may be too small, see their logs; re-run the same command to resume"
+            f"{err.last_worker.address}: their memory may be too small, see their logs; "
+            "re-run the same command to resume"
         ) from err
     except FutureCancelledError as err:
         raise WorkersLost(
