@@ -11,6 +11,7 @@ from builders.slides import tissue
 from wsi_stain.conversion.engine import convert
 from wsi_stain.conversion.survey import Survey
 from wsi_stain.errors import OutputError, SlideError
+from wsi_stain.model.bundle import IdentityGenerator
 
 
 @pytest.mark.parametrize("name", ["v.ome.tiff", "v.tiff"])
@@ -51,3 +52,49 @@ def test_replaced_pixels_of_a_series_are_another_slide(tmp_path, named):
         convert(request)
     changed = pixels_of(convert(request_of(slide, tmp_path / "x.ome.tiff", restart=True)).output)
     assert (changed != pixels).sum() == 1
+
+
+def acting(monkeypatch, act):
+    """Calls `act` once, with the third batch of tiles."""
+    calls = []
+
+    def generate(self, tiles):
+        calls.append(1)
+        if len(calls) == 3:
+            act()
+        return tiles
+
+    monkeypatch.setattr(IdentityGenerator, "__call__", generate)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_slide_that_changes_while_it_is_read_gives_no_output_and_leaves_no_block(tmp_path, monkeypatch, workers):
+    slide = write_slide(tmp_path / "s.tif", noise(1500, 1300))
+    request = request_of(slide, tmp_path / "x.ome.tiff", "grid.tile=256", workers=workers)
+    good, other = slide.read_bytes(), write_slide(tmp_path / "o.tif", noise(1500, 1300, seed=1)).read_bytes()
+    acting(monkeypatch, lambda: slide.write_bytes(other))
+    with pytest.raises(SlideError, match="was changed during the conversion"):
+        convert(request)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["o.tif", "s.tif"]
+    slide.write_bytes(good)
+    assert np.array_equal(pixels_of(convert(request).output), noise(1500, 1300))
+
+
+def test_a_slide_that_vanishes_gives_no_output_and_the_same_command_resumes(tmp_path, monkeypatch):
+    slide = write_slide(tmp_path / "s.tif", noise(1500, 1300))
+    request = request_of(slide, tmp_path / "x.ome.tiff", "grid.tile=256")
+    acting(monkeypatch, lambda: slide.rename(tmp_path / "away.tif"))
+    with pytest.raises(SlideError, match="deleted or moved during the conversion; restore it"):
+        convert(request)
+    assert not request.output.exists()
+    (tmp_path / "away.tif").rename(slide)
+    result = convert(request)
+    assert result.record["blocks"]["painted_in_this_run"] == 0
+    assert np.array_equal(pixels_of(result.output), noise(1500, 1300))
+
+
+def test_a_slide_that_was_only_touched_is_the_same(tmp_path, monkeypatch):
+    slide = write_slide(tmp_path / "s.tif", noise(1500, 1300))
+    acting(monkeypatch, slide.touch)
+    result = convert(request_of(slide, tmp_path / "x.ome.tiff", "grid.tile=256"))
+    assert np.array_equal(pixels_of(result.output), noise(1500, 1300))

@@ -158,10 +158,10 @@ def _on_scheduler(client: Any, tasks: Iterator[tuple[Any, Task]], on_result: Cal
             submit()
             on_result(result)
     except KilledWorker as err:
+        died = f"{err.allowed_failures + 1} workers died while they had the same task"
         raise WorkersLost(
-            f"{err.allowed_failures + 1} workers died while they had the same task, the last one at "
-            f"{err.last_worker.address}: their memory may be too small, see their logs; "
-            "re-run the same command to resume"
+            f"{died}, the last one at {err.last_worker.address}: their memory may be too small, see their logs; re-run "
+            "the same command to resume"
         ) from err
     except FutureCancelledError as err:
         raise WorkersLost(

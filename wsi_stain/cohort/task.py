@@ -22,6 +22,7 @@ from wsi_stain.cohort.log import log_as_lines
 from wsi_stain.cohort.request import CohortRequest, Row, to_convert
 from wsi_stain.config.convert import Precision
 from wsi_stain.conversion.engine import Progress, convert
+from wsi_stain.conversion.source import SourceChanged
 from wsi_stain.errors import InsufficientResources, InUse, SlideError, WorkersLost, WsiStainError
 from wsi_stain.files import lock, record
 from wsi_stain.files.disk import causes, is_full
@@ -164,7 +165,10 @@ def _begun_in(folder: Folder, row: Row) -> Precision | None:
 
 
 def watched(slide: Path) -> Callable[[], None]:
-    """A function that raises SlideError if the slide was deleted or changed, which an open file would hide."""
+    """A function that raises SlideError if the slide was deleted or changed, which an open file would hide.
+
+    If it was changed, it raises `SourceChanged`, and the conversion discards what it has painted.
+    """
 
     def facts() -> list[tuple[int, int]]:
         return [(stat.st_size, stat.st_mtime_ns) for stat in (path.stat() for path in parts)]
@@ -177,7 +181,7 @@ def watched(slide: Path) -> Callable[[], None]:
                 f"{slide} was deleted during the conversion; restore it and re-run with --retry-failed to resume"
             ) from err
         if is_changed:
-            raise SlideError(
+            raise SourceChanged(
                 f"{slide} was changed during the conversion; wait until it is fully copied, then convert it again"
             )
 

@@ -38,6 +38,7 @@ from wsi_stain.conversion.painter import measure_statistics, painter, release, s
 from wsi_stain.conversion.progress import Progress, Stage
 from wsi_stain.conversion.provenance import is_done
 from wsi_stain.conversion.request import ConvertRequest
+from wsi_stain.conversion.source import SourceChanged, check_unchanged
 from wsi_stain.conversion.survey import Survey
 from wsi_stain.conversion.timing import Usage
 from wsi_stain.errors import OutputError
@@ -48,7 +49,7 @@ from wsi_stain.files.paths import without_home
 from wsi_stain.geometry import Box
 from wsi_stain.output import ometiff
 from wsi_stain.output.canvas import Canvas
-from wsi_stain.tiling.grid import painting_order
+from wsi_stain.tiling.grid import Block, painting_order
 from wsi_stain.tissue.mask import to_geojson
 from wsi_stain.trust.verdict import Verdict
 
@@ -146,6 +147,16 @@ class _Run:
         self.report("stain")
         if not todo:
             return self._in_output(unreadable)
+        try:
+            self._paint(todo, unreadable, workers)
+            self._check_source(unreadable)
+        except SourceChanged:  # no thread paints any more
+            canvas.store.remove()
+            raise
+        return self._in_output(unreadable)
+
+    def _paint(self, todo: list[Block], unreadable: set[Box], workers: Workers) -> None:
+        """Paint blocks; adds the tiles that cannot be read."""
         with workers, ExitStack() as last:
             last.callback(release, self._job)  # runs before the threads are joined, and ends their work
             self._measure_statistics(workers)
@@ -160,7 +171,6 @@ class _Run:
             with self._stage("stain"):
                 self._staining_since = time.perf_counter()
                 workers.run(partial(stain_block, self._job), painting_order(todo), on_report)
-        return self._in_output(unreadable)
 
     def certify(self, canvas: Canvas) -> dict[str, Any] | None:
         """The seam certificate of the painted canvas; None if it is disabled."""
@@ -194,10 +204,16 @@ class _Run:
         if job.statistics is not None and not job.statistics.exists():
             workers.run(measure_statistics, [job], lambda _: None)
 
+    def _check_source(self, unreadable: set[Box]) -> None:
+        """Refuse a slide that was replaced or removed while it was read, which an open file can hide."""
+        survey = self._survey
+        check_unchanged(survey.request.slide, survey.source_stamp, survey.source_sha256, is_read=not unreadable)
+
     def _check_unreadable(self, unreadable: set[Box]) -> None:
         total, allowed = self._survey.tissue_tiles, self._request.config.max_unreadable
         share = len(unreadable) / max(1, total)
         if unreadable and share > allowed:
+            self._check_source(unreadable)
             raise OutputError(
                 f"{self._job.view.slide} is damaged: {len(unreadable)} of {total} tiles with tissue ({share:.1%}) "
                 f"cannot be read, but only {allowed:.1%} are allowed; copy the slide again from its source, or allow "
