@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from wsi_stain.config.convert import PrecisionChoice
+
+if TYPE_CHECKING:
+    from wsi_stain.conversion.engine import ConversionResult
+    from wsi_stain.conversion.request import ConvertRequest
 
 
 class RegionType(click.ParamType[Any]):
@@ -27,8 +31,15 @@ class RegionType(click.ParamType[Any]):
 
 @click.command("convert")
 @click.argument("slide", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="x.ome.tiff or x.ome.zarr.")
-@click.option("--model", help="Model bundle: a name or a folder. [default: the shipped model]")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="x.ome.tiff or x.ome.zarr; with {stain} for several models."
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    help="Model bundle: a name or a folder; repeat it for a panel of stains. [default: the shipped model]",
+)
 @click.option("--mpp", type=float, help="Pixel size of the slide in µm, if the file has none or a wrong one.")
 @click.option(
     "--image", type=click.IntRange(min=0), help="Image to read, if the file holds several. [default: the largest]"
@@ -89,18 +100,31 @@ def command(slide: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Convert SLIDE to a virtual stain, an OME-TIFF or OME-Zarr that opens in QuPath.
 
     Without options, the default model runs on the best device and writes SLIDE.STAIN.ome.tiff to the current folder.
-    Re-run the same command to resume. A virtual stain is for research use only.
-    """
-    from wsi_stain.conversion.engine import convert
+    Re-run the same command to resume. Several --model make one output for each.
 
-    request = request_of(slide, **options)
+    A virtual stain is for research use only.
+    """
+    from wsi_stain.conversion.panel import convert_panel, requests_of
+
+    request, models = request_of(slide, **options)
     if dry_run:
-        click.echo(plan_of(request))
+        click.echo("\n\n".join(plan_of(one) for one in requests_of(request, models)))
         return
     from wsi_stain.cli.progress import shown
 
     with shown() as show:
-        result = convert(request, show)
+        results = list(convert_panel(request, models, show))
+    for result in results:
+        report(result)
+        if not as_json:
+            click.echo(str(result.output))
+    if as_json:
+        records = [result.record for result in results]
+        click.echo(json.dumps(records if len(models) > 1 else records[0], indent=1, ensure_ascii=False))
+
+
+def report(result: ConversionResult) -> None:
+    """What the user should know of an output, on standard error."""
     if result.already_done:
         click.echo(f"{result.output} is already done (same slide, model and settings)", err=True)
     if not result.record["tiles"]["tissue"]:
@@ -114,7 +138,6 @@ def command(slide: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
         tiles = counted(len(result.unreadable), "tile")
         click.echo(f"{tiles} of the slide could not be read; background was written instead", err=True)
     click.echo(about_seams(result.record.get("seams")), err=True)
-    click.echo(json.dumps(result.record, indent=1, ensure_ascii=False) if as_json else str(result.output))
 
 
 def about_seams(certificate: dict[str, Any] | None) -> str:
@@ -127,8 +150,10 @@ def about_seams(certificate: dict[str, Any] | None) -> str:
     return "\n         ".join([f"seams    {verdict}", *figures])
 
 
-def request_of(slide: Path, *, config_file: Path | None = None, settings: tuple[str, ...] = (), **options: Any) -> Any:
-    """The conversion request of these options."""
+def request_of(
+    slide: Path, *, config_file: Path | None = None, settings: tuple[str, ...] = (), **options: Any
+) -> tuple[ConvertRequest, tuple[str, ...]]:
+    """The conversion request of these options, and its models; it names the first."""
     from wsi_stain.config.convert import ConvertConfig
     from wsi_stain.config.loader import load
     from wsi_stain.conversion.request import ConvertRequest
@@ -141,13 +166,15 @@ def request_of(slide: Path, *, config_file: Path | None = None, settings: tuple[
     }
     overrides = [f"{key}={str(value).lower()}" for key, value in flags.items() if value is not None]
     mask = options.pop("mask")
-    return ConvertRequest(
+    models = tuple(dict.fromkeys(options.pop("models"))) or (DEFAULT,)
+    request = ConvertRequest(
         slide=slide,
         config=load(ConvertConfig, config_file, [*settings, *overrides]),
-        model=options.pop("model") or DEFAULT,
+        model=models[0],
         mask=mask if mask in ("auto", "none") else Path(mask),
         **options,
     )
+    return request, models
 
 
 def plan_of(request: Any) -> str:

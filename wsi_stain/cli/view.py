@@ -11,7 +11,7 @@ import click
 from wsi_stain.cli.convert import command as convert_command
 
 SHARED = (
-    *("output", "model", "mpp", "image", "z", "device", "precision", "mask", "region", "quality", "compression"),
+    *("output", "models", "mpp", "image", "z", "device", "precision", "mask", "region", "quality", "compression"),
     *("compat", "norm", "allow_upsampling", "allow_virtual", "force_brightfield", "config_file", "settings"),
 )
 """Options of `wsi-stain convert` that select the slide's scale, the model, and the output."""
@@ -37,7 +37,8 @@ def _shared_options() -> list[click.Parameter]:
 def command(ctx: click.Context, slide: Path, virtual: Path | None, no_browser: bool, **options: Any) -> None:
     """Show SLIDE and its virtual stain in a browser; what you look at is stained at once.
 
-    With VIRTUAL, an OME-TIFF or OME-Zarr, the finished pair is shown. SLIDE may be the folder of a cohort.
+    With VIRTUAL, an OME-TIFF or OME-Zarr, the finished pair is shown. SLIDE may be the folder of a cohort. Several
+    --model list the slide once for each stain.
 
     What was stained is kept: `wsi-stain convert` with the same options resumes from it and writes the output. The page
     is served to this machine only, and its address holds a secret. A virtual stain is for research use only.
@@ -46,8 +47,8 @@ def command(ctx: click.Context, slide: Path, virtual: Path | None, no_browser: b
     from wsi_stain.cli.convert import request_of
     from wsi_stain.view.catalogue import sources_of
 
-    request = request_of(slide, **options, workers=None, scheduler=None, cluster=None, restart=False)
-    serve(sources_of(request, virtual), no_browser=no_browser, resume=_resume(ctx), **server)
+    request, models = request_of(slide, **options, workers=None, scheduler=None, cluster=None, restart=False)
+    serve(sources_of(request, virtual, models), no_browser=no_browser, resume=_resume(ctx), **server)
 
 
 def serve(sources: list[Any], *, no_browser: bool, resume: str, **server: Any) -> None:

@@ -1,6 +1,8 @@
 """The sheet: the list of slides of a cohort, from a CSV, a folder, a glob, or a single slide.
 
 slide,slide_id,mpp,model,mask,image,z      only `slide` is required; paths are relative to the sheet; others are kept
+
+Several models, separated by `|`, make as many rows of a row, which differ in model and slide_id.
 a.svs,case-1,0.25,he2her2,roi.geojson,,
 """
 
@@ -21,6 +23,8 @@ from wsi_stain.errors import ConfigError
 from wsi_stain.files.table import BadTable, Line, read_table
 
 COLUMNS = ("slide", "slide_id", "mpp", "model", "mask", "image", "z")
+BETWEEN = "|"
+"""Separates the models of a row."""
 NUMBERS = ("image", "z")
 """Columns whose values are whole numbers from 0."""
 LONGEST_ID = 150
@@ -73,7 +77,15 @@ def _with_ids(rows: list[Row], problems: list[Problem]) -> tuple[list[Row], list
     wrong = list(_double_ids(rows))
     lines = {problem.line for problem in wrong}
     rows = [replace(row, slide_id=f"unnamed-line-{row.line}") if row.line in lines else row for row in rows]
-    return rows, [*problems, *wrong]
+    return [each for row in rows for each in _each_model(row)], [*problems, *wrong]
+
+
+def _each_model(row: Row) -> list[Row]:
+    """The row once for each of its models; their names are added to its id, if there are several."""
+    models = list(dict.fromkeys(part.strip() for part in row.model.split(BETWEEN)))
+    if len(models) == 1:
+        return [row]
+    return [replace(row, model=model, slide_id=f"{row.slide_id}~{Path(model).name}") for model in models]
 
 
 def table(problems: Sequence[Problem], sheet: str, consequence: str = "") -> str:
@@ -132,8 +144,9 @@ def _row(line: Line, sheet: Path, request: CohortRequest, problems: list[Problem
             rule = f"it must be a number between {MIN_MPP} and {MAX_MPP:g}, for example 0.25"
             problems.append(Problem(line.number, values["slide"], f"mpp is {values['mpp']!r}: {rule}"))
     model = values["model"] or request.model
-    if values["model"] and (sheet.parent / model).is_dir():
-        model = str((sheet.parent / model).absolute())
+    if values["model"]:
+        parts = (part.strip() for part in model.split(BETWEEN))
+        model = BETWEEN.join(str((sheet.parent / p).absolute()) if (sheet.parent / p).is_dir() else p for p in parts)
     numbers = {name: int(values[name]) if values[name].isdecimal() else None for name in NUMBERS}
     for name in NUMBERS:
         if values[name] and numbers[name] is None:

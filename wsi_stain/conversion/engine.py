@@ -76,12 +76,15 @@ class ConversionResult:
     """Tiles that could not be read and were filled with background, in the output's frame."""
 
 
-def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None = None) -> ConversionResult:
+def convert(
+    request: ConvertRequest, progress: Callable[[Progress], None] | None = None, *, survey: Survey | None = None
+) -> ConversionResult:
     """Stain a slide; resumes an unfinished run of the same request.
 
     Args:
         request: what to do.
         progress: called with an event after every block and at every stage.
+        survey: of the same request, if it was made before.
 
     Raises:
         WsiStainError: the conversion failed; finished blocks are kept, and the same call resumes.
@@ -93,7 +96,7 @@ def convert(request: ConvertRequest, progress: Callable[[Progress], None] | None
     on_progress = progress or (lambda _: None)
     on_progress(Progress("plan"))
     workers = Workers(request.workers, request.scheduler)
-    survey = Survey.of(request)
+    survey = survey or Survey.of(request)
     job = Job.of(survey)
     estimate = Estimate.of(survey, job)
     run, canvas = _Run(survey, job, estimate, on_progress), job.open_canvas()

@@ -94,12 +94,15 @@ class Survey:
     """The tissue tiles that each block owns, by the index of the block; every tissue tile of the region once."""
 
     @classmethod
-    def of(cls, request: ConvertRequest, *, source: tuple[str, int] | None = None) -> Survey:
+    def of(
+        cls, request: ConvertRequest, *, source: tuple[str, int] | None = None, like: Survey | None = None
+    ) -> Survey:
         """Survey the slide of a request.
 
         Args:
             request: what to convert.
             source: SHA-256 and bytes of the slide, if known; hashing a gigapixel takes seconds.
+            like: a survey of the same slide and mask for another model; neither is examined again.
 
         Raises:
             WsiStainError: the slide, the model, the mask or the region cannot be used.
@@ -123,13 +126,15 @@ class Survey:
         view = spec.open()
         with view.slide:
             check_source(view.slide, allow_virtual=request.allow_virtual, force_brightfield=request.force_brightfield)
-            mask = _mask(request, view.slide)
+            mask = _mask(request, view.slide) if like is None else like.mask
             grid = _grid(request, bundle, view)
             magnification, icc = _magnification(view), view.slide.icc
             reading, stored = Reading.of(view.slide), view.slide.stored_size
         for note in reading.notes:
             log.warning("%s", note)
         blocks = tuple(grid.blocks())
+        if like is not None and like.source_stamp == source_stamp:
+            source = like.source_sha256, like.source_bytes
         sha256, size = source or digest(request.slide)
         return cls(
             request,

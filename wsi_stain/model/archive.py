@@ -7,7 +7,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -107,7 +107,7 @@ def _write_tar(path: Path, top: str, files: list[Path]) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
+def _opened(path: Path) -> Generator[zipfile.ZipFile | tarfile.TarFile]:
     try:
         is_zip = zipfile.is_zipfile(path)
         with zipfile.ZipFile(path) if is_zip else tarfile.open(path, "r:") as file:
