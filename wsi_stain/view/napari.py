@@ -74,7 +74,7 @@ class _LevelArray:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return *self.level.size, 3
+        return self.level.size.h, self.level.size.w, 3
 
     def __getitem__(self, index: Sequence[slice]) -> np.ndarray:
         (y0, y1), (x0, x1), (c0, c1) = (s.indices(n)[:2] for s, n in zip(index, self.shape, strict=True))
