@@ -18,12 +18,20 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 DOCS = "docs/"
-SCRIPTS = "docs/scripts/"
-"""Not pages of their own: mkdocs leaves them out."""
+NOT_PAGES = ("docs/scripts", "docs/notebooks")
+"""Folders that mkdocs leaves out."""
 PAGES = "repository/"
 ALWAYS = ("CHANGELOG.md", "CONTRIBUTING.md")
 """Files that the navigation names."""
-LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".sh": "bash", ".sbatch": "bash", ".toml": "toml"}
+LANGUAGES = {
+    ".ipynb": "json",
+    ".py": "python",
+    ".yaml": "yaml",
+    ".yml": "yaml",
+    ".sh": "bash",
+    ".sbatch": "bash",
+    ".toml": "toml",
+}
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 FENCE = re.compile(r"^(```+|~~~+).*?^\1\s*$", re.MULTILINE | re.DOTALL)
 
@@ -44,7 +52,7 @@ def links(text: str) -> Iterator[str]:
 
 def page_of(path: str) -> str:
     """Where the site holds a file of the repository, relative to docs/."""
-    if path.startswith(DOCS) and not path.startswith(SCRIPTS):
+    if path.startswith(DOCS) and not path.startswith(NOT_PAGES):
         return path.removeprefix(DOCS)
     shown = path.replace("/.", "/dot-") if not path.startswith(".") else f"dot-{path[1:]}"  # mkdocs hides .names
     return PAGES + (shown if shown.endswith(".md") else f"{shown}.md")

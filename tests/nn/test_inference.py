@@ -21,7 +21,7 @@ from wsi_stain.nn.fast_attention import FastCoA, attend, in_windows
 from wsi_stain.nn.fast_layers import DenseHaar, EnlargingConv, FastGRU, PhasedConv, SlicedHaar
 from wsi_stain.nn.folding import fold_sequence, folded
 from wsi_stain.nn.generator import Generator
-from wsi_stain.nn.inference import DTYPES, TorchGenerator, load_generator, pick_precision
+from wsi_stain.nn.inference import DTYPES, TorchGenerator, load_generator, pick_device, pick_precision
 from wsi_stain.nn.msfpm import ConvGRU
 from wsi_stain.nn.pixels import to_levels, to_pixels, to_tensor
 from wsi_stain.nn.wavelet import LibraryHaar, WTConv, use_strided_haar
@@ -324,3 +324,14 @@ def test_a_gpu_paints_the_same_picture_whatever_the_batch(cuda: str, tiles, prec
     for again in np.split(actual, 4)[1:]:
         np.testing.assert_array_equal(again, actual[:3])
     np.testing.assert_array_equal(generator(tiles[2:]), actual[2:3])
+
+
+def test_mps_is_accepted_where_it_exists_and_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.backends.mps.is_available():
+        with pytest.raises(DeviceError, match="no GPU of Apple"):
+            pick_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert pick_device("mps") == "mps"
+    assert pick_precision("auto", "mps") == "fp32"
+    with pytest.raises(DeviceError, match="computes in float32"):
+        pick_precision("bf16", "mps")

@@ -47,7 +47,7 @@ class RegionType(click.ParamType[Any]):
 @click.option(
     "--z", type=click.IntRange(min=0), help="Focal plane to read, if there are several. [default: the middle]"
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
     "--precision",
     type=click.Choice(get_args(PrecisionChoice)),

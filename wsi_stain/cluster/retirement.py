@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from contextlib import suppress
 from typing import Any
 
 
@@ -37,4 +38,5 @@ def dask_setup(worker: Any) -> None:
         leaving.append(asyncio.ensure_future(worker.close_gracefully(reason="SIGTERM")))
 
     leaving: list[asyncio.Future[None]] = []  # keeps references: an unreferenced task may be garbage-collected
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leave)
+    with suppress(NotImplementedError):  # Windows has no such signal
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leave)

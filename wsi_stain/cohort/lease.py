@@ -89,7 +89,7 @@ class Lease:
     def _beat(self) -> None:
         """Write a heartbeat into the existing file, if it is still this lease."""
         try:
-            handle = os.open(self._path, os.O_RDWR)
+            handle = os.open(self._path, os.O_RDWR | getattr(os, "O_BINARY", 0))  # on Windows: no line ends
         except FileNotFoundError:
             self._is_mine = False
             return
@@ -99,7 +99,8 @@ class Lease:
             if _parsed(os.read(handle, 2 * ROOM_BYTES)).get("token") != self._token:
                 self._is_mine = False
                 return
-            os.pwrite(handle, json.dumps(self._content()).ljust(ROOM_BYTES).encode(), 0)
+            os.lseek(handle, 0, os.SEEK_SET)
+            os.write(handle, json.dumps(self._content()).ljust(ROOM_BYTES).encode())
         except OSError:
             pass
         finally:

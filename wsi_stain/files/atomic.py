@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,9 @@ from pathlib import Path
 
 SUFFIX = ".part"
 """End of every temporary name."""
+IS_WINDOWS = os.name == "nt"
+PATIENCE_S = (0.01, 0.05, 0.2, 1.0)
+"""Waits between attempts to replace a file that another process has open, which Windows refuses."""
 NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
 """What `fsync` reports on file systems that cannot flush (fsync(2))."""
 
@@ -67,7 +71,7 @@ def publish(temporary: Path, path: Path, *, sync: bool = True) -> None:
     """Give a complete file in the same folder its final name, after its content is on the disk."""
     if sync:
         _flush(temporary, os.O_RDWR)
-    os.replace(temporary, path)
+    _rename(temporary, path)
     if sync and os.name == "posix":  # Windows cannot open folders
         _flush(path.parent, os.O_RDONLY)
 
@@ -91,6 +95,18 @@ def new_folder(path: Path) -> Generator[Path]:
 def is_temporary(path: Path) -> bool:
     """Whether the file is a temporary that several processes may write (`.<name>.<random>.part`)."""
     return path.name.startswith(".") and path.name.endswith(SUFFIX)
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    """Rename; on Windows, wait for a reader (or a virus scanner) that has the old file open."""
+    for wait_s in PATIENCE_S if IS_WINDOWS else ():
+        try:
+            os.replace(temporary, path)
+        except PermissionError:
+            time.sleep(wait_s)
+        else:
+            return
+    os.replace(temporary, path)
 
 
 def _flush(path: Path, flags: int) -> None:

@@ -30,7 +30,7 @@ class TorchGenerator:
 
     Args:
         module: the trained network; it is copied.
-        device: `cpu`, `cuda` or `cuda:N`.
+        device: `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: of the arithmetic; input and output are uint8.
     """
 
@@ -46,7 +46,7 @@ class TorchGenerator:
             form, self._read = folded(module, self._dtype), to_levels
         self.module = form.to(self.device)
         values = module.pixel_values if isinstance(module, Published) else 3
-        self._run = CudaRunner(self.device, self._stain, values) if self.device.type == "cuda" else self._on_cpu
+        self._run = CudaRunner(self.device, self._stain, values) if self.device.type == "cuda" else self._one_by_one
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W, 3) H&E → uint8 (N, H, W, C) stain.
@@ -57,8 +57,8 @@ class TorchGenerator:
         own = np.require(tiles, requirements=["C_CONTIGUOUS", "WRITEABLE"])  # torch warns about read-only arrays
         return self._run(torch.from_numpy(own)).numpy()
 
-    def _on_cpu(self, tiles: Tensor) -> Tensor:
-        return torch.cat([self._stain(tile) for tile in tiles.split(1)])
+    def _one_by_one(self, tiles: Tensor) -> Tensor:
+        return torch.cat([self._stain(tile.to(self.device)).cpu() for tile in tiles.split(1)])
 
     @torch.inference_mode()
     def _stain(self, tile: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ def pick_device(name: str) -> str:
     """`auto` → the best available device; other names are checked.
 
     Raises:
-        DeviceError: an unknown name, or a CUDA device that does not exist.
+        DeviceError: an unknown name, or a device that does not exist.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -169,8 +169,10 @@ def pick_device(name: str) -> str:
         raise DeviceError(
             f"--device {name}: torch finds {count} CUDA devices on this machine; use --device cpu or auto"
         )
-    if device.type not in ("cpu", "cuda"):
-        raise DeviceError(f"--device {name}: only cpu and cuda are supported; choose auto, cpu, cuda or cuda:N")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError(f"--device {name}: torch finds no GPU of Apple on this machine; use --device cpu or auto")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise DeviceError(f"--device {name}: only cpu, cuda and mps are supported; choose auto, cpu, cuda or cuda:N")
     return name
 
 
@@ -185,8 +187,12 @@ def pick_precision(name: PrecisionChoice, device: str) -> Precision:
         raise DeviceError(
             "--precision fp16: float16 is not faster on CPUs; choose auto, fp32 or bf16 with --device cpu"
         )
+    if kind == "mps" and name not in ("auto", "fp32"):
+        raise DeviceError(f"--precision {name}: --device mps computes in float32; choose auto or fp32")
     if name != "auto":
         return name
+    if kind == "mps":
+        return "fp32"
     if kind == "cpu":
         # Without such units oneDNN computes bfloat16 with float32, more slowly. Older torch does not report them.
         units = getattr(torch.cpu, "get_capabilities", dict)()

@@ -109,6 +109,11 @@ class VirtualSlide:
         return self._painting.survey.view_mpp
 
     @property
+    def stain(self) -> str:
+        """The stain that the model makes, for example CAM5.2."""
+        return self._painting.survey.bundle.stain
+
+    @property
     def share_painted(self) -> float:
         """Share of the blocks that are painted, 0–1."""
         return 1.0 if self._finished else len(self._painting.painted) / len(self._painting.blocks)
@@ -132,6 +137,11 @@ class VirtualSlide:
         self._painting.ensure(block.index for block in self._painting.touching(box.scaled(1 << level)))
         return self._shown.read(level, box)
 
+    def preview(self, level: int, box: Box) -> np.ndarray:
+        """A box of a level, uint8 (h, w, 3) sRGB: what is painted, over a pale H&E; stains nothing."""
+        finished = self._from_file(level)
+        return self._shown.over_pale(level, box) if finished is None else finished.read(box)
+
     def thumbnail(self, longest: int = 512) -> np.ndarray:
         """The whole slide, its longer side at most `longest` px: what is painted, over a pale H&E; stains nothing.
 
@@ -141,8 +151,7 @@ class VirtualSlide:
         sizes = [level.size for level in self.levels]
         level = max((n for n, size in enumerate(sizes) if max(size) >= longest), default=0)
         box = Box.of(sizes[level])
-        finished = self._from_file(level)
-        pixels = self._shown.over_pale(level, box) if finished is None else finished.read(box)
+        pixels = self.preview(level, box)
         factor = min(1.0, longest / max(box.size))
         h, w = (max(1, round(n * factor)) for n in box.size)
         return cv2.resize(pixels, (w, h), interpolation=cv2.INTER_AREA)
