@@ -1,4 +1,4 @@
-"""Two pictures of one section, drawn for tests: the second is the first, warped in a known way and stained otherwise."""
+"""Two pictures of one section, drawn for tests: the second is the first, warped in a known way and restained."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,9 @@ class MadePair:
 def section(seed: int, side: int = 640) -> Picture:
     """Tissue of an irregular shape with nests of nuclei at several sizes, 8 µm per px."""
     rng = np.random.default_rng(seed)
-    layers = [cv2.GaussianBlur(rng.standard_normal((side, side)).astype(np.float32), (0, 0), s) * s for s in (1.2, 3, 8)]
+    layers = [
+        cv2.GaussianBlur(rng.standard_normal((side, side)).astype(np.float32), (0, 0), s) * s for s in (1.2, 3, 8)
+    ]
     density = np.clip(0.35 + 0.12 * sum(layers), 0, 1)
     y, x = np.mgrid[:side, :side] / side - 0.5
     edge = 0.4 + 0.05 * np.sin(3 * np.arctan2(y, x) + seed) + 0.03 * np.cos(5 * np.arctan2(y, x) - seed)
@@ -42,7 +44,7 @@ def made_pair(seed: int = 0, *, degrees: float = 140.0, mirrored: bool = False, 
     coarse = [cv2.GaussianBlur(rng.standard_normal((40, 40)), (0, 0), 7.0) for _ in "yx"]
     bends = np.stack([c / np.abs(c).max() for c in coarse], -1) * bend_um
     truth = Piece(
-        Affine.turned(degrees, mirrored=mirrored, about=he.centre, to=he.centre + (70.0, -40.0))
+        Affine.turned(degrees, mirrored=mirrored, about=he.centre, to=he.centre + np.array([70.0, -40.0]))
         @ Affine(np.array([[1.03, 0, -70.0], [0, 1.0, 0]])),
         Field(bends.astype(np.float32), side * UM / 40),
     )
@@ -56,3 +58,8 @@ def made_pair(seed: int = 0, *, degrees: float = 140.0, mirrored: bool = False, 
     inside[100:180, 100:180] = False  # a missing piece
     stained = 0.3 * density**1.5 + 0.02 * rng.standard_normal(density.shape)  # paler, and not in proportion
     return MadePair(he, Picture(np.where(inside, np.clip(stained, 0, 1), 0).astype(np.float32), inside, UM), truth)
+
+
+def rgb(picture: Picture, vector: tuple[float, float, float] = (0.65, 0.70, 0.29)) -> np.ndarray:
+    """A picture as a scanner sees it: uint8 (h, w, 3), its density in one stain on a background of 243."""
+    return np.rint(243 * 10 ** (-(picture.density**2)[..., None] * 1.5 * np.array(vector))).astype(np.uint8)

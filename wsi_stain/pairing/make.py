@@ -29,6 +29,7 @@ from wsi_stain.files.lock import locked
 from wsi_stain.measure.stains import background_of
 from wsi_stain.pairing import report
 from wsi_stain.pairing.cut import WORK, Job, Tile, cut
+from wsi_stain.pairing.exports import landmarks, qupath_affine
 from wsi_stain.pairing.request import PairsRequest
 from wsi_stain.pairing.resample import Warped
 from wsi_stain.pairing.splits import split_of
@@ -105,6 +106,10 @@ def _make(request: PairsRequest, he: Slide, ihc: Slide, facts: dict[str, Any], p
             (_background(he), _background(ihc)),
         )
         del pictures  # 100 MB that the tiles do not need
+        for name, text in landmarks(transform, off, he.mpp, ihc.mpp).items():
+            atomic_write(request.output / f"landmarks_{name}.geojson", text)
+        for number, piece in enumerate(transform.pieces, start=1):
+            atomic_write(request.output / f"qupath_affine_{number}.txt", qupath_affine(piece.affine, he.mpp, ihc.mpp))
         tiles, left_out = cut(job, lambda done, total: progress("rows of tiles", done, total))
     splits = split_of(sorted({tile.column for tile in tiles}), request.split)
     kept = [tile for tile in tiles if tile.column in splits]
