@@ -29,7 +29,7 @@ def section(seed: int, side: int = 640) -> Picture:
     layers = [
         cv2.GaussianBlur(rng.standard_normal((side, side)).astype(np.float32), (0, 0), s) * s for s in (1.2, 3, 8)
     ]
-    density = np.clip(0.35 + 0.12 * sum(layers), 0, 1)
+    density = np.clip(0.5 + 0.25 * sum(layers), 0.05, 1)
     y, x = np.mgrid[:side, :side] / side - 0.5
     edge = 0.4 + 0.05 * np.sin(3 * np.arctan2(y, x) + seed) + 0.03 * np.cos(5 * np.arctan2(y, x) - seed)
     tissue = np.hypot(1.2 * y, x) < edge
@@ -56,7 +56,7 @@ def made_pair(seed: int = 0, *, degrees: float = 140.0, mirrored: bool = False, 
     inside = tissue > 0.5
     inside[:, 300:303] = False  # a tear
     inside[100:180, 100:180] = False  # a missing piece
-    stained = 0.3 * density**1.5 + 0.02 * rng.standard_normal(density.shape)  # paler, and not in proportion
+    stained = 0.6 * density**1.5 + 0.03 * rng.standard_normal(density.shape)  # paler, and not in proportion
     return MadePair(he, Picture(np.where(inside, np.clip(stained, 0, 1), 0).astype(np.float32), inside, UM), truth)
 
 
