@@ -120,5 +120,6 @@ def _of_part(part: Picture, ihc: Picture, best: Candidate, *, is_fixed: bool) ->
     affine, other = max(((fit, evidence(part, ihc, fit)) for fit in fits), key=lambda pair: pair[1].deviations)
     points = (np.argwhere(part.at(64).tissue) + 0.5) * part.at(64).um + part.origin
     apart = float(np.median(np.linalg.norm(affine(points) - best.affine(points), axis=1)))
-    is_own = other.deviations >= max(SURE, 0.8 * found.deviations) and apart > APART_UM
-    return (affine, other) if is_own else (best.affine, found)
+    if apart <= APART_UM:  # the field closes the difference, so what holds under the one holds under the other
+        return best.affine, max(found, other, key=lambda held: held.deviations)
+    return (affine, other) if other.deviations >= max(SURE, 0.8 * found.deviations) else (best.affine, found)
