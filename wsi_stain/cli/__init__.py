@@ -29,7 +29,7 @@ COMMANDS = {
     "info": "Show the properties of a slide or an output.",
     "measure": "Measure DAB and hematoxylin of a slide, real or virtual: tables, maps, a page.",
     "validate": "Check that an OME-TIFF opens correctly in QuPath.",
-    "pairs": "Check paired tiles before training.",
+    "pairs": "Make paired tiles from two slides, and check them.",
     "pretrain": "Train the encoders of both stains with a contrastive loss.",
     "train": "Train a generator on paired tiles.",
     "evaluate": "Compare a model with real stains and trivial baselines.",

@@ -1,15 +1,97 @@
-"""`wsi-stain pairs`: check paired training tiles."""
+"""`wsi-stain pairs`: make paired training tiles from two slides, and check them."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
+
+from wsi_stain.cli.progress import LINE_EVERY_S
 
 
 @click.group("pairs")
 def command() -> None:
-    """Check paired tiles before training."""
+    """Make paired tiles from two slides, and check them before training."""
+
+
+EXIT_CODES = {"register": 0, "failed": 1, "poor": 3, "refuse": 4}
+"""Exit code of each verdict on a registration, and of a case of a sheet that failed; 2 is that of an invalid call."""
+
+
+@command.command()
+@click.argument("he", metavar="HE", type=click.Path(path_type=Path))
+@click.argument("ihc", metavar="[IHC]", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the case, or of all cases."
+)
+@click.option("--he-mpp", type=float, help="Pixel size of HE in µm, if the file has none or a wrong one.")
+@click.option("--ihc-mpp", type=float, help="Pixel size of IHC in µm, likewise.")
+@click.option("--mpp", default=1.0, show_default=True, help="Pixel size of the tiles in µm.")
+@click.option("--tile", default=512, show_default=True, help="Side of the tiles in px.")
+@click.option("--case", default="", help="Name of the case. [default: that of the folder]")
+@click.option("--patient", default="", help="Patient, for the column patient_id.")
+@click.option(
+    "--split",
+    type=click.Choice(["columns", "train", "val", "test", "slide", "patient"]),
+    default="columns",
+    show_default=True,
+    help="Columns of the slide with buffers between; the split of all tiles; of a sheet, also by slide or patient.",
+)
+@click.option("--one-affine", is_flag=True, help="One affine map for all fragments, even if they have moved.")
+@click.option(
+    "--most-misaligned-um", default=16.0, show_default=True, help="Leave out tiles that are off by more, estimated."
+)
+@click.option(
+    "--least-confidence", default=0.3, show_default=True, help="Leave out tiles around which fewer windows hold, 0-1."
+)
+@click.option("--workers", type=int, help="Number of threads. [default: one per processor]")
+def make(he: Path, ihc: Path | None, output: Path, split: str, **options: Any) -> int:
+    """Register two slides of one block, and cut paired tiles.
+
+    HE is the H&E slide, IHC the other stain. The exit code is 0 if they correspond, 3 if only parts of them do, and 4
+    if they do not: then no tile is cut. OUTPUT/report.html shows why. The same command finishes an interrupted run.
+
+    With a CSV of cases (columns case, he, ihc and, if known, patient_id, split, he_mpp, ihc_mpp) instead of both
+    slides, each case gets a folder in OUTPUT, and OUTPUT/pairs.csv lists all pairs. The exit code is that of the worst.
+    """
+    from wsi_stain.errors import ConfigError
+    from wsi_stain.pairing import sheet
+    from wsi_stain.pairing.make import HTML
+    from wsi_stain.pairing.make import make as make_pairs
+    from wsi_stain.pairing.request import PairsRequest
+
+    own: Any = "columns" if split in ("slide", "patient") else split
+    request = PairsRequest(he, ihc or he, output, split=own, **options)
+    if ihc is None:
+        by: Any = split if split in ("slide", "patient") else "columns"
+        cases = sheet.requests(he, request, by)
+        outcomes = sheet.make_all(cases, output, lambda case: _shown(f"{case}: "))
+        for outcome in outcomes:
+            click.echo(f"{outcome.case}: {outcome.verdict}, {outcome.tiles} tiles: {outcome.message}")
+        return max((EXIT_CODES[outcome.verdict] for outcome in outcomes), default=0)
+    if own != split:
+        raise ConfigError(f"--split {split} needs a sheet of cases; pass columns, train, val or test for one case")
+    result = make_pairs(request, _shown())
+    for reason in result.content["registration"]["reasons"]:
+        click.echo(f"{result.verdict}: {reason}")
+    click.echo(f"{result.content['tiles']} tiles; {output / HTML}")
+    return EXIT_CODES[result.verdict]
+
+
+def _shown(prefix: str = "") -> Callable[[str, int, int], None]:
+    """A function that prints the stages, and every few seconds how much is done."""
+    shown, last = "", 0.0
+
+    def show(stage: str, done: int, total: int) -> None:
+        nonlocal shown, last
+        if stage != shown or done == total or time.monotonic() - last > LINE_EVERY_S:
+            shown, last = stage, time.monotonic()
+            click.echo(f"{prefix}{stage}: {done}/{total}" if total else prefix + stage, err=True)
+
+    return show
 
 
 @command.command()

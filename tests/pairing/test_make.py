@@ -1,0 +1,102 @@
+"""Pairs from two slides: the tiles, the table, the splits, and the same files after an interruption."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders.sections import UM, made_pair, rgb
+from builders.slides import write_svs
+
+from wsi_stain.errors import ConfigError, OutputError
+from wsi_stain.files.record import read
+from wsi_stain.geometry import Box, Size
+from wsi_stain.pairing.make import make
+from wsi_stain.pairing.request import PairsRequest
+from wsi_stain.pairing.resample import Warped, he_tile
+from wsi_stain.pairing.sheet import requests, split_groups
+from wsi_stain.pairing.splits import split_of
+from wsi_stain.pairs.pair import find_pairs, load_pair
+from wsi_stain.registration.affine import Affine
+from wsi_stain.registration.field import Field
+from wsi_stain.registration.fragments import Fragments
+from wsi_stain.registration.transform import Piece, Transform
+from wsi_stain.slide.slide import Slide
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder, pair = tmp_path_factory.mktemp("slides"), made_pair(bend_um=100.0)
+    he = write_svs(folder / "he.svs", rgb(pair.he), mpp=UM)
+    return he, write_svs(folder / "ihc.svs", rgb(pair.ihc), mpp=UM)
+
+
+def request(slides: tuple[Path, Path], output: Path) -> PairsRequest:
+    return PairsRequest(*slides, output, mpp=UM, tile=64, patient="p1", workers=0)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Hashes of what training reads, and of the transform."""
+    files = [*folder.glob("he/*"), *folder.glob("ihc/*"), folder / "pairs.csv", folder / "registration.npz"]
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def test_two_slides_become_pairs_that_training_reads_and_an_interrupted_run_the_same(
+    slides: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = make(request(slides, tmp_path / "case"))
+    assert result.verdict == "register"
+    pairs = find_pairs(tmp_path / "case")
+    assert len(pairs) == result.content["tiles"] > 8
+    assert {p.split for p in pairs} == {"train", "val", "test"}
+    assert {p.patient_id for p in pairs} == {"p1"}
+    r = [np.corrcoef(*(side.mean(-1).ravel() for side in load_pair(p)))[0, 1] for p in pairs]
+    assert np.median(r) > 0.7
+
+    def stopped(done: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(request(slides, tmp_path / "case2"), lambda stage, done, total: stopped(done))
+    assert not (tmp_path / "case2" / "pairs.json").exists()
+    again = request(slides, tmp_path / "case2")
+    monkeypatch.setattr("wsi_stain.pairing.make.register", None)  # the transform of the first run is used
+    make(again)
+    names = {k: v for k, v in contents(tmp_path / "case2").items() if k != "pairs.csv"}
+    assert names == {k: v for k, v in contents(tmp_path / "case").items() if k != "pairs.csv"}
+    assert make(again).content == read(tmp_path / "case2" / "pairs.json")  # done already
+    with pytest.raises(OutputError, match="other slides or settings"):
+        make(PairsRequest(*slides, tmp_path / "case2", mpp=UM, tile=128))
+
+
+def test_both_sides_are_blurred_alike(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1400, 1400, 1), np.uint8).repeat(3, axis=2)
+    turned = Affine.turned(33, mirrored=False, about=np.full(2, 700.0), to=np.full(2, 700.0))
+    transform = Transform((Piece(turned, Field.still()),), Fragments(np.zeros((1, 1), np.uint8), 1.0), {})
+    with Slide.open(write_svs(tmp_path / "a.svs", noise, mpp=1.0, quality=100)) as slide:
+        view = slide.at(1.0)
+        box = Box.at(400, 400, Size(512, 512))
+        he, (ihc, inside) = he_tile(view, box), Warped(view, transform, 1.0).read(box)
+    assert inside.all()
+    assert he.std() == pytest.approx(ihc.std(), rel=0.05)
+    assert he.std() < 0.9 * noise.std()
+
+
+def test_splits_have_a_buffer_column_between() -> None:
+    splits = split_of(range(20), "columns")
+    assert [splits.get(i, "-")[:2] for i in range(20)] == ["tr"] * 12 + ["-"] + ["va"] * 3 + ["-"] + ["te"] * 3
+    assert split_of([3, 4], "val") == {3: "val", 4: "val"}
+
+
+def test_a_sheet_gives_each_patient_one_split(tmp_path: Path) -> None:
+    lines = [f"c{i},h{i}.svs,i{i}.svs,p{i // 2}" for i in range(8)]
+    (tmp_path / "sheet.csv").write_text("case,he,ihc,patient_id\n" + "\n".join(lines))
+    like = PairsRequest(Path("-"), Path("-"), tmp_path / "out")
+    rows = requests(tmp_path / "sheet.csv", like, "patient")
+    by_patient = {row.patient: {r.split for r in rows if r.patient == row.patient} for row in rows}
+    assert all(len(splits) == 1 for splits in by_patient.values())
+    assert set.union(*by_patient.values()) == {"train", "val", "test"}
+    assert rows[0].he == tmp_path / "h0.svs"
+    with pytest.raises(ConfigError, match="cannot be divided"):
+        split_groups(["a", "b"])

@@ -1,0 +1,1 @@
+"""From two slides to training pairs: register, cut, report."""

@@ -1,0 +1,272 @@
+"""From two slides to training pairs: register, judge, cut, report.
+
+    slides → pictures → registration → registration.npz → residuals → tiles → pairs.csv → report.html → pairs.json
+
+`pairs.json` is written last: the mark of a complete case. A run that was stopped continues where it was, and ends in
+the same files.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsi_stain import __version__
+from wsi_stain.errors import OutputError
+from wsi_stain.files import record
+from wsi_stain.files.atomic import atomic_write
+from wsi_stain.files.lock import locked
+from wsi_stain.measure.stains import background_of
+from wsi_stain.pairing import report
+from wsi_stain.pairing.cut import WORK, Job, Tile, cut
+from wsi_stain.pairing.exports import landmarks, qupath_affine
+from wsi_stain.pairing.request import PairsRequest
+from wsi_stain.pairing.resample import Warped
+from wsi_stain.pairing.splits import split_of
+from wsi_stain.registration.evidence import Evidence
+from wsi_stain.registration.images import ASSUMED_BACKGROUND, Picture, picture, working_um
+from wsi_stain.registration.register import Registration, register
+from wsi_stain.registration.residuals import Residuals, residuals
+from wsi_stain.registration.transform import Transform
+from wsi_stain.registration.verdict import SURE
+from wsi_stain.slide.files import digest
+from wsi_stain.slide.slide import Slide
+
+JSON, CSV, TRANSFORM, REGISTRATION, HTML = (
+    "pairs.json", "pairs.csv", "registration.npz", "registration.json", "report.html",
+)  # fmt: skip
+COLUMNS = (
+    *("he", "ihc", "slide_id", "split", "x", "y", "side", "patient_id"),
+    *("misalignment_px", "confidence", "dab_fraction", "tissue_fraction"),
+)
+Progress = Callable[[str, int, int], None]
+"""Called with a stage, and how much of it is done."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The finished case."""
+
+    folder: Path
+    content: dict[str, Any]
+    """Content of `pairs.json`."""
+
+    @property
+    def verdict(self) -> str:
+        """`register`, `poor`, or `refuse`."""
+        return self.content["registration"]["verdict"]
+
+
+def make(request: PairsRequest, progress: Progress = lambda stage, done, total: None) -> Result:
+    """Make the pairs of one case, or finish a case that was begun.
+
+    Raises:
+        OutputError: the folder holds a case of other slides or settings.
+        WsiStainError: a slide cannot be used.
+    """
+    request.output.mkdir(parents=True, exist_ok=True)
+    with (
+        locked(request.output / ".lock"),
+        Slide.open(request.he, mpp=request.he_mpp) as he,
+        Slide.open(request.ihc, mpp=request.ihc_mpp) as ihc,
+    ):
+        progress("reading the slides' hashes", 0, 0)
+        facts = {"he": _facts(he), "ihc": _facts(ihc)}
+        existing = _existing(request, facts)
+        if existing is not None:
+            return Result(request.output, existing)
+        return _make(request, he, ihc, facts, progress)
+
+
+def _make(request: PairsRequest, he: Slide, ihc: Slide, facts: dict[str, Any], progress: Progress) -> Result:
+    start = time.perf_counter()
+    um = working_um(he, ihc)
+    progress("reading the slides", 0, 0)
+    pictures = picture(he, um), picture(ihc, um)
+    outcome, transform = _registered(request, *pictures, facts, progress)
+    tiles, left_out, off = list[Tile](), Counter[str](), None
+    if outcome["verdict"] != "refuse":
+        progress("measuring what is left", 0, 0)
+        off = residuals(*pictures, transform)
+        job = Job(
+            request,
+            he.at(request.mpp),
+            Warped(ihc.at(request.mpp), transform, request.mpp),
+            off,
+            (_background(he), _background(ihc)),
+        )
+        del pictures  # 100 MB that the tiles do not need
+        for name, text in landmarks(transform, off, he.mpp, ihc.mpp).items():
+            atomic_write(request.output / f"landmarks_{name}.geojson", text)
+        for number, piece in enumerate(transform.pieces, start=1):
+            atomic_write(request.output / f"qupath_affine_{number}.txt", qupath_affine(piece.affine, he.mpp, ihc.mpp))
+        tiles, left_out = cut(job, lambda done, total: progress("rows of tiles", done, total))
+    splits = split_of(sorted({tile.column for tile in tiles}), request.split)
+    kept = [tile for tile in tiles if tile.column in splits]
+    left_out["buffer between splits"] = len(tiles) - len(kept)
+    _clean(request, kept)
+    atomic_write(request.output / CSV, _table(request, kept, splits, he.mpp))
+    content = {
+        "wsi_stain": __version__,
+        "request": _settings(request),
+        "slides": facts,
+        "registration": outcome,
+        "residuals": _figures(off),
+        "tiles": len(kept),
+        "splits": dict(Counter(splits[tile.column] for tile in kept)),
+        "left_out": {reason: n for reason, n in sorted(left_out.items()) if n},
+        "seconds": round(time.perf_counter() - start, 1),
+        "peak_memory_bytes": record.peak_memory_bytes(),
+        "versions": record.versions(),
+    }
+    progress("writing the report", 0, 0)
+    page = report.html(content, he, ihc, transform, off, [(tile.name, tile) for tile in kept], request.output)
+    atomic_write(request.output / HTML, page)
+    shutil.rmtree(request.output / WORK, ignore_errors=True)
+    record.write(request.output / JSON, content)
+    return Result(request.output, content)
+
+
+def _registered(
+    request: PairsRequest, he: Picture, ihc: Picture, facts: dict[str, Any], progress: Progress
+) -> tuple[dict[str, Any], Transform]:
+    """The outcome and the transform: those of an earlier, interrupted run, or new ones."""
+    folder = request.output
+    mark = {"slides": facts, "request": _settings(request), "wsi_stain": __version__}
+    earlier = record.read(folder / REGISTRATION)
+    if earlier and all(earlier.get(key) == json.loads(json.dumps(value)) for key, value in mark.items()):
+        return earlier["outcome"], Transform.load(folder / TRANSFORM)
+    shutil.rmtree(folder / WORK, ignore_errors=True)  # tiles of other settings
+    result = register(he, ihc, one_affine=request.one_affine, on_stage=lambda stage: progress(stage, 0, 0))
+    transform = Transform(result.pieces, result.fragments, facts)
+    transform.save(folder / TRANSFORM)
+    outcome = _outcome(result, he.um)
+    record.write(folder / REGISTRATION, mark | {"outcome": outcome})
+    return outcome, transform
+
+
+def _outcome(result: Registration, um: float) -> dict[str, Any]:
+    def told(evidence: Evidence) -> dict[str, float]:
+        return {"share": round(evidence.share, 3), "deviations": round(evidence.deviations, 2)}
+
+    return {
+        "verdict": result.verdict.word,
+        "reasons": list(result.verdict.reasons),
+        "tissue": round(result.verdict.tissue, 4),
+        "working_um": um,
+        "needed_deviations": SURE,
+        "hypotheses": [
+            {
+                "found_by": candidate.hypothesis.by,
+                "degrees": round(candidate.affine.angle, 2),
+                "mirrored": candidate.affine.is_mirrored,
+                "scales": [round(scale, 4) for scale in candidate.affine.scales],
+                **told(candidate.evidence),
+            }
+            for candidate in result.candidates
+        ],
+        "parts": [told(evidence) for evidence in result.evidences],
+        "pieces": [
+            {
+                "degrees": round(piece.affine.angle, 2),
+                "mirrored": piece.affine.is_mirrored,
+                "scales": [round(scale, 4) for scale in piece.affine.scales],
+                "affine_um": piece.affine.matrix.round(6).tolist(),
+                "smallest_jacobian": round(float(piece.field.jacobian.min()), 3),
+            }
+            for piece in result.pieces
+        ],
+    }
+
+
+def _existing(request: PairsRequest, facts: dict[str, Any]) -> dict[str, Any] | None:
+    """The content of a finished case of the same slides and settings.
+
+    Raises:
+        OutputError: the finished case has others.
+    """
+    content = record.read(request.output / JSON)
+    if not content:
+        return None
+    if content.get("slides") == facts and content.get("request") == json.loads(json.dumps(_settings(request))):
+        return content
+    raise OutputError(
+        f"{request.output} holds pairs of other slides or settings; choose another folder with -o, or remove it"
+    )
+
+
+def _settings(request: PairsRequest) -> dict[str, Any]:
+    """What decides the tiles; neither paths nor the number of threads do."""
+    names = (
+        *("mpp", "tile", "patient", "split", "one_affine"),
+        *("most_misaligned_um", "least_confidence", "least_tissue"),
+    )
+    return {"case": request.name} | {name: getattr(request, name) for name in names}
+
+
+def _facts(slide: Slide) -> dict[str, Any]:
+    sha256, _ = digest(slide.path)
+    return {
+        "name": slide.path.name,
+        "sha256": sha256,
+        "mpp": slide.mpp,
+        "width": slide.size.w,
+        "height": slide.size.h,
+    }
+
+
+def _background(slide: Slide) -> tuple[int, int, int]:
+    red, green, blue = background_of(slide.thumbnail(1024)) or ASSUMED_BACKGROUND
+    return round(red), round(green), round(blue)
+
+
+def _figures(off: Residuals | None) -> dict[str, float]:
+    """Figures of the windows after the transform."""
+    if off is None or not len(off.points) or not off.holds.any():
+        return {}
+    holding = off.off_um[off.holds]
+    return {
+        "windows": len(off.points),
+        "holding": round(float(off.holds.mean()), 4),
+        "median_um": round(float(np.median(holding)), 2),
+        "p90_um": round(float(np.percentile(holding, 90)), 2),
+    }
+
+
+def _clean(request: PairsRequest, kept: Sequence[Tile]) -> None:
+    """Remove the tiles of buffers, and of a run with other settings."""
+    names = {tile.name for tile in kept}
+    for side in ("he", "ihc"):
+        for path in (request.output / side).glob("*.png"):
+            if path.name not in names:
+                path.unlink()
+
+
+def _table(request: PairsRequest, tiles: Sequence[Tile], splits: dict[int, str], he_mpp: float) -> str:
+    """The CSV that training reads; x, y and side are level-0 px of the H&E."""
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    scale = request.mpp / he_mpp
+    side = round(request.tile * scale)
+    for tile in tiles:
+        x, y = (round(index * request.tile * scale) for index in (tile.column, tile.row))
+        figures = (
+            round(tile.misalignment_um / request.mpp, 2),
+            tile.confidence,
+            tile.dab_fraction,
+            tile.tissue_fraction,
+        )
+        files = (f"he/{tile.name}", f"ihc/{tile.name}")
+        table.writerow([*files, request.name, splits[tile.column], x, y, side, request.patient, *figures])
+    return text.getvalue()

@@ -1,0 +1,141 @@
+"""Many cases from one sheet, and one table of all their pairs.
+
+    sheet.csv    case,he,ihc and, if known, patient_id,split,he_mpp,ihc_mpp; paths relative to it
+
+The cases run one after the other. One that fails or is refused does not stop the others.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from wsi_stain.errors import ConfigError, WsiStainError
+from wsi_stain.files.atomic import atomic_write
+from wsi_stain.files.table import BadTable, Line, read_table
+from wsi_stain.pairing.make import CSV, Progress, make
+from wsi_stain.pairing.request import PairsRequest, Split
+
+COLUMNS = ("case", "he", "ihc", "patient_id", "split", "he_mpp", "ihc_mpp")
+GROUP_SHARE = 0.15
+"""Share of the groups (patients, slides) in val, and in test; the rest is train."""
+By = Literal["columns", "slide", "patient"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one case ended."""
+
+    case: str
+    verdict: str
+    """`register`, `poor`, `refuse`, or `failed`."""
+    tiles: int
+    message: str
+
+
+def requests(sheet: Path, like: PairsRequest, by: By) -> list[PairsRequest]:
+    """One request per row, with the settings of `like`, whose output is the folder of all cases.
+
+    Raises:
+        ConfigError: the sheet cannot be read, or a row is invalid.
+    """
+    try:
+        table = read_table(sheet, COLUMNS)
+    except BadTable as err:
+        raise ConfigError(f"{sheet} {err}") from err
+    missing = [name for name in ("case", "he", "ihc") if name not in table.columns]
+    if missing:
+        raise ConfigError(f"{sheet} lacks the column {missing[0]!r}: it needs case, he and ihc")
+    rows = [_request(sheet, line, like) for line in table.lines]
+    names = [row.case for row in rows]
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double is not None:
+        raise ConfigError(f"{sheet} has the case {double!r} twice: it names a folder")
+    if by == "columns":
+        return rows
+    groups = {row.case: (row.patient if by == "patient" else row.case) for row in rows}
+    if not all(groups.values()):
+        raise ConfigError(f"{sheet}: splits by patient need patient_id in every row; fill it in, or split by slide")
+    splits = split_groups(sorted(set(groups.values())))
+    stated = {line.values["case"] for line in table.lines if line.values.get("split")}
+    return [row if row.case in stated else replace(row, split=splits[groups[row.case]]) for row in rows]
+
+
+def split_groups(groups: Sequence[str]) -> dict[str, Split]:
+    """The split of each patient or slide: the order of their hashes decides, so that names do not.
+
+    Raises:
+        ConfigError: there are fewer than three.
+    """
+    if len(groups) < 3:
+        raise ConfigError(f"{len(groups)} groups cannot be divided into train, val and test; use --split columns")
+    order = sorted(groups, key=lambda group: hashlib.sha256(group.encode()).digest())
+    n = max(1, round(GROUP_SHARE * len(order)))
+    return {group: "val" if i < n else "test" if i < 2 * n else "train" for i, group in enumerate(order)}
+
+
+def make_all(cases: Sequence[PairsRequest], folder: Path, progress: Callable[[str], Progress]) -> list[Outcome]:
+    """Make the pairs of all cases, then `pairs.csv` of all of them in `folder`.
+
+    Args:
+        cases: of `requests`.
+        folder: of all cases.
+        progress: gives the function that shows the stages of a case.
+    """
+    outcomes = [_made(case, progress(case.case)) for case in cases]
+    lines: list[list[str]] = []
+    for outcome, case in zip(outcomes, cases, strict=True):
+        if outcome.verdict in ("register", "poor"):
+            with (case.output / CSV).open(newline="", encoding="utf-8") as file:
+                header, *rows = csv.reader(file)
+            lines = lines or [header]
+            lines += [[f"{case.case}/{he}", f"{case.case}/{ihc}", *rest] for he, ihc, *rest in rows]
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    atomic_write(folder / CSV, text.getvalue())
+    return outcomes
+
+
+def _made(case: PairsRequest, progress: Progress) -> Outcome:
+    try:
+        result = make(case, progress)
+    except WsiStainError as err:
+        return Outcome(case.case, "failed", 0, str(err))
+    reasons = "; ".join(result.content["registration"]["reasons"])
+    return Outcome(case.case, result.verdict, result.content["tiles"], reasons)
+
+
+def _request(sheet: Path, line: Line, like: PairsRequest) -> PairsRequest:
+    values, where = line.values, f"{sheet}, line {line.number}"
+    for name in ("case", "he", "ihc"):
+        if not values.get(name):
+            raise ConfigError(f"{where}: the column {name!r} is empty")
+    case = values["case"]
+    if Path(case).name != case or case.startswith("."):
+        raise ConfigError(f"{where}: case is {case!r}: it names a folder and must not be a path")
+    split = values.get("split") or like.split
+    if split not in get_args(Split):
+        raise ConfigError(f"{where}: split is {split!r}: it must be columns, train, val or test, or empty")
+    return replace(
+        like,
+        he=sheet.parent / values["he"],
+        ihc=sheet.parent / values["ihc"],
+        output=like.output / case,
+        case=case,
+        patient=values.get("patient_id", ""),
+        split=split,
+        he_mpp=_number(values.get("he_mpp"), f"{where}: he_mpp") or like.he_mpp,
+        ihc_mpp=_number(values.get("ihc_mpp"), f"{where}: ihc_mpp") or like.ihc_mpp,
+    )
+
+
+def _number(text: str | None, where: str) -> float | None:
+    try:
+        return float(text.replace(",", ".")) if text else None
+    except ValueError as err:
+        raise ConfigError(f"{where} is {text!r}: it must be a number of µm per px, for example 0.25") from err
