@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,9 +59,15 @@ def read(path: str | Sequence[str]) -> list[LayerData]:
     except WsiStainError as err:
         log.warning("%s is shown without a virtual stain: %s", file.name, err)
         return layers
-    atexit.register(virtual.close)  # gives the lock of the output back
+    atexit.register(_close, virtual)
     stain = f"virtual {virtual.stain}, research use only"
     return [*layers, _layer(_of_virtual(virtual), stain, virtual.mpp)]
+
+
+def _close(virtual: VirtualSlide) -> None:
+    """Give the lock of the output back; its folder may be gone when the program ends."""
+    with suppress(OSError):
+        virtual.close()
 
 
 @dataclass(frozen=True, eq=False)
