@@ -71,7 +71,8 @@ class Case:
         tifffile.imwrite(
             self.slide, pixels.astype(np.uint8), tile=(256, 256), photometric="rgb", compression="zlib", **scale
         )
-        whole = folder / f"whole.{ending}"
+        whole = folder / "whole" / f"x.{ending}"
+        whole.parent.mkdir()
         start = time.monotonic()
         process = self.start(whole)
         assert process.wait() == 0, process.communicate()[1]
@@ -97,7 +98,7 @@ class Case:
         message = process.communicate()[1]
         if process.returncode or digest(output) != self.expected:
             row.lost += 1
-            row.seen.add(message[-200:])
+            row.seen.add(f"code {process.returncode}: {message[-200:]}")
 
 
 def digest(output: Path) -> str:

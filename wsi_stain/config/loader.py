@@ -180,13 +180,13 @@ def _convert(hint: Any, value: Any, source: _Source, key: str) -> Any:
         return number
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{where} is {value!r}: it must be a section with keys")
+            raise ConfigError(f"{where} is {_short(value)}: it must be a section with keys")
         return _build(typing.cast(type, hint), value, source, key + ".")
     if origin is Literal:
         # YAML reads 420 as a number, but the choice is text.
         chosen = next((a for a in args if a == value or str(a) == str(value)), None)
         if chosen is None:
-            raise ConfigError(f"{where} is {value!r}: choose one of {', '.join(map(str, args))}")
+            raise ConfigError(f"{where} is {_short(value)}: choose one of {', '.join(map(str, args))}")
         return chosen
     if origin is tuple and isinstance(value, list | tuple):
         kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
@@ -201,9 +201,15 @@ def _convert(hint: Any, value: Any, source: _Source, key: str) -> Any:
         return Path(value).expanduser()
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise ConfigError(f"{where} is {value!r}: it must be {_name(hint)}")
+    raise ConfigError(f"{where} is {_short(value)}: it must be {_name(hint)}")
 
 
 def _name(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"}
     return names.get(hint, "a list" if get_origin(hint) is tuple else str(hint))
+
+
+def _short(value: Any) -> str:
+    """A value of a file in a message, however long it is."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:199]}…"

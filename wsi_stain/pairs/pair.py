@@ -229,3 +229,5 @@ def _decode(path: Path) -> np.ndarray:
         return decode(path).pixels
     except UnsupportedFormat as err:
         raise TrainingError(f"{path} {err}, or remove the pair") from err
+    except (TypeError, ArithmeticError, LookupError) as err:  # of libraries, on tags that no picture has
+        raise TrainingError(f"{path} is damaged ({err}); copy it again, or remove the pair") from err
