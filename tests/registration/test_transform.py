@@ -16,7 +16,7 @@ POINTS = np.random.default_rng(0).uniform(500, 4500, (200, 2))
 
 
 def transform() -> Transform:
-    halves = Fragments(np.array([[0, 1]], np.uint8), 2560.0)
+    halves = Fragments(np.array([[0, 1], [0, 1]], np.uint8), 2560.0)
     shifted = Piece(Affine(np.array([[1, 0, 9000.0], [0, 1, 50.0]])), Field.still())
     return Transform((made_pair().truth, shifted), halves, {"he": {"name": "a.svs"}})
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+from scipy.ndimage import map_coordinates
 
 from wsi_stain.registration.affine import Affine
 from wsi_stain.registration.images import Picture
@@ -43,14 +44,12 @@ class Field:
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """The displacements at points, float (…, 2), interpolated: float32 (…, 2)."""
-        flat = np.asarray(((points - self.origin) / self.um - 0.5).reshape(-1, 2), np.float32)
-        out = np.empty_like(flat)
-        for start in range(0, len(flat), 30_000):  # cv2.remap takes less than 32,768 rows
-            part = flat[start : start + 30_000, None]
-            out[start : start + 30_000] = cv2.remap(
-                self.values, part[..., 1], part[..., 0], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-            )[:, 0]
-        return out.reshape(points.shape)
+        # Not cv2.remap: it rounds places to 1/32 of a node, several µm, and the inverse would not converge.
+        y, x = np.moveaxis((points - self.origin) / self.um - 0.5, -1, 0)
+        both = [
+            map_coordinates(self.values[..., i], (y, x), order=1, mode="nearest", output=np.float32) for i in (0, 1)
+        ]
+        return np.stack(both, axis=-1)
 
     @property
     def jacobian(self) -> np.ndarray:

@@ -45,6 +45,10 @@ class Fragments:
         h, w = self.labels.shape
         return self.labels[np.clip(index[..., 0], 0, h - 1), np.clip(index[..., 1], 0, w - 1)].astype(np.intp)
 
+    def on_slide(self, points: np.ndarray) -> np.ndarray:
+        """Whether points, float (…, 2) in µm, lie on the slide: bool (…)."""
+        return np.asarray(((points >= 0) & (points < np.array(self.labels.shape) * self.um)).all(-1))
+
     def mask(self, number: int, like: Picture) -> np.ndarray:
         """Where a fragment is, in the pixels of a picture of the whole slide: bool (h, w)."""
         h, w = like.density.shape

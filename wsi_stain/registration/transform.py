@@ -21,8 +21,8 @@ from wsi_stain.registration.field import Field
 from wsi_stain.registration.fragments import Fragments
 
 FORMAT = "wsi-stain registration 1"
-ROUNDS = 30
-"""Fixed-point steps of the inverse; a field whose slopes are below 0.8 reaches a thousandth of its size."""
+ROUNDS = 100
+"""Fixed-point steps of the inverse: a field with slopes up to 0.9 ends within 0.00003 of its size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ class Transform:
         out = np.full(points.shape, np.nan)
         for number, piece in enumerate(self.pieces):
             result = piece.inverse(points)
-            mine = np.isnan(out[..., 0]) & (self.fragments(result) == number)
+            mine = np.isnan(out[..., 0]) & self.fragments.on_slide(result) & (self.fragments(result) == number)
             out[mine] = result[mine]
         return out
 
