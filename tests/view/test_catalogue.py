@@ -53,5 +53,5 @@ def test_the_command_to_resume_has_the_same_options():
 
     parsed = convert_command.make_context("convert", shlex.split(resume)[2:]).params
     assert parsed["slide"] == Path("my slide.svs")
-    assert (parsed["output"], parsed["model"], parsed["region"]) == (Path("x.ome.tiff"), "identity", (1, 2, 30, 40))
+    assert (parsed["output"], parsed["models"], parsed["region"]) == (Path("x.ome.tiff"), ("identity",), (1, 2, 30, 40))
     assert (parsed["settings"], parsed["allow_upsampling"]) == (("a=1", "b=2"), True)

@@ -105,6 +105,18 @@ def pack(source: str, target: Path, version: str, licence: str) -> None:
 
 
 @command.command()
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--tile", type=int, help="Side of its tiles in pixels. [default: that of the bundle]")
+def export(name: str, file: Path, tile: int | None) -> None:
+    """Write the network of a bundle as the ONNX graph FILE: one tile of RGB in, the stain out, both in [-1, 1]."""
+    from wsi_stain.model.export import export_graph
+
+    export_graph(name, file, tile)
+    click.echo(str(file))
+
+
+@command.command()
 @click.argument("archive", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
 def unpack(archive: Path, folder: Path) -> None:
