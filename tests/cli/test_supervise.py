@@ -60,15 +60,17 @@ def test_exit_codes_and_sentences_of_the_child_are_those_of_the_command(slide):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_signals_to_the_started_process_end_both(slide, number, code):
+@pytest.mark.parametrize("is_to_group", [False, True], ids=["to the process", "to its group"])
+def test_signals_to_the_started_process_end_both(slide, number, code, is_to_group):
+    """A scheduler signals the process alone; a terminal, its whole group."""
     process = subprocess.Popen(
         command(SLEEP, "info", str(slide)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
     )
     assert process.stdout
     assert process.stdout.readline() == b"opened\n"
     (child,) = psutil.Process(process.pid).children()
-    if number == signal.SIGINT:
-        os.killpg(process.pid, number)  # as a terminal does
+    if is_to_group:
+        os.killpg(process.pid, number)
     else:
         process.send_signal(number)
     assert process.wait(timeout=60) == code

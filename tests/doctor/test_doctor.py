@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from wsi_stain.cli import group
 from wsi_stain.doctor import bundles, devices, examine, machine, readers, storage
-from wsi_stain.files.disk import gib
+from wsi_stain.files.full_disk import gib
 from wsi_stain.model.bundle import IdentityGenerator, shipped
 
 

@@ -38,7 +38,7 @@ from wsi_stain.slide.slide import Slide
 from wsi_stain.tissue.detect import find_tissue
 from wsi_stain.tissue.mask import from_geojson
 from wsi_stain.train import checkpoint
-from wsi_stain.view.stored import StoredTiles
+from wsi_stain.view.tiff_tiles import StoredTiles
 
 LARGE_PX = 1 << 27
 """Slides with more pixels are opened and read in places; a whole one takes longer than an input may."""

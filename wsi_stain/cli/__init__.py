@@ -19,7 +19,7 @@ from wsi_stain import __version__
 from wsi_stain.cli import supervise
 from wsi_stain.cli.console import use_any_encoding
 from wsi_stain.errors import ConfigError, DeviceError, WsiStainError
-from wsi_stain.files.disk import is_full, no_resources
+from wsi_stain.files.full_disk import is_full, no_resources
 
 COMMANDS = {
     "convert": "Convert a slide to a virtual stain, an OME-TIFF or OME-Zarr.",
@@ -77,12 +77,14 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(_fail(sentence, code) if sentence else code)
     use_any_encoding()
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # clusters end jobs with SIGTERM: stop as for Ctrl-C
+        handler = supervise.interrupt_once()
+        for number in (signal.SIGINT, signal.SIGTERM):  # clusters end jobs with SIGTERM: stop as for Ctrl-C
+            signal.signal(number, handler)
     try:
         code = group.main(args=arguments, prog_name="wsi-stain", standalone_mode=False)
     except click.exceptions.Abort:
         same = "the same command without --restart" if "--restart" in arguments else "the same command"
-        code = _fail(f"interrupted; re-run {same} to resume", 130)
+        code = _fail(f"interrupted; re-run {same} to resume", supervise.INTERRUPTED)
     except click.ClickException as err:
         err.show()
         code = err.exit_code

@@ -249,7 +249,7 @@ def _json(figures: Any) -> str:
 
 def _plan_lines(cohort_plan: CohortPlan) -> Iterator[str]:
     from wsi_stain.cli.progress import duration
-    from wsi_stain.files.disk import gib
+    from wsi_stain.files.full_disk import gib
 
     width = max((len(slide.row.slide_id) for slide in cohort_plan.slides), default=0)
     for s in cohort_plan.slides:

@@ -183,7 +183,7 @@ def plan_of(request: Any) -> str:
     from wsi_stain.conversion.estimate import Estimate, sample
     from wsi_stain.conversion.job import Job
     from wsi_stain.conversion.survey import Survey
-    from wsi_stain.files.disk import gib
+    from wsi_stain.files.full_disk import gib
 
     survey = Survey.of(request)
     job = Job.of(survey)

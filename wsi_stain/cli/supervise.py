@@ -7,14 +7,24 @@ child is forked before anything large is imported, which takes milliseconds, and
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 COMMANDS = frozenset({"convert", "info", "measure", "validate"})
 """Those that read one slide; a cohort has worker processes."""
+PASSED_ON = frozenset(
+    {signal.SIGINT, signal.SIGTERM} | ({signal.SIGHUP} if hasattr(signal, "SIGHUP") else set[signal.Signals]())
+)
+"""Signals that other processes send to end a command."""
+SAME_S = 0.5
+"""Signals that follow each other faster than this are one request to stop."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C or SIGTERM."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -29,14 +39,52 @@ def run_in_child() -> tuple[int, str] | None:
     The sentence is empty unless a signal ended the child.
     """
     parent = os.getpid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*PASSED_ON, signal.SIGCHLD})
     child = os.fork()
     if not child:
         _end_with(parent)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return None
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the child, too
-    signal.signal(signal.SIGTERM, lambda *_: _send(child, signal.SIGTERM))
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status, received = _wait_for(child)
+    code = os.waitstatus_to_exitcode(status)
+    if -code in received:
+        return INTERRUPTED, ""  # while it was ending on the first signal; it has said so
     return (code, "") if code >= 0 else (1, _sentence(-code))
+
+
+def _wait_for(child: int) -> tuple[int, set[int]]:
+    """The status of the child when it has ended, and the signals received; those of a process are passed on to it.
+
+    Those that the kernel sent (Ctrl-C) reach the whole process group, so the child has them already.
+    """
+    received: set[int] = set()
+    while True:
+        event = signal.sigwaitinfo({*PASSED_ON, signal.SIGCHLD})
+        if event.si_signo == signal.SIGCHLD:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return status, received
+            continue
+        received.add(event.si_signo)
+        if event.si_code <= 0:  # SI_USER, SI_QUEUE, SI_TKILL
+            _send(child, event.si_signo)
+
+
+def interrupt_once() -> Callable[[int, object], None]:
+    """A handler of signals that raises KeyboardInterrupt, but not a second time within `SAME_S`.
+
+    A batch system signals each process of a job, and the parent passes its signal on: together they are one.
+    """
+    last = -math.inf
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal last
+        before, last = last, time.monotonic()
+        if last - before > SAME_S:
+            raise KeyboardInterrupt
+
+    return interrupt
 
 
 def _end_with(parent: int) -> None:

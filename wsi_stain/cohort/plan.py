@@ -19,7 +19,7 @@ from wsi_stain.conversion.resources import disk_free
 from wsi_stain.conversion.survey import Survey
 from wsi_stain.errors import InsufficientResources, WsiStainError
 from wsi_stain.files import record
-from wsi_stain.files.disk import gib
+from wsi_stain.files.full_disk import gib
 from wsi_stain.geometry import Size
 from wsi_stain.output.canvas import beside
 from wsi_stain.slide.files import size_of

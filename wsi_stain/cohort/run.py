@@ -29,7 +29,7 @@ from wsi_stain.cohort.summary import write_summary
 from wsi_stain.cohort.task import Outcome, SlideTask, convert_slide
 from wsi_stain.errors import OutputError
 from wsi_stain.files import lock
-from wsi_stain.files.disk import reporting_full_disk
+from wsi_stain.files.full_disk import reporting_full_disk
 
 Kind = Literal["begin", "done", "failed", "again", "in use", "warning", "end"]
 

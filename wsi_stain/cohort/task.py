@@ -25,7 +25,7 @@ from wsi_stain.conversion.engine import Progress, convert
 from wsi_stain.conversion.source import SourceChanged
 from wsi_stain.errors import InsufficientResources, InUse, SlideError, WorkersLost, WsiStainError
 from wsi_stain.files import lock, record
-from wsi_stain.files.disk import causes, is_full
+from wsi_stain.files.full_disk import causes, is_full
 from wsi_stain.slide.files import files_of
 
 Ending = Literal["done", "failed", "may pass", "no room", "in use", "stopped"]

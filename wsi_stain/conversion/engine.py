@@ -43,7 +43,7 @@ from wsi_stain.conversion.survey import Survey
 from wsi_stain.conversion.timing import Usage
 from wsi_stain.errors import OutputError
 from wsi_stain.files import record
-from wsi_stain.files.disk import reporting_full_disk
+from wsi_stain.files.full_disk import reporting_full_disk
 from wsi_stain.files.lock import locked
 from wsi_stain.files.paths import without_home
 from wsi_stain.geometry import Box

@@ -16,7 +16,7 @@ from wsi_stain.conversion.job import Job
 from wsi_stain.conversion.provenance import is_done
 from wsi_stain.conversion.survey import Survey
 from wsi_stain.errors import InsufficientResources, UnreadableRegion
-from wsi_stain.files.disk import gib
+from wsi_stain.files.full_disk import gib
 from wsi_stain.geometry import Box
 from wsi_stain.output.encoding import TILE_PX, Encoding, pad_tile
 from wsi_stain.slide.slide import View

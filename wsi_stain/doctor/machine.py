@@ -14,7 +14,7 @@ import psutil
 from wsi_stain.cluster.threads import processors
 from wsi_stain.cluster.workers import Workers
 from wsi_stain.doctor.finding import Finding
-from wsi_stain.files.disk import gib
+from wsi_stain.files.full_disk import gib
 
 LITTLE_BYTES, TOO_LITTLE_BYTES = 4 << 30, 3 << 29
 """Free memory: a conversion takes 1.5 GiB with the default model."""

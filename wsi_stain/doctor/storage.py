@@ -12,7 +12,7 @@ from pathlib import Path
 from wsi_stain.doctor.finding import Finding
 from wsi_stain.errors import InUse
 from wsi_stain.files.atomic import atomic_write
-from wsi_stain.files.disk import gib
+from wsi_stain.files.full_disk import gib
 from wsi_stain.files.lock import locked
 
 TESTED_BYTES = 32 << 20

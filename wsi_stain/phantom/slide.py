@@ -19,7 +19,7 @@ import tifffile
 
 from wsi_stain.errors import OutputError
 from wsi_stain.files.atomic import replacing
-from wsi_stain.files.disk import reporting_full_disk
+from wsi_stain.files.full_disk import reporting_full_disk
 from wsi_stain.geometry import Box, Size
 from wsi_stain.output.encoding import TILE_PX, Encoding, pad_tile
 from wsi_stain.phantom import histology

@@ -19,7 +19,7 @@ from wsi_stain.config.loader import renamed
 from wsi_stain.errors import ConfigError, TrainingError
 from wsi_stain.files import record
 from wsi_stain.files.atomic import atomic_write
-from wsi_stain.files.disk import reporting_full_disk
+from wsi_stain.files.full_disk import reporting_full_disk
 from wsi_stain.files.lock import locked
 from wsi_stain.model.training_run import CHECKPOINT, CONFIG
 from wsi_stain.nn.pixels import to_tensor

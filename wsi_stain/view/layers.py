@@ -20,7 +20,7 @@ from wsi_stain.output.encoding import TILE_PX, Encoding, pad_tile
 from wsi_stain.slide.slide import Slide, View
 from wsi_stain.view.painting import Painting
 from wsi_stain.view.shown import Shown, tile_box
-from wsi_stain.view.stored import StoredTiles
+from wsi_stain.view.tiff_tiles import StoredTiles
 
 CACHE_BYTES = 32 << 20
 """Memory for encoded tiles of a layer: both pictures and the overview ask for the coarse ones."""

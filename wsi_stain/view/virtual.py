@@ -171,7 +171,7 @@ class VirtualSlide:
         Examples:
             >>> zarr.open_group(virtual.store(), mode="r")["0"][:, :512, :512]   # doctest: +SKIP
         """
-        from wsi_stain.view.store import VirtualStore
+        from wsi_stain.view.zarr_store import VirtualStore
 
         return VirtualStore(self, self._painting.job.canvas)
 

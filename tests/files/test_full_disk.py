@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wsi_stain.errors import InsufficientResources, OutputError
-from wsi_stain.files.disk import reporting_full_disk
+from wsi_stain.files.full_disk import reporting_full_disk
 
 
 def wrapped(error: Exception) -> Exception:
