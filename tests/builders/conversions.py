@@ -63,6 +63,10 @@ class FakeBundle:
     multiple, tolerance, is_pointwise, has_tile_statistics, network_sha256 = 1, None, False, False, None
     expects, trust, channels = "any", None, ()
 
+    @property
+    def background_colour(self):
+        return self.background
+
     def precision(self, device, choice):
         """A function has none."""
         return "fp32"

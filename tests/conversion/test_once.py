@@ -53,9 +53,9 @@ def test_a_block_decodes_each_tile_of_the_slide_once(tmp_path, use, monkeypatch,
     decoded, most = Counter(), []
     decode, paint = TiffBackend._decode, painter.Painter.paint
 
-    def counting(self, source, index):
-        decoded[source.size, index] += 1
-        return decode(self, source, index)
+    def counting(self, source, level, index):
+        decoded[level, index] += 1
+        return decode(self, source, level, index)
 
     def painting(self, block):
         decoded.clear()

@@ -14,6 +14,7 @@ TEMPLATES = sorted(PACKAGE.rglob("*.jinja"))
 PAGES = [
     ("wsi_stain.cohort", "summary.html.jinja"),
     ("wsi_stain.evaluate", "report.html.jinja"),
+    ("wsi_stain.pairing", "report.html.jinja"),
     ("wsi_stain.readout", "report.html.jinja"),
 ]
 

@@ -38,6 +38,18 @@ NO_MODULES = ("fcntl", "grp", "pwd", "resource", "termios", "tty", "pty", "syslo
 NEVER = ("os.link", "os.symlink")
 """Need rights or file systems that users may not have; paths have the same as `hardlink_to` and `symlink_to`."""
 GUARDED = {
+    **{
+        ("cli/supervise.py", name): "only called on Linux"
+        for name in (
+            "os.fork",
+            "os.waitpid",
+            "signal.SIGCHLD",
+            "signal.SIGHUP",
+            "signal.SIGKILL",
+            "signal.pthread_sigmask",
+        )
+    },
+    ("doctor/machine.py", "resource"): "behind sys.platform",
     ("files/lock.py", "os.sysconf"): "behind sys.platform",
     ("files/record.py", "resource"): "behind os.name",
     ("model/sandbox.py", "resource"): "behind suppress(ImportError)",

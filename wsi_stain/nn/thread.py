@@ -10,7 +10,6 @@ Both are about speed on a CPU alone; docs/benchmarks.md has the figures.
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from wsi_stain.nn.inference import TorchGenerator
 P = ParamSpec("P")
 R = TypeVar("R")
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 """Parameters of mallopt(3)."""
 KEPT_BYTES = 1 << 30
 """Free memory at the end of the heap that is kept for the next tile."""
@@ -66,12 +65,10 @@ def _executor(device: str) -> ThreadPoolExecutor:
 
 
 def keep_large_buffers() -> None:
-    """Let the heap serve large blocks too, in huge pages; only with glibc, and not against the user's settings."""
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it at its first allocation
-    if platform.libc_ver()[0] != "glibc" or any(
-        name in os.environ for name in ("GLIBC_TUNABLES", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD")
-    ):
+    """Let the heap of glibc serve large blocks too, and keep them; does nothing with other C libraries."""
+    if platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt
+    mallopt(M_ARENA_MAX, 1)  # the arenas of other threads map every block over 64 MiB
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)

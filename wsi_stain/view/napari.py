@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_stain.errors import WsiStainError
+from wsi_stain.files.notice import RESEARCH_USE
 from wsi_stain.geometry import Box
 from wsi_stain.slide.slide import Level, Slide, View
 from wsi_stain.view.virtual import VirtualSlide, virtual_slide
@@ -60,7 +61,7 @@ def read(path: str | Sequence[str]) -> list[LayerData]:
         log.warning("%s is shown without a virtual stain: %s", file.name, err)
         return layers
     atexit.register(_close, virtual)
-    stain = f"virtual {virtual.stain}, research use only"
+    stain = f"virtual {virtual.stain}, {RESEARCH_USE.lower()}"
     return [*layers, _layer(_of_virtual(virtual), stain, virtual.mpp)]
 
 
