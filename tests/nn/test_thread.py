@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -36,25 +34,3 @@ def test_it_stains_as_the_generator_itself_does():
     generator = bundle.generator("cpu")
     np.testing.assert_array_equal(generator(tile), own(tile))
     assert (generator.multiple, generator.batch) == (own.multiple, own.batch)
-
-
-LARGE_BLOCKS = """
-import resource
-from wsi_stain.nn.thread import in_torch_thread
-import torch
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(64 << 18)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-in_torch_thread("cpu", faults)
-print(in_torch_thread("cpu", faults))
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only glibc's allocator is told to keep large blocks")
-def test_a_block_of_64_mib_is_reused_and_not_mapped_again():
-    # Mapped again, it would cost one fault for each of its 16,384 pages.
-    answer = subprocess.run([sys.executable, "-c", LARGE_BLOCKS], capture_output=True, text=True, check=True)
-    assert int(answer.stdout) < 1000

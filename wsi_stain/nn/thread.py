@@ -1,16 +1,11 @@
-"""One thread for all of torch's work on a device, and memory that its large activations reuse.
+"""One thread for all of torch's work on a device.
 
-Both are about speed on a CPU alone; docs/benchmarks.md has the figures.
-
-- libgomp gives every thread that calls torch a team of its own. With two teams it counts more threads than processors,
-  stops spinning between parallel regions, and every region becomes slower, for good.
-- glibc maps, clears and unmaps blocks over 32 MiB at every allocation: 100,000 page faults per tile of 1024 px.
+libgomp gives every thread that calls torch a team of its own. With two teams it counts more threads than processors,
+stops spinning between parallel regions, and every region becomes slower, for good.
 """
 
 from __future__ import annotations
 
-import ctypes
-import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -22,11 +17,6 @@ from wsi_stain.nn.inference import TorchGenerator
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
-"""Parameters of mallopt(3)."""
-KEPT_BYTES = 1 << 30
-"""Free memory at the end of the heap that is kept for the next tile."""
 
 
 def in_torch_thread(device: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -60,15 +50,4 @@ class ThreadedGenerator:
 
 @lru_cache
 def _executor(device: str) -> ThreadPoolExecutor:
-    keep_large_buffers()
     return ThreadPoolExecutor(1, thread_name_prefix=f"torch {device}")
-
-
-def keep_large_buffers() -> None:
-    """Let the heap of glibc serve large blocks too, and keep them; does nothing with other C libraries."""
-    if platform.libc_ver()[0] != "glibc":
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(M_ARENA_MAX, 1)  # the arenas of other threads map every block over 64 MiB
-    mallopt(M_MMAP_MAX, 0)
-    mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
