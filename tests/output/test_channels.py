@@ -57,6 +57,7 @@ def in_bioformats(files, tmp_path_factory) -> dict[tuple[str, int], bioformats_r
 
 
 @pytest.mark.java
+@pytest.mark.slow
 def test_bioformats_sees_named_channels_with_colours(case, files, in_bioformats):
     (path, source), count, facts = files[case], case[1], in_bioformats[case].facts
     assert "error" not in facts, facts["error"]
@@ -72,6 +73,7 @@ def test_bioformats_sees_named_channels_with_colours(case, files, in_bioformats)
 
 
 @pytest.mark.java
+@pytest.mark.slow
 def test_bioformats_decodes_every_channel_at_every_level(case, files, in_bioformats):
     _, source = files[case]
     levels = in_bioformats[case].levels

@@ -102,6 +102,7 @@ def case(request) -> tuple[str, str, bool]:
 
 
 @pytest.mark.java
+@pytest.mark.slow
 def test_bioformats_sees_one_colour_image_with_the_whole_pyramid(case, written, in_bioformats):
     file, facts = written[case], in_bioformats[case].facts
     assert "error" not in facts, facts["error"]
@@ -115,6 +116,7 @@ def test_bioformats_sees_one_colour_image_with_the_whole_pyramid(case, written, 
 
 
 @pytest.mark.java
+@pytest.mark.slow
 def test_bioformats_decodes_every_level_as_painted(case, written, in_bioformats):
     levels = in_bioformats[case].levels
     assert len(levels) == len(written[case].source.sizes)
@@ -123,6 +125,7 @@ def test_bioformats_decodes_every_level_as_painted(case, written, in_bioformats)
 
 
 @pytest.mark.java
+@pytest.mark.slow
 def test_bioformats_reads_provenance_and_regions(in_bioformats):
     facts = in_bioformats["420", "large", False].facts
     assert NOTICE in facts["comment"]
@@ -134,6 +137,7 @@ def test_bioformats_reads_provenance_and_regions(in_bioformats):
 
 
 @pytest.mark.java
+@pytest.mark.slow
 def test_bioformats_shows_why_the_rules_are_there(misshapen, in_bioformats):
     facts = {name: in_bioformats[name].facts for name in misshapen}
     assert "InstrumentRef" in facts["disordered"]["schema_errors"]

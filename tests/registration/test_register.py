@@ -18,7 +18,7 @@ def errors_px(pair: MadePair, transform: Transform) -> np.ndarray:
     return np.linalg.norm(transform(points[exists]) - target[exists], axis=1) / UM
 
 
-@pytest.mark.parametrize(("degrees", "mirrored"), [(140.0, False), (-77.0, True)])
+@pytest.mark.parametrize(("degrees", "mirrored"), [(140.0, False), pytest.param(-77.0, True, marks=pytest.mark.slow)])
 def test_a_restained_section_is_found_to_a_pixel_whatever_its_rotation(degrees: float, mirrored: bool) -> None:
     pair = made_pair(degrees=degrees, mirrored=mirrored)
     result = register(pair.he, pair.ihc)
@@ -30,6 +30,7 @@ def test_a_restained_section_is_found_to_a_pixel_whatever_its_rotation(degrees: 
     assert all(piece.field.jacobian.min() > 0 for piece in result.pieces)
 
 
+@pytest.mark.slow
 def test_the_residuals_see_what_is_off() -> None:
     pair = made_pair(bend_um=0.0)
     result = register(pair.he, pair.ihc)
@@ -40,7 +41,7 @@ def test_the_residuals_see_what_is_off() -> None:
     assert bad.holds.mean() < 0.2
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 10))])
 def test_sections_of_the_same_outline_and_other_tissue_are_refused(seed: int) -> None:
     pair, other = made_pair(seed), section(seed + 50)
     stranger = type(other)(np.where(pair.he.tissue, other.density, 0), pair.he.tissue, UM)
