@@ -49,6 +49,8 @@ NOT_EXECUTED = {
     r"^models check he2cam52-small": "tests/test_repo.py checks the shipped models",
     r"^evaluate --model he2cam52": "takes long; tests/evaluate",
     r"--limit|my.svs": "an example of a form",
+    r"^pairs (make|check)": "needs two real slides; tests/pairing and tests/pairs",
+    r"hf:|\.onnx": "needs a network from elsewhere; tests/model",
 }
 """Calls that are only parsed, and why."""
 
