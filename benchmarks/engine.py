@@ -43,7 +43,9 @@ def request_of(arguments: list[str]):
     from wsi_stain.cli import convert as cli
 
     options = cli.command.make_context("convert", list(arguments)).params
-    return cli.request_of(options.pop("slide"), **{k: v for k, v in options.items() if k not in ("dry_run", "as_json")})
+    options = {key: value for key, value in options.items() if key not in ("dry_run", "as_json")}
+    request, _ = cli.request_of(options.pop("slide"), **options)
+    return request
 
 
 def main() -> None:
