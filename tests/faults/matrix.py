@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -64,6 +65,7 @@ class Case:
 
     def __init__(self, folder: Path, ending: str) -> None:
         self.folder, self.ending = folder, ending
+        self._processes: list[subprocess.Popen[str]] = []
         folder.mkdir(parents=True)
         self.slide = folder / "s.tif"
         pixels = np.kron(np.random.default_rng(0).integers(0, 256, (SIZE[0] // 8, SIZE[1] // 8, 3)), np.ones((8, 8, 1)))
@@ -81,7 +83,18 @@ class Case:
     def start(self, output: Path, **options: object) -> subprocess.Popen[str]:
         """Begin a conversion."""
         command = [sys.executable, "-c", CHILD, str(self.slide), str(output)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+        self._processes.append(process)
+        return process
+
+    def close(self) -> None:
+        """End what still runs, and close the pipes."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdout, process.stderr):
+                if pipe:
+                    pipe.close()
 
     def started(self, output: Path, events: int, **options: object) -> subprocess.Popen[str]:
         """A conversion that has reported so many events."""
@@ -206,17 +219,18 @@ FAULTS: dict[str, Callable[[Case, Path, Random, Row], None]] = {
 
 def run(folder: Path, rounds: int, seed: int, faults: list[str], ending: str) -> list[Row]:
     """Try every fault so many times."""
-    case, rows = Case(folder / ending, ending), []
-    for name in faults:
-        if FAULTS[name] is full_disk and os.geteuid():
-            continue
-        row, random = Row(name), Random(f"{seed} {name}")
-        for number in range(rounds):
-            place = case.folder / f"{len(rows)}-{number}"
-            place.mkdir()
-            row.tried += 1
-            FAULTS[name](case, place / f"x.{ending}", random, row)
-            shutil.rmtree(place)
-        rows.append(row)
-        print(f"{ending:9} {name:26} {row.tried:4} tried {row.hit:4} hit {row.lost:3} lost", flush=True)
+    rows: list[Row] = []
+    with closing(Case(folder / ending, ending)) as case:
+        for name in faults:
+            if FAULTS[name] is full_disk and os.geteuid():
+                continue
+            row, random = Row(name), Random(f"{seed} {name}")
+            for number in range(rounds):
+                place = case.folder / f"{len(rows)}-{number}"
+                place.mkdir()
+                row.tried += 1
+                FAULTS[name](case, place / f"x.{ending}", random, row)
+                shutil.rmtree(place)
+            rows.append(row)
+            print(f"{ending:9} {name:26} {row.tried:4} tried {row.hit:4} hit {row.lost:3} lost", flush=True)
     return rows
