@@ -133,7 +133,8 @@ def by_signal(number: int) -> Callable[[Case, Path, Random, Row], None]:
         time.sleep(random.random() * 0.1)
         row.hit += process.poll() is None
         process.send_signal(number)
-        row.seen.add(process.communicate()[1].strip().splitlines()[-1][:60] if number == signal.SIGINT else "")
+        last = (process.communicate()[1].strip().splitlines() or [""])[-1]  # nothing if it had just finished
+        row.seen.add(last[:60] if number == signal.SIGINT else "")
         case.resumed(output, row)
 
     return fault
