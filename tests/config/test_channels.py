@@ -21,7 +21,7 @@ def test_no_two_of_many_channels_look_alike() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("A=red", "six hexadecimal digits"), ("A,,B", "no name of a channel"), ("A=12345", "six hexadecimal digits")],
+    [("A=red", "six hexadecimal digits"), ("A,,B", "not a valid channel name"), ("A=12345", "six hexadecimal digits")],
 )
 def test_what_is_no_channel_is_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

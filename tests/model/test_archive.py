@@ -156,8 +156,8 @@ def test_bombs_are_refused_before_they_grow(folder: Path, tmp_path: Path) -> Non
 def test_pickles_are_refused_under_any_name(folder: Path, tmp_path: Path) -> None:
     good = files_of(folder)
     evil = pickle.dumps(Bomb(tmp_path / "executed"))
-    refused(write_zip(tmp_path / "x.zip", [*good.items(), ("x.pkl", evil)]), tmp_path, "no file of a bundle")
-    refused(write_zip(tmp_path / "y.zip", [*good.items(), ("x.pth", evil)]), tmp_path, "no file of a bundle")
+    refused(write_zip(tmp_path / "x.zip", [*good.items(), ("x.pkl", evil)]), tmp_path, "not a file of a bundle")
+    refused(write_zip(tmp_path / "y.zip", [*good.items(), ("x.pth", evil)]), tmp_path, "not a file of a bundle")
     (tmp_path / "evil").write_bytes(evil)
     spec = yaml.safe_load(good["bundle.yaml"])
     spec["weights"] = {"file": "generator.safetensors", "sha256": sha256_of(tmp_path / "evil")}
@@ -169,7 +169,7 @@ def test_pickles_are_refused_under_any_name(folder: Path, tmp_path: Path) -> Non
 def test_what_is_no_bundle_is_refused(folder: Path, tmp_path: Path) -> None:
     good = files_of(folder)
     weights = next(name for name in good if name.endswith(".onnx"))
-    refused(write_zip(tmp_path / "a.zip", [("card.md", b"")]), tmp_path, "holds no bundle.yaml")
+    refused(write_zip(tmp_path / "a.zip", [("card.md", b"")]), tmp_path, "has no bundle.yaml")
     refused(write_zip(tmp_path / "b.zip", [*good.items(), ("CARD.md", b"")]), tmp_path, "two files of one name")
     refused(
         write_zip(tmp_path / "c.zip", [(f"{n}/{k}", v) for n, (k, v) in enumerate(good.items())]), tmp_path, "folders"
@@ -177,7 +177,7 @@ def test_what_is_no_bundle_is_refused(folder: Path, tmp_path: Path) -> None:
     altered = {**good, weights: good[weights][:-1] + b"\0"}
     refused(write_zip(tmp_path / "d.zip", list(altered.items())), tmp_path, "do not match its hash")
     (tmp_path / "e.tar").write_bytes(b"no archive")
-    refused(tmp_path / "e.tar", tmp_path, r"no intact \.zip or \.tar")
+    refused(tmp_path / "e.tar", tmp_path, r"not an intact \.zip or \.tar")
     whole = pack_archive(folder, tmp_path / "f.tar").read_bytes()
     (tmp_path / "f.tar").write_bytes(whole[: len(whole) // 3])
     refused(tmp_path / "f.tar", tmp_path, "f.tar")

@@ -1,6 +1,7 @@
 """Bundles of the Hub, from a cache made here: nothing is downloaded."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_another_commit_than_the_pinned_one_is_refused(cache: Path, monkeypatch:
 def test_files_outside_the_repository_are_refused(cache: Path) -> None:
     spec = cache / "bundle.yaml"
     spec.write_text(spec.read_text().replace("generator.safetensors", "../../x.safetensors"))
-    with pytest.raises(BundleError, match="no file of the bundle's own folder"):
+    with pytest.raises(BundleError, match="not a file in the bundle's own folder"):
         hub.pull(f"hf:lab/he2x@{COMMIT}")
 
 
@@ -84,3 +85,10 @@ def test_without_the_library_the_extra_is_named(cache: Path, monkeypatch: pytest
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(BundleError, match=r"wsi-stain\[hub\]"):
         hub.pull(f"hf:lab/he2x@{COMMIT}")
+
+
+def test_a_missing_extra_is_a_sentence(monkeypatch):
+    for name in ("huggingface_hub", "platformdirs"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(BundleError, match=r"install it with pip install 'wsi-stain\[hub\]'"):
+        hub.pull("hf:a/b@c")

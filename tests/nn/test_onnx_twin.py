@@ -1,5 +1,6 @@
 """The ONNX twin of a generator of ours gives its pixels."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,10 @@ from click.testing import CliRunner
 
 from wsi_stain.cli import group
 from wsi_stain.config.model import GeneratorConfig
+from wsi_stain.errors import BundleError
 from wsi_stain.model import facts
+from wsi_stain.model.bundle import DEFAULT
+from wsi_stain.model.export import export_graph
 from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.inference import TorchGenerator
 from wsi_stain.nn.onnx_twin import twin
@@ -40,3 +44,12 @@ def test_only_generators_of_ours_are_exported(tmp_path: Path) -> None:
     done = CliRunner().invoke(group, ["models", "export", "identity", str(tmp_path / "x.onnx")])
     assert "has no network of ours" in str(done.exception)
     assert not (tmp_path / "x.onnx").exists()
+
+
+def test_a_missing_extra_and_another_ending_are_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BundleError, match=r"x\.txt must end in \.onnx"):
+        export_graph(DEFAULT, tmp_path / "x.txt")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(BundleError, match=r"install it with pip install 'wsi-stain\[onnx\]'"):
+        export_graph(DEFAULT, tmp_path / "x.onnx")
+    assert not list(tmp_path.iterdir())

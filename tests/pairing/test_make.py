@@ -5,10 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders.conversions import request_of
 from builders.sections import UM, made_pair, rgb
 from builders.slides import write_svs
+from click.testing import CliRunner
 
-from wsi_stain.errors import ConfigError, OutputError
+from wsi_stain.cli import group
+from wsi_stain.conversion.engine import convert
+from wsi_stain.errors import ConfigError, OutputError, SlideError
 from wsi_stain.files.record import read
 from wsi_stain.geometry import Box, Size
 from wsi_stain.pairing.make import make
@@ -101,3 +105,22 @@ def test_a_sheet_gives_each_patient_one_split(tmp_path: Path) -> None:
     assert rows[0].he == tmp_path / "h0.svs"
     with pytest.raises(ConfigError, match="cannot be divided"):
         split_groups(["a", "b"])
+
+
+def test_what_must_not_become_pairs_is_refused(slides: tuple[Path, Path], tmp_path: Path) -> None:
+    he, ihc = slides
+    copy = tmp_path / "copy.svs"
+    copy.write_bytes(he.read_bytes())
+    with pytest.raises(SlideError, match="are the same slide"):
+        make(PairsRequest(he, copy, tmp_path / "twice", mpp=UM))
+    virtual = tmp_path / "virtual.ome.tiff"
+    convert(request_of(he, virtual, model="identity", mask="none"))
+    for number, both in enumerate([(he, virtual), (virtual, ihc)]):
+        with pytest.raises(SlideError, match=r"virtual\.ome\.tiff is a virtual stain"):
+            make(PairsRequest(*both, tmp_path / str(number), mpp=UM))
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_one_slide_alone_is_not_taken_for_a_sheet(slides: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="pass both slides, or a CSV of cases"):
+        CliRunner().invoke(group, ["pairs", "make", str(slides[0]), "-o", str(tmp_path)], catch_exceptions=False)

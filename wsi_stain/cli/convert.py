@@ -84,7 +84,7 @@ class RegionType(click.ParamType[Any]):
 @click.option("--allow-upsampling", is_flag=True, help="Accept a slide coarser than the model's µm/px.")
 @click.option("--allow-virtual", is_flag=True, help="Accept a slide that is a virtual stain already.")
 @click.option("--force-brightfield", is_flag=True, help="Accept a slide without a bright background.")
-@click.option("--strict", is_flag=True, help="Refuse a slide that is no H&E or out of focus, instead of a warning.")
+@click.option("--strict", is_flag=True, help="Refuse a slide that is not H&E or is out of focus, instead of a warning.")
 @click.option(
     "--config",
     "config_file",

@@ -132,7 +132,7 @@ def unpack(archive: Path, folder: Path) -> None:
 def pull(reference: str) -> None:
     """Fetch a bundle from the Hugging Face Hub: hf:OWNER/NAME@REVISION; prints the folder for --model.
 
-    A commit of 40 digits pins the revision. The hash of the weights is checked. Nothing else downloads anything;
+    A full commit hash pins the revision. The hash of the weights is checked. Nothing else downloads anything;
     HF_HUB_OFFLINE=1 uses the cache only. Needs the extra [hub].
     """
     from wsi_stain.model.hub import pull as pull_bundle

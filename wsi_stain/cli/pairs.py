@@ -57,6 +57,7 @@ def make(he: Path, ihc: Path | None, output: Path, split: str, **options: Any) -
     With a CSV of cases (columns case, he, ihc and, if known, patient_id, split, he_mpp, ihc_mpp) instead of both
     slides, each case gets a folder in OUTPUT, and OUTPUT/pairs.csv lists all pairs. The exit code is that of the worst.
     """
+    from wsi_stain.cohort.listing import SLIDE_ENDINGS
     from wsi_stain.errors import ConfigError
     from wsi_stain.pairing import sheet
     from wsi_stain.pairing.make import HTML
@@ -66,6 +67,8 @@ def make(he: Path, ihc: Path | None, output: Path, split: str, **options: Any) -
     own: Any = "columns" if split in ("slide", "patient") else split
     request = PairsRequest(he, ihc or he, output, split=own, **options)
     if ihc is None:
+        if he.suffix.lower()[1:] in SLIDE_ENDINGS:
+            raise ConfigError(f"{he} is a slide without its partner; pass both slides, or a CSV of cases")
         by: Any = split if split in ("slide", "patient") else "columns"
         cases = sheet.requests(he, request, by)
         outcomes = sheet.make_all(cases, output, lambda case: _shown(f"{case}: "))

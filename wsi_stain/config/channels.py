@@ -29,7 +29,7 @@ class Channel:
     def __post_init__(self) -> None:
         check_ranges(self)
         if not self.name.strip() or not self.name.isprintable():
-            raise ConfigError(f"channels: {self.name!r} is no name of a channel")
+            raise ConfigError(f"channels: {self.name!r} is not a valid channel name")
 
     @property
     def hex(self) -> str:

@@ -63,7 +63,7 @@ def admit(data: bytes, name: str, output: str = "") -> Graph:
         output: name of the output that is the stain; by default the only one.
 
     Raises:
-        BundleError: it is no ONNX, is damaged, or holds anything that is not admitted.
+        BundleError: it is not ONNX, is damaged, or holds anything that is not admitted.
     """
     onnx = import_onnx()
     from google.protobuf.message import DecodeError
@@ -73,14 +73,14 @@ def admit(data: bytes, name: str, output: str = "") -> Graph:
     try:
         model = onnx.ModelProto.FromString(data)
     except (DecodeError, ValueError, TypeError) as err:
-        raise BundleError(f"{name} is no ONNX file, or is damaged; export the network again") from err
+        raise BundleError(f"{name} is not an ONNX file, or is damaged; export the network again") from err
     if reason := next(_objections(model), None):
         raise BundleError(f"{name} {reason}")
     del model.metadata_props[:]  # onnxruntime can read settings from them
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError, TypeError) as err:
-        raise BundleError(f"{name} is no valid ONNX graph ({first_line(err)}); export the network again") from err
+        raise BundleError(f"{name} is not a valid ONNX graph ({first_line(err)}); export the network again") from err
     return _graph(model, name, output)
 
 
@@ -107,7 +107,7 @@ def _objections(model: Any) -> Iterator[str]:
     """Why the file is not opened."""
     graph = model.graph
     if not graph.node:
-        yield "holds no graph, or is no ONNX file; export the network with torch.onnx.export"
+        yield "holds no graph, or is not an ONNX file; export the network with torch.onnx.export"
     if len(graph.node) > MOST_NODES:
         yield f"has {len(graph.node)} nodes; at most {MOST_NODES} are admitted"
     if len(graph.output) > MOST_OUTPUTS:
@@ -159,7 +159,7 @@ def _graph(model: Any, name: str, output: str) -> Graph:
     kind, dims = inputs[0].type.tensor_type.elem_type, inputs[0].type.tensor_type.shape.dim
     sizes = [item.dim_value if item.HasField("dim_value") and item.dim_value > 0 else None for item in dims]
     if kind != 1 or len(sizes) != 4:
-        raise BundleError(f"the input of {name} is no float32 image (batch, colours, height, width)")
+        raise BundleError(f"the input of {name} is not a float32 image (batch, colours, height, width)")
     layout: Layout | None = "nchw" if sizes[1] == 3 else "nhwc" if sizes[3] == 3 else None
     if layout is None or sizes[0] not in (1, None):
         raise BundleError(f"the input of {name} has the shape {_words(sizes)}; it must be one image with 3 colours")

@@ -75,10 +75,10 @@ def to_pixels(y: Any, size: Sequence[int], graph: Graph, config: NetworkConfig) 
     """The graph's output → uint8 (1, H, W, C), RGB or channels, rounded to the nearest; grey is repeated.
 
     Raises:
-        BundleError: the output is no image of that size, or holds numbers that are not finite.
+        BundleError: the output is not an image of that size, or holds numbers that are not finite.
     """
     if not isinstance(y, np.ndarray) or y.dtype.kind != "f" or y.ndim != 4:
-        raise BundleError(f"the output of the graph is no image of floats, but {_kind(y)}")
+        raise BundleError(f"the output of the graph is not an image of floats, but {_kind(y)}")
     image = y.transpose(0, 2, 3, 1) if graph.layout == "nchw" else y
     expected = (1, *size, config.outputs)
     if image.shape != expected:
@@ -105,13 +105,13 @@ def outputs_of(graph: Graph, config: NetworkConfig, tile: int) -> int:
     """Channels of the graph's output, from a run on a grey tile.
 
     Raises:
-        BundleError: it cannot be run, or its output is no image of the size of the tile.
+        BundleError: it cannot be run, or its output is not an image of the size of the tile.
     """
     session = open_session(graph.model.SerializeToString(), "cpu")
     x = to_input(np.full((1, tile, tile, 3), 200, np.uint8), graph, config)
     y = _run(session, graph, x, tile)
     if not isinstance(y, np.ndarray) or y.ndim != 4:
-        raise BundleError(f"the output of the graph is no image, but {_kind(y)}")
+        raise BundleError(f"the output of the graph is not an image, but {_kind(y)}")
     sides, count = (y.shape[2:], y.shape[1]) if graph.layout == "nchw" else (y.shape[1:3], y.shape[3])
     if sides != (tile, tile):
         raise BundleError(f"the output of the graph has {sides[0]} × {sides[1]} px for a tile of {tile} × {tile} px")

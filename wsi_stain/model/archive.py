@@ -59,7 +59,7 @@ def pack_archive(name: str | Path, archive: Path) -> Path:
     files = sorted(path for path in bundle.folder.iterdir() if not path.name.startswith("."))
     odd = [path.name for path in files if path.suffix not in KINDS or not path.is_file()]
     if odd:
-        raise BundleError(f"{bundle.folder} holds {odd[0]}, which is no file of a bundle; remove it first")
+        raise BundleError(f"{bundle.folder} holds {odd[0]}, which is not a file of a bundle; remove it first")
     with replacing(archive, sole=True) as part:
         (_write_zip if archive.suffix == ".zip" else _write_tar)(part, bundle.name, files)
     return archive
@@ -113,7 +113,7 @@ def _opened(path: Path) -> Generator[zipfile.ZipFile | tarfile.TarFile]:
         with zipfile.ZipFile(path) if is_zip else tarfile.open(path, "r:") as file:
             yield file
     except _DAMAGE as err:
-        raise BundleError(f"{path} is no intact .zip or .tar: {_first(err)}; download or pack it again") from err
+        raise BundleError(f"{path} is not an intact .zip or .tar: {_first(err)}; download or pack it again") from err
 
 
 def _members(file: zipfile.ZipFile | tarfile.TarFile) -> Iterator[_Member]:
@@ -144,7 +144,7 @@ def _checked(file: zipfile.ZipFile | tarfile.TarFile, path: Path) -> list[tuple[
             continue
         tops.add(parts[0] if len(parts) == 2 else "")
         if not parts or PurePosixPath(parts[-1]).suffix not in KINDS:
-            raise BundleError(f"{path} holds {name!r}, which is no file of a bundle; do not use it")
+            raise BundleError(f"{path} holds {name!r}, which is not a file of a bundle; do not use it")
         total += member.size
         files.append((member, parts[-1]))
         if member.is_bomb:
@@ -155,7 +155,7 @@ def _checked(file: zipfile.ZipFile | tarfile.TarFile, path: Path) -> list[tuple[
     if len(set(names)) < len(names) or len(tops) > 1:
         raise BundleError(f"{path} holds two files of one name, or several folders; pack the bundle again")
     if SPEC not in names:
-        raise BundleError(f"{path} holds no {SPEC}: it is no bundle; pack one with wsi-stain models pack")
+        raise BundleError(f"{path} has no {SPEC}, so it is not a bundle; pack one with wsi-stain models pack")
     return files
 
 

@@ -95,7 +95,8 @@ def export_graph(name: Path | str, file: Path, tile: int | None = None) -> None:
         tile: side of its tiles in px; by default that of the bundle.
 
     Raises:
-        BundleError: the bundle holds no network of ours, the tile does not suit it, or the file exists.
+        BundleError: the bundle holds no network of ours, the tile does not suit it, the file exists or does not end in
+            .onnx, or the package onnx is missing.
     """
     bundle = Bundle.open(name)
     side = tile or bundle.tile
@@ -105,11 +106,15 @@ def export_graph(name: Path | str, file: Path, tile: int | None = None) -> None:
         )
     if side < 1 or side % bundle.multiple:
         raise BundleError(f"--tile is {side}: it must be a multiple of {bundle.multiple} px")
+    if file.suffix != ".onnx":
+        raise BundleError(f"{file} must end in .onnx; choose another name")
     if file.exists():
         raise BundleError(f"{file} already exists; choose another name, or remove it first")
+    from wsi_stain.graphs.admit import import_onnx
     from wsi_stain.nn.inference import load_generator
     from wsi_stain.nn.onnx_twin import twin
 
+    import_onnx()  # torch needs it, too, but says so in a traceback
     atomic_write(file, twin(load_generator(bundle.config.generator, bundle.weights_path), side))
 
 

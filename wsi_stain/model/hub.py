@@ -41,7 +41,7 @@ def pull(reference: str, cache: Path | None = None) -> Pulled:
     """Fetch a bundle, or find it in the cache.
 
     Args:
-        reference: `hf:OWNER/NAME@REVISION`; a commit of 40 digits pins it.
+        reference: `hf:OWNER/NAME@REVISION`; a full commit hash pins it.
         cache: folder of the cache.
 
     Raises:
@@ -51,26 +51,26 @@ def pull(reference: str, cache: Path | None = None) -> Pulled:
     match = _REFERENCE.fullmatch(reference)
     if match is None:
         raise ConfigError(
-            f"{reference!r} is no reference; write hf:OWNER/NAME@REVISION, best with a commit of 40 digits"
+            f"{reference!r} is not a reference; write hf:OWNER/NAME@REVISION, preferably with the full commit hash"
         )
     repository, revision = match.groups()
+    hub = _import_hub()
     place = cache or cache_folder()
-    spec = _file(repository, SPEC, revision, place)
+    spec = _file(hub, repository, SPEC, revision, place)
     commit = spec.parent.name
     if _COMMIT.fullmatch(revision) and commit != revision:
         raise BundleError(f"{reference} was answered with commit {commit}; do not use it")
     config = load(BundleConfig, spec)
     for name in (config.weights.file if config.weights else "", config.card):
         if Path(name).name != name or not name:
-            raise BundleError(f"{reference}: {SPEC} names {name!r}, which is no file of the bundle's own folder")
-        _file(repository, name, commit, place)
-    _file(repository, TRUST, commit, place, required=False)
+            raise BundleError(f"{reference}: {SPEC} names {name!r}, which is not a file in the bundle's own folder")
+        _file(hub, repository, name, commit, place)
+    _file(hub, repository, TRUST, commit, place, required=False)
     return Pulled(Bundle.open(spec.parent), commit)
 
 
-def _file(repository: str, name: str, revision: str, cache: Path, *, required: bool = True) -> Path:
+def _file(hub: Any, repository: str, name: str, revision: str, cache: Path, *, required: bool = True) -> Path:
     """A file of the repository in the cache, fetched if it is not there."""
-    hub = _import_hub()
     try:
         return Path(hub.hf_hub_download(repository, name, revision=revision, cache_dir=cache))
     except Exception as err:  # of the library, of its HTTP client, of the system

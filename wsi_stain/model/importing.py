@@ -70,7 +70,7 @@ def import_model(weights: Path, folder: Path, config: ImportConfig) -> Bundle:
         BundleError: the file is refused, does not fit the kind, or the folder already contains a bundle.
     """
     if not weights.is_file():
-        raise BundleError(f"{weights} does not exist or is no file; pass a weight file")
+        raise BundleError(f"{weights} does not exist or is not a file; pass a weight file")
     name = WEIGHTS if config.kind in TORCH_KINDS else GRAPH
     for file in (SPEC, name):
         if (folder / file).exists():

@@ -45,7 +45,7 @@ def read(file: Path, config: NetworkConfig) -> tuple[NetworkConfig, Tensors]:
         config: kind, value ranges and colours; the other fields are read from the file.
 
     Raises:
-        BundleError: the file is no state dict, holds anything but tensors, or does not fit the kind.
+        BundleError: the file is not a state dict, holds anything but tensors, or does not fit the kind.
     """
     tensors = _canonical(_tensors(file))
     config = _shown(tensors, config, file)
@@ -67,7 +67,7 @@ def _like(tensor: Tensor, other: Tensor) -> Tensor:
 
 def _tensors(file: Path) -> Tensors:
     if not file.is_file():
-        raise BundleError(f"{file} does not exist or is no file; pass the weight file")
+        raise BundleError(f"{file} does not exist or is not a file; pass the weight file")
     if file.stat().st_size > MOST_BYTES:
         raise BundleError(f"{file} has more than {MOST_BYTES >> 30} GiB; pass the weights of the generator alone")
     with file.open("rb") as stream:
@@ -79,9 +79,9 @@ def _tensors(file: Path) -> Tensors:
     try:
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError as err:
-        raise BundleError(f"{file} holds more than tensors, or is no state dict ({_first(err)}); {CONVERT}") from err
+        raise BundleError(f"{file} holds more than tensors, or is not a state dict ({_first(err)}); {CONVERT}") from err
     except Exception as err:  # a damaged file can make torch raise anything
-        raise BundleError(f"{file} is no weight file of torch, or is damaged ({_first(err)}); {CONVERT}") from err
+        raise BundleError(f"{file} is not a weight file of torch, or is damaged ({_first(err)}); {CONVERT}") from err
     return _state(content, file)
 
 
@@ -89,7 +89,7 @@ def _safetensors(file: Path) -> Tensors:
     try:
         return load_file(file)
     except (SafetensorError, OSError, ValueError, KeyError, OverflowError) as err:
-        raise BundleError(f"{file} is no safetensors file, or is damaged ({_first(err)}); copy it again") from err
+        raise BundleError(f"{file} is not a safetensors file, or is damaged ({_first(err)}); copy it again") from err
 
 
 def _refuse_programs(file: Path) -> None:

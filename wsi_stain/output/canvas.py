@@ -50,7 +50,7 @@ class Canvas(Protocol):
         ...
 
     def jpeg(self, level: int, row: int, column: int) -> bytes | None:
-        """The same tile as the output will hold it; None if that is no JPEG."""
+        """The same tile as the output will hold it; None if that is not a JPEG."""
         ...
 
     def read(self, box: Box) -> np.ndarray:

@@ -65,7 +65,7 @@ class TiffCanvas:
         return np.concatenate([self.encoding.decode(data) for data in self._encoded(level, row, column)], axis=2)
 
     def jpeg(self, level: int, row: int, column: int) -> bytes | None:
-        """The same tile as the file will hold it; None if that is no JPEG of colours."""
+        """The same tile as the file will hold it; None if that is not a JPEG of colours."""
         if self.encoding.compression != "jpeg" or self._spec.channels:
             return None
         return self._encoded(level, row, column)[0]

@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 
 from wsi_stain import __version__
-from wsi_stain.errors import OutputError
+from wsi_stain.errors import OutputError, SlideError
 from wsi_stain.files import record
 from wsi_stain.files.atomic import atomic_write
 from wsi_stain.files.lock import locked
 from wsi_stain.measure.stains import background_of
+from wsi_stain.output.virtual import virtual_stain
 from wsi_stain.pairing import report
 from wsi_stain.pairing.cut import WORK, Job, Tile, cut
 from wsi_stain.pairing.exports import landmarks, qupath_affine
@@ -82,10 +83,24 @@ def make(request: PairsRequest, progress: Progress = lambda stage, done, total: 
     ):
         progress("reading the slides' hashes", 0, 0)
         facts = {"he": _facts(he), "ihc": _facts(ihc)}
+        _check_slides(he, ihc, facts)
         existing = _existing(request, facts)
         if existing is not None:
             return Result(request.output, existing)
         return _make(request, he, ihc, facts, progress)
+
+
+def _check_slides(he: Slide, ihc: Slide, facts: dict[str, Any]) -> None:
+    """Refuse what must not become training pairs.
+
+    Raises:
+        SlideError: a slide is a virtual stain, or both are the same.
+    """
+    for slide in (he, ihc):
+        if virtual_stain(slide.path) is not None:
+            raise SlideError(f"{slide.path.name} is a virtual stain, not a scan; pass a scanned slide")
+    if facts["he"]["sha256"] == facts["ihc"]["sha256"]:
+        raise SlideError(f"{he.path} and {ihc.path} are the same slide; pass the H&E slide and the IHC slide")
 
 
 def _make(request: PairsRequest, he: Slide, ihc: Slide, facts: dict[str, Any], progress: Progress) -> Result:

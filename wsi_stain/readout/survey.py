@@ -162,7 +162,7 @@ def _stains(
         return Stains(background, *choice, third=None), "given"
     if choice == "model":
         if bundle is None:
-            raise ConfigError(f"{request.slide.name} is no virtual stain of a known model; omit --stains model")
+            raise ConfigError(f"{request.slide.name} is not a virtual stain of a known model; omit --stains model")
         return Stains(background), f"of the model {bundle.name}: Ruifrok's, as in its held-out figures"
     if choice == "ruifrok":
         return Stains(background), "Ruifrok's"

@@ -36,11 +36,11 @@ def judge(best: Evidence, areas: Sequence[float], evidences: Sequence[Evidence])
     sure = sum(a for a, holds in zip(areas, holding, strict=True) if holds) / total if total else 0.0
     if not is_sure:
         reason = (
-            "inside the tissue, neighbouring windows agree hardly more than by chance: by "
-            f"{best.deviations:.1f} standard deviations with the best of all rotations, of which {SURE:g} are needed"
+            "inside the tissue, the two slides agree hardly more than by chance "
+            f"({best.deviations:.1f} standard deviations at the best rotation; {SURE:g} are needed)"
         )
         return Verdict("refuse", (reason,), 0.0)
-    reason = f"{sure:.0%} of the tissue corresponds inside, {sum(holding)} of its {counted(len(evidences), 'part')}"
+    reason = f"{sure:.0%} of the tissue corresponds ({sum(holding)} of {counted(len(evidences), 'part')})"
     if sure < PART:
         return Verdict("refuse", (reason,), sure)
     return Verdict("register" if sure >= WHOLE else "poor", (reason,), sure)

@@ -69,7 +69,7 @@ def judge(portrait: Mapping[str, float], trained: Sequence[Figure] | None) -> Ve
 
 
 def _faults(portrait: Mapping[str, float]) -> list[str]:
-    """Why a slide is no usable H&E."""
+    """Why a slide is not a usable H&E."""
     faults = []
     if portrait["brown"] > MOST_BROWN:
         faults.append(f"is brown in {portrait['brown']:.0%} of its stain: an immunostain, or another brown stain")

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 def reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
-    """See napari: the function that reads a path, or None for several paths or what is no slide."""
+    """See napari: the function that reads a path, or None for several paths or a file that is not a slide."""
     if not isinstance(path, str):
         return None
     try:
