@@ -124,3 +124,52 @@ def test_what_must_not_become_pairs_is_refused(slides: tuple[Path, Path], tmp_pa
 def test_one_slide_alone_is_not_taken_for_a_sheet(slides: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="pass both slides, or a CSV of cases"):
         CliRunner().invoke(group, ["pairs", "make", str(slides[0]), "-o", str(tmp_path)], catch_exceptions=False)
+
+
+def test_slides_in_the_wrong_order_are_refused(tmp_path: Path) -> None:
+    pair = made_pair(bend_um=0.0)
+    pink = 0.7 * np.repeat(pair.he.tissue[..., None], 3, 2) * [0.07, 0.99, 0.11]  # eosin (Ruifrok and Johnston, 2001)
+    he = np.rint(rgb(pair.he) * 10**-pink).astype(np.uint8)
+    brown = rgb(pair.he, (0.27, 0.57, 0.78))
+    paths = [write_svs(tmp_path / f"{name}.svs", pixels, mpp=UM) for name, pixels in (("he", he), ("ihc", brown))]
+    with pytest.raises(SlideError, match=r"ihc\.svs is brown .*he\.svs looks like H&E: pass the H&E slide first"):
+        make(PairsRequest(paths[1], paths[0], tmp_path / "out", mpp=UM))
+
+
+def test_files_of_others_are_not_touched(slides: tuple[Path, Path], tmp_path: Path) -> None:
+    for name in ("he/mine.png", "pairs.csv"):
+        mine = tmp_path / name.replace("/", "_") / name
+        mine.parent.mkdir(parents=True)
+        mine.write_bytes(b"mine")
+        with pytest.raises(OutputError, match="of another origin; choose another folder"):
+            make(request(slides, tmp_path / name.replace("/", "_")))
+        assert mine.read_bytes() == b"mine"
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match="is a file; choose a folder with -o"):
+        make(request(slides, tmp_path / "file"))
+
+
+def test_what_cannot_be_cut_is_said_before_the_registration(slides: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(SlideError, match=r"he\.svs has 8 µm/px, coarser than the tiles; pass --mpp 8 or more"):
+        make(PairsRequest(*slides, tmp_path / "fine", mpp=1.0))
+    blank = write_svs(tmp_path / "blank.svs", np.full((640, 640, 3), 243, np.uint8), mpp=UM)
+    with pytest.raises(SlideError, match=r"blank\.svs shows no tissue"):
+        make(PairsRequest(blank, slides[1], tmp_path / "blank", mpp=UM))
+
+
+def test_a_group_of_a_sheet_stays_in_one_split(tmp_path: Path) -> None:
+    rows = [f"c{i},he{i % 4}.svs,ihc{i}.svs,p{i % 4}," for i in range(8)]
+    (tmp_path / "s.csv").write_text("\n".join(["case,he,ihc,patient_id,split", *rows]))
+    like = PairsRequest(tmp_path / "s.csv", tmp_path / "s.csv", tmp_path / "out")
+    for by in ("slide", "patient"):
+        splits = [row.split for row in requests(tmp_path / "s.csv", like, by)]
+        assert splits[:4] == splits[4:]
+        assert set(splits) == {"train", "val", "test"}
+    rows[0] += "test"
+    (tmp_path / "s.csv").write_text("\n".join(["case,he,ihc,patient_id,split", *rows]))
+    splits = [row.split for row in requests(tmp_path / "s.csv", like, "patient")]
+    assert splits[0] == splits[4] == "test"
+    rows[4] += "train"
+    (tmp_path / "s.csv").write_text("\n".join(["case,he,ihc,patient_id,split", *rows]))
+    with pytest.raises(ConfigError, match=r"line 6: patient_id 'p0' is in train here and in test above"):
+        requests(tmp_path / "s.csv", like, "patient")

@@ -17,8 +17,9 @@ def command() -> None:
     """Make paired tiles from two slides, and check them before training."""
 
 
-EXIT_CODES = {"register": 0, "failed": 1, "poor": 3, "refuse": 4}
-"""Exit code of each verdict on a registration, and of a case of a sheet that failed; 2 is that of an invalid call."""
+EXIT_CODES = {"register": 0, "poor": 3, "refuse": 4, "failed": 1}
+"""Exit code of each verdict on a registration, and of a case of a sheet that failed, the worst last; 2 is that of an
+invalid call."""
 
 
 @command.command()
@@ -58,7 +59,7 @@ def make(he: Path, ihc: Path | None, output: Path, split: str, **options: Any) -
     slides, each case gets a folder in OUTPUT, and OUTPUT/pairs.csv lists all pairs. The exit code is that of the worst.
     """
     from wsi_stain.cohort.listing import SLIDE_ENDINGS
-    from wsi_stain.errors import ConfigError
+    from wsi_stain.errors import ConfigError, TrainingError
     from wsi_stain.pairing import sheet
     from wsi_stain.pairing.make import HTML
     from wsi_stain.pairing.make import make as make_pairs
@@ -74,13 +75,17 @@ def make(he: Path, ihc: Path | None, output: Path, split: str, **options: Any) -
         outcomes = sheet.make_all(cases, output, lambda case: _shown(f"{case}: "))
         for outcome in outcomes:
             click.echo(f"{outcome.case}: {outcome.verdict}, {outcome.tiles} tiles: {outcome.message}")
-        return max((EXIT_CODES[outcome.verdict] for outcome in outcomes), default=0)
+        verdicts = {outcome.verdict for outcome in outcomes}
+        return next((code for verdict, code in reversed(EXIT_CODES.items()) if verdict in verdicts), 0)
     if own != split:
         raise ConfigError(f"--split {split} needs a sheet of cases; pass columns, train, val or test for one case")
     result = make_pairs(request, _shown())
     for reason in result.content["registration"]["reasons"]:
         click.echo(f"{result.verdict}: {reason}")
     click.echo(f"{result.content['tiles']} tiles; {output / HTML}")
+    if result.verdict != "refuse" and not result.content["tiles"]:
+        reasons = ", ".join(f"{reason} ({n})" for reason, n in result.content["left_out"].items())
+        raise TrainingError(f"no tile is left: {reasons or 'the slide is smaller than a tile'}; see {output / HTML}")
     return EXIT_CODES[result.verdict]
 
 

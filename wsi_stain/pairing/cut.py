@@ -18,6 +18,7 @@ import imagecodecs
 import numpy as np
 
 from wsi_stain.cluster.workers import Workers
+from wsi_stain.errors import UnreadableRegion
 from wsi_stain.files.atomic import atomic_write
 from wsi_stain.geometry import Box, Size
 from wsi_stain.measure.deconvolution import POSITIVE_OD, Background, dab, optical_density, tissue
@@ -31,6 +32,8 @@ BLANK_OD, BLANK_UM = 0.012, 8.0
 scanner noise and JPEG leave of glass, and a third of the palest real section."""
 MOST_BLANK = 0.2
 """Share of the H&E's tissue for which the other slide may be blank, or end."""
+NEAR_UM = 384.0
+"""Least distance within which the windows around a tile are asked: twice that between them, so a dozen answer."""
 WORK = "tiles.part"
 """Folder of the accounts of the rows."""
 
@@ -116,7 +119,10 @@ def _row(job: Job, row: int) -> None:
     cv2.setNumThreads(1)  # rows run in parallel
     tiles, left_out = [], Counter[str]()
     for column in range(job.grid.w):
-        result = _tile(job, row, column)
+        try:
+            result = _tile(job, row, column)
+        except UnreadableRegion:
+            result = "cannot be decoded"
         if isinstance(result, Tile):
             tiles.append(result)
         else:
@@ -130,7 +136,7 @@ def _tile(job: Job, row: int, column: int) -> Tile | str:
     request, side, mpp = job.request, job.request.tile, job.request.mpp
     box = Box.at(row * side, column * side, Size(side, side))
     centre = (np.array([row, column]) + 0.5) * side * mpp
-    off_um, confidence = job.residuals.near(centre, 0.75 * side * mpp)
+    off_um, confidence = job.residuals.near(centre, max(0.75 * side * mpp, NEAR_UM))
     if np.isnan(confidence):
         return "no tissue in both slides"
     if confidence < request.least_confidence:
@@ -149,7 +155,7 @@ def _tile(job: Job, row: int, column: int) -> Tile | str:
         round(float((dab(ihc, job.backgrounds[1]) > POSITIVE_OD).mean()), 4), round(float(is_tissue.mean()), 4),
     )  # fmt: skip
     for name, pixels in (("he", he), ("ihc", ihc)):
-        atomic_write(request.output / name / tile.name, bytes(imagecodecs.png_encode(pixels, level=4)), sync=False)
+        atomic_write(request.output / name / tile.name, bytes(imagecodecs.png_encode(pixels, level=4)))
     return tile
 
 

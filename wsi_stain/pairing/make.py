@@ -11,10 +11,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,16 +28,15 @@ from wsi_stain.errors import OutputError, SlideError
 from wsi_stain.files import record
 from wsi_stain.files.atomic import atomic_write
 from wsi_stain.files.lock import locked
-from wsi_stain.measure.stains import background_of
-from wsi_stain.output.virtual import virtual_stain
 from wsi_stain.pairing import report
 from wsi_stain.pairing.cut import WORK, Job, Tile, cut
 from wsi_stain.pairing.exports import landmarks, qupath_affine
 from wsi_stain.pairing.request import PairsRequest
 from wsi_stain.pairing.resample import Warped
+from wsi_stain.pairing.sources import check_order, check_origin, check_scales
 from wsi_stain.pairing.splits import split_of
 from wsi_stain.registration.evidence import Evidence
-from wsi_stain.registration.images import ASSUMED_BACKGROUND, Picture, picture, working_um
+from wsi_stain.registration.images import Picture, background_in, picture, working_um
 from wsi_stain.registration.register import Registration, register
 from wsi_stain.registration.residuals import Residuals, residuals
 from wsi_stain.registration.transform import Transform
@@ -72,9 +73,10 @@ def make(request: PairsRequest, progress: Progress = lambda stage, done, total: 
     """Make the pairs of one case, or finish a case that was begun.
 
     Raises:
-        OutputError: the folder holds a case of other slides or settings.
+        OutputError: the folder holds a case of other slides or settings, or files that are not of a case.
         WsiStainError: a slide cannot be used.
     """
+    _refuse_foreign(request.output)
     request.output.mkdir(parents=True, exist_ok=True)
     with (
         locked(request.output / ".lock"),
@@ -82,25 +84,29 @@ def make(request: PairsRequest, progress: Progress = lambda stage, done, total: 
         Slide.open(request.ihc, mpp=request.ihc_mpp) as ihc,
     ):
         progress("reading the slides' hashes", 0, 0)
+        check_scales(request, he, ihc)
         facts = {"he": _facts(he), "ihc": _facts(ihc)}
-        _check_slides(he, ihc, facts)
+        check_origin(he, ihc, facts["he"]["sha256"] == facts["ihc"]["sha256"])
         existing = _existing(request, facts)
         if existing is not None:
             return Result(request.output, existing)
+        check_order(request, he, ihc)
         return _make(request, he, ihc, facts, progress)
 
 
-def _check_slides(he: Slide, ihc: Slide, facts: dict[str, Any]) -> None:
-    """Refuse what must not become training pairs.
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder whose tiles or table are not those of a case: they would be replaced.
 
     Raises:
-        SlideError: a slide is a virtual stain, or both are the same.
+        OutputError: it is one, or a file.
     """
-    for slide in (he, ihc):
-        if virtual_stain(slide.path) is not None:
-            raise SlideError(f"{slide.path.name} is a virtual stain, not a scan; pass a scanned slide")
-    if facts["he"]["sha256"] == facts["ihc"]["sha256"]:
-        raise SlideError(f"{he.path} and {ihc.path} are the same slide; pass the H&E slide and the IHC slide")
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; choose a folder with -o")
+    if any((folder / name).exists() for name in (JSON, REGISTRATION, TRANSFORM)):
+        return
+    foreign = [name for name in ("he", "ihc", CSV, HTML) if (folder / name).exists()]
+    if foreign:
+        raise OutputError(f"{folder} already contains {foreign[0]}, of another origin; choose another folder")
 
 
 def _make(request: PairsRequest, he: Slide, ihc: Slide, facts: dict[str, Any], progress: Progress) -> Result:
@@ -108,6 +114,9 @@ def _make(request: PairsRequest, he: Slide, ihc: Slide, facts: dict[str, Any], p
     um = working_um(he, ihc)
     progress("reading the slides", 0, 0)
     pictures = picture(he, um), picture(ihc, um)
+    for slide, shown in zip((he, ihc), pictures, strict=True):
+        if not shown.tissue.any():
+            raise SlideError(f"{slide.path.name} shows no tissue; pass another slide")
     outcome, transform = _registered(request, *pictures, facts, progress)
     tiles, left_out, off = list[Tile](), Counter[str](), None
     if outcome["verdict"] != "refuse":
@@ -118,7 +127,7 @@ def _make(request: PairsRequest, he: Slide, ihc: Slide, facts: dict[str, Any], p
             he.at(request.mpp),
             Warped(ihc.at(request.mpp), transform, request.mpp),
             off,
-            (_background(he), _background(ihc)),
+            (background_in(he.thumbnail(1024)), background_in(ihc.thumbnail(1024))),
         )
         del pictures  # 100 MB that the tiles do not need
         for name, text in landmarks(transform, off, he.mpp, ihc.mpp).items():
@@ -160,7 +169,9 @@ def _registered(
     mark = {"slides": facts, "request": _settings(request), "wsi_stain": __version__}
     earlier = record.read(folder / REGISTRATION)
     if earlier and all(earlier.get(key) == json.loads(json.dumps(value)) for key, value in mark.items()):
-        return earlier["outcome"], Transform.load(folder / TRANSFORM)
+        with suppress(OutputError):  # damaged: register again
+            return earlier["outcome"], Transform.load(folder / TRANSFORM)
+    (folder / REGISTRATION).unlink(missing_ok=True)  # first: it vouches for the transform, which is replaced next
     shutil.rmtree(folder / WORK, ignore_errors=True)  # tiles of other settings
     result = register(he, ihc, one_affine=request.one_affine, on_stage=lambda stage: progress(stage, 0, 0))
     transform = Transform(result.pieces, result.fragments, facts)
@@ -240,11 +251,6 @@ def _facts(slide: Slide) -> dict[str, Any]:
     }
 
 
-def _background(slide: Slide) -> tuple[int, int, int]:
-    red, green, blue = background_of(slide.thumbnail(1024)) or ASSUMED_BACKGROUND
-    return round(red), round(green), round(blue)
-
-
 def _figures(off: Residuals | None) -> dict[str, float]:
     """Figures of the windows after the transform."""
     if off is None or not len(off.points) or not off.holds.any():
@@ -263,7 +269,7 @@ def _clean(request: PairsRequest, kept: Sequence[Tile]) -> None:
     names = {tile.name for tile in kept}
     for side in ("he", "ihc"):
         for path in (request.output / side).glob("*.png"):
-            if path.name not in names:
+            if re.fullmatch(r"\d{4,}_\d{4,}\.png", path.name) and path.name not in names:
                 path.unlink()
 
 

@@ -50,4 +50,4 @@ class PairsRequest:
     @property
     def name(self) -> str:
         """Name of the case."""
-        return self.case or self.output.name
+        return self.case or self.output.resolve().name

@@ -2,7 +2,7 @@
 
 A discriminator that sees which of two images was interpolated learns that instead of the stain. So both are read at the
 scale of the tiles, and both are then interpolated once: the warped slide at the places of the transform, and the H&E at
-places that drift by half a pixel to either side, which blurs it as much on average.
+places that drift by half a pixel to either side, which on average blurs it as much.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class Warped:
         size = np.array(self.view.size)
         inside = np.asarray(((places > -0.5) & (places < size - 0.5)).all(-1))
         span = np.ptp(places.reshape(-1, 2), axis=0).max()
-        if span > FURTHEST_PX and box.size.w > 16:
+        if span > FURTHEST_PX and max(box.size) > 1:
             pixels = np.empty((*box.size, 3), np.uint8)
-            for part in _parts(box, box.size.w // 2):
+            for part in _parts(box, -(-max(box.size) // 2)):
                 pixels[part.shift(-box.y0, -box.x0).slices()] = self._part(part)[0]
             return pixels, inside
         return _interpolated(self.view, np.clip(places, -1, size)), inside

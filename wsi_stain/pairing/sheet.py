@@ -10,14 +10,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import posixpath
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from wsi_stain.errors import ConfigError, WsiStainError
+from wsi_stain.errors import ConfigError, OutputError, WsiStainError
 from wsi_stain.files.atomic import atomic_write
 from wsi_stain.files.table import BadTable, Line, read_table
+from wsi_stain.pairing.make import COLUMNS as HEADER_COLUMNS
 from wsi_stain.pairing.make import CSV, Progress, make
 from wsi_stain.pairing.request import PairsRequest, Split
 
@@ -25,6 +27,7 @@ COLUMNS = ("case", "he", "ihc", "patient_id", "split", "he_mpp", "ihc_mpp")
 GROUP_SHARE = 0.15
 """Share of the groups (patients, slides) in val, and in test; the rest is train."""
 By = Literal["columns", "slide", "patient"]
+HEADER = ",".join(HEADER_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +61,19 @@ def requests(sheet: Path, like: PairsRequest, by: By) -> list[PairsRequest]:
         raise ConfigError(f"{sheet} has the case {double!r} twice: it names a folder")
     if by == "columns":
         return rows
-    groups = {row.case: (row.patient if by == "patient" else row.case) for row in rows}
-    if not all(groups.values()):
+    column = "patient_id" if by == "patient" else "he"
+    groups = [posixpath.normpath(text) if (text := line.values.get(column)) else "" for line in table.lines]
+    if not all(groups):
         raise ConfigError(f"{sheet}: splits by patient need patient_id in every row; fill it in, or split by slide")
-    splits = split_groups(sorted(set(groups.values())))
-    stated = {line.values["case"] for line in table.lines if line.values.get("split")}
-    return [row if row.case in stated else replace(row, split=splits[groups[row.case]]) for row in rows]
+    stated: dict[str, Split] = {}
+    for row, line, group in zip(rows, table.lines, groups, strict=True):
+        if line.values.get("split") and stated.setdefault(group, row.split) != row.split:
+            raise ConfigError(
+                f"{sheet}, line {line.number}: {column} {group!r} is in {row.split} here and in {stated[group]} above; "
+                "all its cases belong to one split"
+            )
+    splits = split_groups(sorted(set(groups))) | stated
+    return [replace(row, split=splits[group]) for row, group in zip(rows, groups, strict=True)]
 
 
 def split_groups(groups: Sequence[str]) -> dict[str, Split]:
@@ -86,7 +96,13 @@ def make_all(cases: Sequence[PairsRequest], folder: Path, progress: Callable[[st
         cases: of `requests`.
         folder: of all cases.
         progress: gives the function that shows the stages of a case.
+
+    Raises:
+        OutputError: `pairs.csv` of the folder is another table.
     """
+    table = folder / CSV
+    if table.exists() and not table.read_text(encoding="utf-8").startswith(HEADER):
+        raise OutputError(f"{table} is not a table of pairs make; choose another folder with -o")
     outcomes = [_made(case, progress(case.case)) for case in cases]
     lines: list[list[str]] = []
     for outcome, case in zip(outcomes, cases, strict=True):
@@ -97,14 +113,14 @@ def make_all(cases: Sequence[PairsRequest], folder: Path, progress: Callable[[st
             lines += [[f"{case.case}/{he}", f"{case.case}/{ihc}", *rest] for he, ihc, *rest in rows]
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(lines)
-    atomic_write(folder / CSV, text.getvalue())
+    atomic_write(table, text.getvalue())
     return outcomes
 
 
 def _made(case: PairsRequest, progress: Progress) -> Outcome:
     try:
         result = make(case, progress)
-    except WsiStainError as err:
+    except (WsiStainError, OSError) as err:
         return Outcome(case.case, "failed", 0, str(err))
     reasons = "; ".join(result.content["registration"]["reasons"])
     return Outcome(case.case, result.verdict, result.content["tiles"], reasons)

@@ -62,6 +62,11 @@ class Evidence:
     scales: tuple[Agreement, ...]
 
     @property
+    def windows(self) -> int:
+        """Windows at the scale that has most."""
+        return max(len(scale.agrees) for scale in self.scales)
+
+    @property
     def share(self) -> float:
         """Share of the windows that agree, the mean of the scales."""
         return float(np.mean([scale.share for scale in self.scales]))
@@ -86,5 +91,8 @@ def judged(windows: Surfaces) -> Agreement:
     apart = np.linalg.norm(windows.points[:, None] - windows.points[None], axis=-1)
     apart[apart < 0.95 * WINDOW_PX * windows.um] = np.inf
     nearest = np.argsort(apart, axis=1, kind="stable")[:, :NEIGHBOURS]
-    off = np.linalg.norm(shifts - np.median(shifts[nearest], axis=1), axis=1)
-    return Agreement(windows, shifts, off <= NEAR_PX * windows.um)
+    is_apart = np.isfinite(np.take_along_axis(apart, nearest, axis=1))
+    alone = ~is_apart.any(axis=1)
+    is_apart[alone] = True  # a window without a neighbour: its median means nothing, and it does not agree
+    off = np.linalg.norm(shifts - np.nanmedian(np.where(is_apart[..., None], shifts[nearest], np.nan), axis=1), axis=1)
+    return Agreement(windows, shifts, (off <= NEAR_PX * windows.um) & ~alone)

@@ -12,7 +12,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from wsi_stain.measure.deconvolution import stain_densities
+from wsi_stain.measure.deconvolution import HE_BACKGROUND, Background, stain_densities
 from wsi_stain.measure.stains import background_of
 from wsi_stain.slide.slide import Slide
 from wsi_stain.tissue.detect import find_tissue
@@ -23,7 +23,6 @@ MOST_PX = 8_000_000
 """Most pixels of a working image, which bounds the memory: a picture and its structures take about 50 bytes each."""
 MARGIN_UM = 400.0
 """Border of the picture of a fragment."""
-ASSUMED_BACKGROUND = (243, 243, 243)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +89,12 @@ def working_um(*slides: Slide) -> float:
     return max(um, *(slide.mpp for slide in slides))
 
 
+def background_in(thumbnail: np.ndarray) -> Background:
+    """The colour of empty slide in a thumbnail, uint8 (h, w, 3); an ordinary scanner's if none is seen."""
+    red, green, blue = background_of(thumbnail) or HE_BACKGROUND
+    return round(red), round(green), round(blue)
+
+
 def picture(slide: Slide, um: float) -> Picture:
     """A slide at `um` µm per px.
 
@@ -98,12 +103,12 @@ def picture(slide: Slide, um: float) -> Picture:
     """
     longest = max(1, round(max(slide.size) * slide.mpp / um))
     thumbnail, damage = slide.thumbnail_and_damage(longest)
-    red, green, blue = background_of(thumbnail) or ASSUMED_BACKGROUND
+    background = background_in(thumbnail)
     mask = find_tissue(slide).array.astype(np.uint8)
     h, w = thumbnail.shape[:2]
     tissue = cv2.resize(mask, (w, h), interpolation=cv2.INTER_NEAREST).astype(bool) & ~damage
     density = np.empty((h, w), np.float32)
     for y in range(0, h, 512):  # optical densities of three channels take 12 times the bytes of the pixels
         rows = thumbnail[y : y + 512]
-        density[y : y + 512] = np.sqrt(stain_densities(rows, (round(red), round(green), round(blue)))[..., 0])
+        density[y : y + 512] = np.sqrt(stain_densities(rows, background)[..., 0])
     return Picture(density, tissue, max(slide.size) * slide.mpp / max(h, w))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ class Transform:
         """Read a transform.
 
         Raises:
-            OutputError: the file is missing, damaged, or no transform.
+            OutputError: the file is missing, damaged, or not a transform.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -117,7 +118,7 @@ class Transform:
                     for i, piece in enumerate(meta["pieces"])
                 )
                 return cls(pieces, Fragments(file["labels"], meta["labels_um"]), meta["slides"])
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as err:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as err:
             raise OutputError(
                 f"{path} cannot be read as a registration ({err}); register the two slides again with "
                 "wsi-stain pairs make"

@@ -14,6 +14,8 @@ SURE = 5.0
 """Standard deviations above chance from which a map of the slide holds; the best of several hypotheses must have it."""
 PART_SURE = 3.0
 """The same for one part of a slide whose map holds: nothing is chosen among many there."""
+FEWEST_OF_A_SLIDE = 30
+"""Fewest windows for a verdict on a slide: with 14, one of 25 unrelated pairs seemed to correspond."""
 WHOLE, PART = 0.8, 0.25
 """Share of the tissue in registered fragments: `register` from the first, `refuse` below the second."""
 
@@ -31,6 +33,11 @@ class Verdict:
 
 def judge(best: Evidence, areas: Sequence[float], evidences: Sequence[Evidence]) -> Verdict:
     """The verdict from the evidence of the slide's best map, and the area and the evidence of each of its parts."""
+    if best.windows < FEWEST_OF_A_SLIDE:
+        reason = (
+            f"too little tissue to judge: {counted(best.windows, 'window')}, of which {FEWEST_OF_A_SLIDE} are needed"
+        )
+        return Verdict("refuse", (reason,), 0.0)
     total, is_sure = sum(areas), best.deviations >= SURE
     holding = [is_sure and e.deviations >= PART_SURE for e in evidences]
     sure = sum(a for a, holds in zip(areas, holding, strict=True) if holds) / total if total else 0.0
