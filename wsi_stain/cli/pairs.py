@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from wsi_stain.cli.convert import RegionType
 from wsi_stain.cli.progress import LINE_EVERY_S
 
 
@@ -130,3 +131,28 @@ def check(source: Path, output: Path | None, as_json: bool, crop: int) -> int:
         report.save(result, output)
     click.echo(report.as_json(result) if as_json else report.text(result))
     return 1 if result.flagged else 0
+
+
+@command.command()
+@click.argument("slide", type=click.Path(path_type=Path))
+@click.argument("pairs", type=click.Path(path_type=Path))
+@click.option("--slide-mpp", type=float, help="Pixel size of SLIDE in µm, if the file has none or a wrong one.")
+@click.option("--region", type=RegionType(), help="Only this region, in level-0 pixels; keep the rest for testing.")
+@click.option("--mpp", default=1.0, show_default=True, help="Pixel size of the tiles in µm.")
+@click.option("--tile", default=512, show_default=True, help="Side of the tiles in px.")
+@click.option("--counterstain", default=2.0, show_default=True, help="As in the training's configuration.")
+def negatives(
+    slide: Path, pairs: Path, slide_mpp: float | None, region: tuple[int, int, int, int] | None, **options: Any
+) -> None:
+    """Add the H&E of tissue that is known to be negative to the folder PAIRS, for training.
+
+    A real stain must have shown that SLIDE has none of it. The stain of its tiles is drawn from the H&E, without DAB.
+    """
+    from wsi_stain.geometry import Box
+    from wsi_stain.pairing.negatives import add_negatives
+    from wsi_stain.slide.slide import Slide
+
+    with Slide.open(slide, mpp=slide_mpp) as opened:
+        box = Box(region[1], region[0], region[1] + region[3], region[0] + region[2]) if region else None
+        count = add_negatives(opened, pairs, box, **options)
+    click.echo(f"{count} pairs added to {pairs}")
