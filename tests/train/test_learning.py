@@ -62,4 +62,4 @@ def test_a_toy_stain_is_learned_for_unseen_tissue(tmp_path: Path, data: Path) ->
         [psnr(np.broadcast_to(toy_stain(he).mean((0, 1)), he.shape).astype(np.uint8), toy_stain(he)) for he in unseen]
     )
     assert flat < 20
-    assert learned > 23.5, "measured: 26.5"
+    assert learned > 23.5
