@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,12 +17,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "False")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n 2 --dist loadgroup`, a file's tests share a process, and so do all that share the SLURM."""
-    for item in items:
-        group = "slurm" if item.get_closest_marker("slurm") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n 2`, a file's tests share a process, and so do all that share the SLURM.
+
+    Not `--dist loadgroup`: pytest-xdist 3.8 appends groups to an attribute that pytest 9.2 no longer reads, so that
+    every test was a group of its own, and both processes made the fixtures of one file.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "slurm" if path.endswith("/test_slurm.py") else path
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

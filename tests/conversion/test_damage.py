@@ -32,6 +32,9 @@ HOWS = {
     "random": lambda data: np.random.default_rng(0).bytes(len(data)),
 }
 
+SHOWN = {("WEBP", "second half zero")}
+"""What decoders show as a picture and nothing in the stream tells: docs/reliability.md lists it."""
+
 
 @pytest.fixture(scope="module")
 def pixels() -> np.ndarray:
@@ -61,6 +64,11 @@ def of_levels(path: Path) -> list:
         return [list(zip(page.dataoffsets, page.databytecounts, strict=True)) for page in pages]
 
 
+def codec_of(path: Path) -> str:
+    with tifffile.TiffFile(path) as tiff:
+        return tiff.pages[0].compression.name
+
+
 def damage(path: Path, extent: tuple[int, int], how: str) -> None:
     offset, count = extent
     with path.open("r+b") as file:
@@ -70,9 +78,9 @@ def damage(path: Path, extent: tuple[int, int], how: str) -> None:
         file.write(HOWS[how](data))
 
 
-def converted(slide: Path, output: Path):
+def converted(slide: Path, output: Path, max_unreadable: float = 0.2):
     """With default settings, save the model, the compression, and the allowed share: there are only 25 tiles."""
-    config = load(ConvertConfig, None, ["output.compression=deflate", "max_unreadable=0.2"])
+    config = load(ConvertConfig, None, ["output.compression=deflate", f"max_unreadable={max_unreadable}"])
     return convert(ConvertRequest(slide, output, model="identity", workers=0, config=config))
 
 
@@ -86,15 +94,13 @@ def outside(result) -> np.ndarray:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_what_is_not_reported_is_as_without_damage_at_every_level(tmp_path, pixels, name):
-    path, how = tmp_path / name, "second half zero"
-    if name == "j2k.svs":
-        how = "zeros"  # JPEG 2000 decodes what is left of a tile, at a lower quality
+    path = tmp_path / name
     KINDS[name](path, pixels)
     expected = pixels_of(converted(path, tmp_path / "whole.ome.tiff").output)
     good = path.read_bytes()
     for level, tiles in enumerate(of_levels(path)):
         path.write_bytes(good)
-        damage(path, tiles[len(tiles) // 2], how)
+        damage(path, tiles[len(tiles) // 2], "second half zero")
         result = converted(path, tmp_path / f"{level}.ome.tiff")
         keep = outside(result)
         assert (level == 0) == (not keep.all()), "the identity model reads level 0 alone"
@@ -172,28 +178,28 @@ def test_lost_tables_and_a_lost_end_are_a_sentence_or_reported(tmp_path, pixels)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", HOWS)
-def test_a_damaged_tile_of_a_real_slide_costs_the_tiles_that_are_reported(data, tmp_path, how):
-    tried = 0
+def test_damaged_tiles_of_real_slides_cost_the_tiles_that_are_reported(data, tmp_path):
+    tried = []
     for source in sorted((data / "slides").iterdir()):
         if not source.is_file() or source.stat().st_size > int(os.environ.get("WSI_STAIN_LARGEST", "4000000")):
             continue
         try:
-            levels = of_levels(source)
-            expected = pixels_of(converted(source, tmp_path / "whole.ome.tiff").output)
+            levels, codec = of_levels(source), codec_of(source)
+            whole = converted(source, tmp_path / f"{source.name}.whole.ome.tiff", max_unreadable=0)
         except (WsiStainError, tifffile.TiffFileError):
             continue  # refused also without damage
-        if not levels:  # no TIFF
+        if not levels or len(levels[0]) < 100:  # no TIFF, or so small that all of it is lost
             continue
-        tiles = levels[0]
         path = tmp_path / source.name
         path.write_bytes(source.read_bytes())
-        damage(path, max(tiles[len(tiles) // 3 : len(tiles) // 3 + 20], key=lambda tile: tile[1]), how)
-        result = converted(path, tmp_path / f"{source.name}.ome.tiff")
+        hows = [how for how in HOWS if (codec, how) not in SHOWN]
+        for n, how in enumerate(hows):
+            part = slice(len(levels[0]) * n // len(hows), len(levels[0]) * (n + 1) // len(hows))
+            damage(path, max(levels[0][part], key=lambda tile: tile[1]), how)
+        result = converted(path, tmp_path / f"{source.name}.ome.tiff", max_unreadable=1)
         keep = outside(result)
         assert keep.mean() > 0.5
-        changed = (pixels_of(result.output)[keep] != expected[keep]).any(1).sum()
+        changed = (pixels_of(result.output)[keep] != pixels_of(whole.output)[keep]).any(1).sum()
         assert changed == 0, f"{source.name}: {changed} px differ and are not reported"
-        (tmp_path / "whole.ome.tiff").unlink()
-        tried += 1
-    assert tried
+        tried.append(codec)
+    assert "JPEG" in tried

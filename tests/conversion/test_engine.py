@@ -860,11 +860,10 @@ def write_large_slide(path, rows, columns):
     return path
 
 
-@pytest.mark.parametrize("sides", [(12, 36), (20, 62)])
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_slide(tmp_path, sides):
+def test_memory_does_not_grow_with_the_slide(tmp_path):
     peaks = []
-    for side in sides:  # 0.04 and 0.3 gigapixels; 0.1 and 1
+    for side in (20, 62):  # 0.1 gigapixels and 1
         slide = write_large_slide(tmp_path / f"{side}.tif", side, side)
         command = [sys.executable, "-c", MEASURE, str(slide), str(tmp_path / f"{side}.ome.tiff")]
         done = subprocess.run(command, capture_output=True, text=True, check=True)

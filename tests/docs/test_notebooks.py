@@ -23,6 +23,12 @@ def test_a_notebook_holds_no_outputs(path: Path) -> None:
     assert {c["execution_count"] for c in cells_of(path)} == {None}
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_command_that_fails_stops_a_notebook(path: Path) -> None:
+    lines = [line for cell in cells_of(path) for line in "".join(cell["source"]).splitlines()]
+    assert [line for line in lines if line.lstrip().startswith(("!", "%"))] == [], "IPython continues behind these"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     any(find_spec(name) is None for name in ("nbclient", "ipykernel")),

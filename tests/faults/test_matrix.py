@@ -1,4 +1,4 @@
-"""Every fault, a few times; `python -m tests.faults` tries them more often."""
+"""Every fault, once with each kind of output; `python -m tests.faults` tries them more often."""
 
 import os
 
@@ -11,6 +11,6 @@ from tests.faults.matrix import FAULTS, run
 @pytest.mark.parametrize("ending", ["ome.tiff", "ome.zarr"])
 def test_no_fault_costs_anything(tmp_path, ending):
     names = [name for name in FAULTS if name != "disk full" or not os.geteuid()]
-    rows = run(tmp_path, 2, 1, names, ending)
+    rows = run(tmp_path, 1, 1, names, ending)
     assert [(row.fault, row.lost, row.seen) for row in rows if row.lost] == []
-    assert sum(row.hit for row in rows) > len(rows)
+    assert sum(row.hit for row in rows) > len(rows) / 2

@@ -126,6 +126,20 @@ def test_another_series_in_the_folder_is_left_alone(tmp_path: Path) -> None:
     assert error(tmp_path / "other0.dcm", other) < 2
 
 
+def test_a_frame_of_jpeg_2000_with_a_lost_end_fails_alone(tmp_path: Path) -> None:
+    def encode(tile: np.ndarray) -> bytes:
+        stream = j2k(ycbcr(tile), mct=False)
+        is_first = np.array_equal(tile, PIXELS[:128, :128])
+        return stream[: len(stream) // 2] + bytes(len(stream) // 2) if is_first else stream
+
+    (path,) = write_frames(tmp_path, [PIXELS], encode, syntax=J2K, photometric="YBR_FULL")
+    with Slide.open(path) as slide:
+        view = slide.at(None)
+        with pytest.raises(UnreadableRegion):
+            view.read(Box(0, 0, 10, 10))
+        assert np.abs(view.read(Box(0, 128, 128, 256)).astype(int) - PIXELS[:128, 128:256]).mean() < 1
+
+
 def test_a_damaged_frame_fails_alone(tmp_path: Path) -> None:
     (path,) = write_frames(tmp_path, [PIXELS], lambda tile: jpeg(tile, marker="JFIF"), photometric="RGB")
     data = bytearray(path.read_bytes())

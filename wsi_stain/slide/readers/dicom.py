@@ -23,6 +23,7 @@ from wsi_stain.slide.dicom import series_of
 from wsi_stain.slide.lengths import number
 from wsi_stain.slide.readers.base import DecodedTileCache, DecodeError, SlideMetadata, UnsupportedFormat
 from wsi_stain.slide.readers.jpeg import Colours, decode_jpeg, stream_colours
+from wsi_stain.slide.readers.jpeg2000_damage import check_jpeg2000
 from wsi_stain.slide.readers.select import choose_plane
 
 INSTALL = "pip install 'wsi-stain[dicom]'"
@@ -150,10 +151,16 @@ def _converter(syntax: str, photometric: str, decode: Callable[[bytes], np.ndarr
     if syntax in BASELINE:
         header = "RGB" if photometric == "RGB" else "YCBCR"
         return lambda frame: decode_jpeg(frame, otherwise=header)
-    if photometric in RGB:
-        return decode
-    if photometric == "YBR_FULL" and syntax in JPEG_2000:
-        return lambda frame: decode(frame) if _has_colour_transform(frame) else _from_ycbcr(decode(frame))
+    is_ycbcr = photometric == "YBR_FULL" and syntax in JPEG_2000
+    if is_ycbcr or photometric in RGB:
+
+        def convert(frame: bytes) -> np.ndarray:
+            if syntax in JPEG_2000:
+                check_jpeg2000(frame)
+            pixels = decode(frame)
+            return _from_ycbcr(pixels) if is_ycbcr and not _has_colour_transform(frame) else pixels
+
+        return convert
     raise UnsupportedFormat(f"stores {photometric} pixels, which cannot be converted to RGB; convert it to RGB first")
 
 

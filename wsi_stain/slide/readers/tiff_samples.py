@@ -16,9 +16,16 @@ from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG, TIFF
 from wsi_stain.errors import SlideError
 from wsi_stain.slide.readers.base import UnsupportedFormat, over_white
 from wsi_stain.slide.readers.jpeg import Colours, decode_jpeg
+from wsi_stain.slide.readers.jpeg2000_damage import check_jpeg2000
 
 RGB_CODECS = (COMPRESSION.JPEG, COMPRESSION.OJPEG, COMPRESSION.WEBP)
 """Codecs that decode to RGB for any photometric interpretation in the file."""
+JPEG_2000 = (
+    COMPRESSION.JPEG2000,
+    COMPRESSION.JPEG_2000_LOSSY,
+    COMPRESSION.APERIO_JP2000_YCBC,
+    COMPRESSION.APERIO_JP2000_RGB,
+)
 REFUSED = {
     PHOTOMETRIC.PALETTE: "the colours of a palette",
     PHOTOMETRIC.CIELAB: "CIE L*a*b* colours",
@@ -168,8 +175,14 @@ def _decoder(page: Any) -> Decode:
     if page.compression == COMPRESSION.JPEG and page.samplesperpixel == 3 and page.planarconfig == PLANARCONFIG.CONTIG:
         header: Colours = "RGB" if page.photometric == PHOTOMETRIC.RGB else "YCBCR"
         return lambda data, index: decode_jpeg(data, otherwise=header, tables=tables)
-    decode = page.decode
-    return lambda data, index: decode(data, index, jpegtables=tables)[0][0]
+    decode, is_jpeg_2000 = page.decode, page.compression in JPEG_2000
+
+    def decode_segment(data: bytes, index: int) -> np.ndarray:
+        if is_jpeg_2000:
+            check_jpeg2000(data)
+        return decode(data, index, jpegtables=tables)[0][0]
+
+    return decode_segment
 
 
 def _extra(extra: tuple[EXTRASAMPLE, ...]) -> Callable[[np.ndarray], np.ndarray]:
