@@ -10,7 +10,7 @@ from itertools import chain
 from random import Random
 from typing import TYPE_CHECKING
 
-from wsi_stain.conversion import seams
+from wsi_stain.conversion import outline, seams
 from wsi_stain.geometry import Box
 from wsi_stain.output.canvas import Canvas
 from wsi_stain.tiling.grid import TileGrid
@@ -49,8 +49,22 @@ def certify(canvas: Canvas, survey: Survey, seed: int) -> seams.Certificate | No
     comparisons = [place for notes in canvas.store.notes() for place in notes["again"]]
     bundle = survey.bundle
     return seams.judge(
-        steps, comparisons, tolerance=bundle.tolerance, stride=grid.stride, channels=len(bundle.background)
+        steps,
+        comparisons,
+        tolerance=bundle.tolerance,
+        stride=grid.stride,
+        channels=len(bundle.background),
+        outline=_outline(canvas, survey, seed),
     )
+
+
+def _outline(canvas: Canvas, survey: Survey, seed: int) -> float | None:
+    """How much the glass of stained tiles differs from the background of the others; None if either is too rare."""
+    grid, mask = survey.grid, survey.mask
+    patches = outline.choose(grid, _tissue(survey), lambda box: mask.touches(box, survey.scale), seed)
+    if not patches.stained:
+        return None
+    return outline.difference(*([canvas.read(grid.in_output(box)) for box in kind] for kind in patches))
 
 
 def seed(grid: TileGrid, provenance: tuple[tuple[str, str], ...]) -> int:
@@ -61,11 +75,11 @@ def seed(grid: TileGrid, provenance: tuple[tuple[str, str], ...]) -> int:
 
 def boundaries(survey: Survey, seed: int) -> list[seams.TileBoundary]:
     """The tile boundaries where the output is examined: within the mask's outline, which makes steps of its own."""
-    outline, image = survey.mask.outline, Box.of(survey.grid.size)
+    drawn, image = survey.mask.outline, Box.of(survey.grid.size)
     return [
         line
         for line in sites(survey, seed).lines
-        if outline is None or outline.inside(line.box & image, survey.scale).all()
+        if drawn is None or drawn.inside(line.box & image, survey.scale).all()
     ]
 
 

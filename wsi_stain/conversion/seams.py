@@ -1,6 +1,6 @@
 """The seam certificate: whether tile boundaries are visible in an output.
 
-Three checks, at a few places that depend only on the slide, the model and the settings:
+Four checks, at a few places that depend only on the slide, the model and the settings:
 
 (a) A step at tile lines: how much steeper the image is between two neighbouring rows or columns than on either side
     (tissue has soft edges, a seam has none), averaged along 64 px (a seam is continuous, texture is not), at lines
@@ -9,6 +9,7 @@ Three checks, at a few places that depend only on the slide, the model and the s
 (b) A dependence of pixels on tiles: some tiles are stained a second time, half a stride away, and compared with the
     output.
 (c) A dependence of the DAB-positive area on tiles, at the same places.
+(d) A visible outline of the stained tiles, see `conversion.outline`.
 
 The tolerances follow from the data and from that of the bundle, see `judge`. The figures of (b) and (c) are measured
 on the workers by the device that painted the block; another device rounds differently, which may change the last digit.
@@ -24,6 +25,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from wsi_stain.config.model import TileTolerance
+from wsi_stain.conversion.outline import ALLOWED
 from wsi_stain.geometry import Box, Size
 from wsi_stain.measure.deconvolution import POSITIVE_OD, Background, dab
 from wsi_stain.measure.metrics import bootstrap, mean
@@ -108,6 +110,8 @@ class Certificate:
     """Largest mean that passes; see `judge`."""
     dab_change: float | None = None
     """Mean change of the DAB-positive share over the places, in percentage points."""
+    outline: float | None = None
+    """Difference of glass in stained tiles from the constant background of the others; None if either is too rare."""
 
 
 POINTWISE = Certificate("pass", ("each output pixel depends only on its own input pixel",))
@@ -213,6 +217,7 @@ def judge(
     tolerance: TileTolerance | None,
     stride: int,
     channels: int = 3,
+    outline: float | None = None,
 ) -> Certificate:
     """The certificate of an output.
 
@@ -222,6 +227,7 @@ def judge(
     the places, which are on seams, it would be larger there by the ratio of the areas. That much is allowed, but at
     most the effect of rounding (`ROUNDING`), which is also the limit for a bundle without one.
     (c) fails if the share of positive area changes by more than half a percentage point; only for colours.
+    (d) fails if the outline differs by more than `outline.ALLOWED` grey levels.
 
     Args:
         measured: the result of `steps` for each line.
@@ -229,8 +235,11 @@ def judge(
         tolerance: the tile tolerance of the bundle.
         stride: distance from tile to tile in px.
         channels: values of a pixel.
+        outline: the result of `outline.difference`, if it was asked.
     """
     figures: dict[str, Any] = {"lines": len(measured), "places": len(compared)}
+    if outline is not None:
+        figures["outline"] = round(outline, 4)
     reasons: list[str] = []
     if len(measured) >= FEWEST_LINES:
         figures |= _excess(np.asarray(measured))
@@ -245,7 +254,9 @@ def judge(
             reasons.append("a shifted tile grid changes more pixels than the bundle's tile tolerance allows")
         if (figures["dab_change"] or 0.0) > HALF_A_POINT:
             reasons.append("a shifted tile grid gives a different positive area")
-    if len(measured) < FEWEST_LINES and not compared:
+    if (outline or 0.0) > ALLOWED:
+        reasons.append("stained tiles have a visible outline on the background")
+    if len(measured) < FEWEST_LINES and not compared and outline is None:
         return Certificate("not applicable", ("no two tissue tiles are adjacent",), **figures)
     return Certificate("fail" if reasons else "pass", tuple(reasons), **figures)
 
@@ -327,5 +338,10 @@ def in_words(certificate: Mapping[str, Any]) -> dict[str, str]:
     if certificate["dab_change"] is not None:
         texts["seams_dab"] = (
             f"{certificate['dab_change']:.3f} percentage points of DAB-positive area, at the same places"
+        )
+    if certificate.get("outline") is not None:
+        texts["seams_outline"] = (
+            f"{certificate['outline']:.3f} grey levels (allowed {ALLOWED:.3f}) between glass in stained tiles and the "
+            "background of the others"
         )
     return texts
