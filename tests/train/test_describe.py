@@ -69,7 +69,7 @@ def test_dry_run_prints_settings_and_needs_and_leaves_nothing(tmp_path: Path, co
 
 
 def test_the_stain_recipe_needs_hardly_more_than_the_papers_head() -> None:
-    config_file = CONFIGS / "he2cam52-stain.yaml"
+    config_file = CONFIGS / "he2cam52-small.yaml"
     stain, rgb = (
         staining_needs(load(TrainConfig, config_file, [f"generator.head={head}"])) for head in ("stain", "rgb")
     )
