@@ -71,3 +71,8 @@ def test_a_region_without_tissue_is_refused(pairs, slide, capsys):
     assert run(slide, pairs, "--tile", 256, "--region", "256,0,256,512") == 1
     assert "no tile of 256 px has enough tissue" in capsys.readouterr().err
     assert (pairs / "pairs.csv").read_bytes() == table
+
+
+def test_a_coarser_slide_is_enlarged_only_on_request(pairs, slide):
+    assert run(slide, pairs, "--tile", 256, "--mpp", 0.5) == 1
+    assert run(slide, pairs, "--tile", 256, "--mpp", 0.5, "--allow-upsampling") == 0

@@ -141,6 +141,11 @@ def check(source: Path, output: Path | None, as_json: bool, crop: int) -> int:
 @click.option("--mpp", default=1.0, show_default=True, help="Pixel size of the tiles in µm.")
 @click.option("--tile", default=512, show_default=True, help="Side of the tiles in px.")
 @click.option("--counterstain", default=2.0, show_default=True, help="As in the training's configuration.")
+@click.option(
+    "--allow-upsampling",
+    is_flag=True,
+    help="Enlarge a slide that is coarser than the tiles. A model may learn that enlarged tissue is negative.",
+)
 def negatives(
     slide: Path, pairs: Path, slide_mpp: float | None, region: tuple[int, int, int, int] | None, **options: Any
 ) -> None:

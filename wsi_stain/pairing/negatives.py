@@ -43,6 +43,7 @@ def add_negatives(
     tile: int = 512,
     background: Background = (247, 247, 247),
     counterstain: float = 2.0,
+    allow_upsampling: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> int:
     """Add the tissue tiles of an H&E slide to a folder of pairs, in the split `train`, with a stain without DAB.
@@ -51,10 +52,12 @@ def add_negatives(
         slide: an open H&E slide of tissue that is known to be negative.
         pairs: folder with a `pairs.csv`; it gets two PNG files and one row per tile.
         region: only these tiles, in level-0 px.
-        mpp: pixel size of the tiles, µm; a coarser slide is enlarged.
+        mpp: pixel size of the tiles, µm.
         tile: side of the tiles, px.
         background: background colour of the stain.
         counterstain: as in the training's configuration.
+        allow_upsampling: enlarge a slide that is coarser than `mpp`. Unless the positive pairs are enlarged, too, a
+            model may then learn that enlarged tissue is negative.
         progress: called with the number of tiles done and the total.
 
     Returns:
@@ -62,7 +65,7 @@ def add_negatives(
 
     Raises:
         TrainingError: the folder has no table of pairs, or holds tiles of this slide already.
-        SlideError: the slide has no pixel size, or the region no tile with enough tissue.
+        SlideError: the slide has no pixel size or is too coarse, or the region has no tile with enough tissue.
     """
     table = pairs / "pairs.csv"
     if not table.is_file():
@@ -71,7 +74,7 @@ def add_negatives(
         raise TrainingError(f"{table} holds tiles of {slide.path.stem} already: remove its rows first")
     head = StainHead()
     head.use(_palette(pairs, background, mpp), counterstain)
-    view, rows = slide.at(mpp, allow_upsampling=True), list[dict[str, object]]()
+    view, rows = slide.at(mpp, allow_upsampling=allow_upsampling), list[dict[str, object]]()
     boxes = _boxes(view, region or Box.of(slide.size), tile)
     for n, box in enumerate(boxes):
         he = view.read(box)
@@ -116,8 +119,8 @@ def _write(folder: Path, slide: str, he: np.ndarray, ihc: np.ndarray, box: Box, 
         (folder / kind).mkdir(exist_ok=True)
         atomic_write(folder / kind / name, imagecodecs.png_encode(image))
     x, y, side = (round(v * view.scale) for v in (box.x0, box.y0, box.size.w))
-    place = {"x": x, "y": y, "side": side}
-    return {"he": f"he/{name}", "ihc": f"ihc/{name}", "slide_id": slide, "split": "train"} | place
+    files: dict[str, object] = {"he": f"he/{name}", "ihc": f"ihc/{name}"}
+    return files | {"slide_id": slide, "split": "train", "x": x, "y": y, "side": side}
 
 
 def _append(table: Path, rows: list[dict[str, object]]) -> None:
