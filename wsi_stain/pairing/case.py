@@ -39,6 +39,10 @@ class Case:
     """µm per px of the case's tiles."""
     verdict: str
     """`register` or `poor`."""
+    least_tissue: float
+    """Share of tissue, of confidence, and the displacement that its tiles had to reach, as in `PairsRequest`."""
+    least_confidence: float
+    most_misaligned_um: float
     hashes: Mapping[str, str]
     """SHA-256 of both slides (`he`, `ihc`) and of the transform (`registration`)."""
 
@@ -80,7 +84,18 @@ def open_case(folder: Path, *, he: Path | None = None, ihc: Path | None = None) 
         _opened("he", slides, he or _path("he", paths, folder)) as first,
         _opened("ihc", slides, ihc or _path("ihc", paths, folder)) as second,
     ):
-        yield Case(request["case"], first, second, transform, request["mpp"], verdict, hashes)
+        yield Case(
+            name=request["case"],
+            he=first,
+            ihc=second,
+            transform=transform,
+            mpp=request["mpp"],
+            verdict=verdict,
+            least_tissue=request["least_tissue"],
+            least_confidence=request["least_confidence"],
+            most_misaligned_um=request["most_misaligned_um"],
+            hashes=hashes,
+        )
 
 
 def _path(side: Side, paths: Mapping[str, str], folder: Path) -> Path:
