@@ -37,7 +37,12 @@ if TYPE_CHECKING:
 @click.option(
     "--regressor", type=click.Path(path_type=Path), help="Evaluate a run that only predicts the DAB-positive share."
 )
-@click.option("--pairs", type=click.Path(path_type=Path), required=True, help="Folder or CSV of paired tiles.")
+@click.option("--pairs", type=click.Path(path_type=Path), help="Folder or CSV of paired tiles.")
+@click.option(
+    "--slides",
+    type=click.Path(path_type=Path),
+    help="Instead of --pairs: a case folder of `pairs make`, whose whole slides are compared; needs --model and -o.",
+)
 @click.option("--split", default="test", show_default=True, help="Split to evaluate.")
 @click.option("--mpp", type=float, help="Pixel size of the pairs in µm. [default: the model's]")
 @click.option(
@@ -52,7 +57,8 @@ def command(
     run: Path | None,
     against: tuple[Path, ...],
     regressor: Path | None,
-    pairs: Path,
+    pairs: Path | None,
+    slides: Path | None,
     split: str,
     mpp: float | None,
     inception: Path | None,
@@ -64,11 +70,13 @@ def command(
     \b
     wsi-stain evaluate --model models/he2mine --pairs my/pairs -o reports/he2mine
     wsi-stain evaluate --model models/he2mine --against other/tool/images --pairs my/pairs -o reports/both
+    wsi-stain evaluate --model models/he2mine --slides pairs/case1 -o reports/case1
 
     The unit of the bootstrap is the patient, if the table states it, or else the slide. If all fields come from one
     slide, it is a block of 2 × 2 neighbouring fields, or a single field if the positions are unknown.
     """
     from wsi_stain import __version__
+    from wsi_stain.errors import ConfigError
     from wsi_stain.evaluate import report
     from wsi_stain.evaluate.contenders import baselines, from_bundle, from_folder
     from wsi_stain.evaluate.evaluate import evaluate
@@ -77,6 +85,17 @@ def command(
 
     if output is not None:
         report.refuse_used(output)
+    if slides is not None:
+        if model is None or output is None or pairs or run or against or regressor or inception or mpp:
+            raise ConfigError(
+                "--slides needs --model and -o, and takes --device, but no other option; remove the others"
+            )
+        from wsi_stain.cli.evaluate_slides import evaluate_slides
+
+        click.echo(evaluate_slides(slides, model, device, output))
+        return
+    if pairs is None:
+        raise ConfigError("nothing to evaluate on: pass --pairs, or --slides with a case of `pairs make`")
     selection = find_pairs(pairs, split)
     bundles = _bundles(model, run, default=not against and regressor is None)
     ruler = _ruler(bundles, regressor, mpp)

@@ -1,4 +1,4 @@
-"""`wsi-stain pairs`: make paired training tiles from two slides, and check them."""
+"""`wsi-stain pairs`: make paired training tiles from two slides, check them, and warp one slide."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from wsi_stain.cli.convert import RegionType
-from wsi_stain.cli.progress import LINE_EVERY_S
+from wsi_stain.cli.progress import LINE_EVERY_S, counted
 
 
 @click.group("pairs")
@@ -101,6 +101,29 @@ def _shown(prefix: str = "") -> Callable[[str, int, int], None]:
             click.echo(f"{prefix}{stage}: {done}/{total}" if total else prefix + stage, err=True)
 
     return show
+
+
+@command.command()
+@click.argument("case", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="New file, NAME.ome.tiff.")
+@click.option("--he", type=click.Path(path_type=Path), help="The H&E slide, if it is not where it was.")
+@click.option("--ihc", type=click.Path(path_type=Path), help="The IHC slide, if it is not where it was.")
+@click.option("--mpp", type=float, help="Pixel size of the output in µm. [default: that of the case's tiles]")
+@click.option("--lossless", is_flag=True, help="Compress without loss instead of as JPEG.")
+@click.option("--workers", type=int, help="Number of threads. [default: one per processor]")
+def warp(case: Path, output: Path, lossless: bool, **options: Any) -> None:
+    """Write the IHC slide of CASE, a folder of `pairs make`, in the frame of its H&E slide: a pyramidal OME-TIFF.
+
+    Both slides then open side by side in a viewer that keeps their places in step. The file states that it is a real
+    stain that was resampled. A case whose slides do not correspond is refused.
+    """
+    from wsi_stain.config.convert import OutputConfig
+    from wsi_stain.pairing.warp import WarpRequest
+    from wsi_stain.pairing.warp import warp as write_warped
+
+    encoding = OutputConfig(compression="deflate" if lossless else "jpeg")
+    write_warped(WarpRequest(case, output, encoding=encoding, **options), counted("blocks"))
+    click.echo(output)
 
 
 @command.command()

@@ -58,8 +58,8 @@ class Field:
     name: str
     group: str
     """Patient, slide or spatial block: the unit of the bootstrap."""
-    read: Callable[[], tuple[np.ndarray, np.ndarray]]
-    """H&E and real stain, both uint8 (h, w, 3)."""
+    read: Callable[[], tuple[np.ndarray, ...]]
+    """H&E and real stain, both uint8 (h, w, 3); and, if not all pixels count, which ones do, bool (h, w)."""
     stratum: str = ""
     """A group of fields that is also reported by itself; "" = none."""
     patient: str = ""

@@ -51,6 +51,8 @@ class FieldPixels:
     name: str
     he: np.ndarray
     real: np.ndarray
+    kept: np.ndarray | None = None
+    """Which pixels count, bool (h, w): whole blocks of the largest scale; None counts all. PSNR and SSIM need all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +99,9 @@ class Target:
 
     def __init__(self, view: FieldPixels, ruler: MeasureSettings) -> None:
         self._view, self._ruler = view, ruler
-        self._tissue = tissue(view.he, ruler.mpp)
-        self._empty = np.asarray(distance_transform_edt(~self._tissue)) > CLEAR_UM / ruler.mpp
+        self._kept = np.ones(view.real.shape[:2], bool) if view.kept is None else view.kept
+        self._tissue = tissue(view.he, ruler.mpp) & self._kept
+        self._empty = (np.asarray(distance_transform_edt(~self._tissue)) > CLEAR_UM / ruler.mpp) & self._kept
         self._hematoxylin = hematoxylin(view.he, HE_BACKGROUND, sigma_px=SMOOTH_UM / ruler.mpp)
         self._amounts = self._measure(view.real)
         self._positive = dab(view.real, ruler.background) > POSITIVE_OD
@@ -111,19 +114,22 @@ class Target:
         """
         assert answer.shape[:2] == self._view.real.shape[:2], f"{answer.shape} for a field {self._view.real.shape}"
         if answer.ndim == 2:
-            return Figures(Amounts(self._shares(answer)), self._amounts, overlap(answer > HALF, self._positive))
+            return Figures(Amounts(self._shares(answer)), self._amounts, self._overlap(answer > HALF))
         sigma = SMOOTH_UM / self._ruler.mpp
         blue = hematoxylin(answer, self._ruler.background, sigma_px=sigma)
         return Figures(
             self._measure(answer),
             self._amounts,
-            overlap(dab(answer, self._ruler.background) > POSITIVE_OD, self._positive),
-            psnr(answer, self._view.real),
-            ssim(answer, self._view.real),
-            float(pearson(pair_sums(blue, self._hematoxylin))),
+            self._overlap(dab(answer, self._ruler.background) > POSITIVE_OD),
+            psnr(answer, self._view.real) if self._view.kept is None else float("nan"),
+            ssim(answer, self._view.real) if self._view.kept is None else float("nan"),
+            float(pearson(pair_sums(blue[self._kept], self._hematoxylin[self._kept]))),
             spectrum_sums(optical_density(answer, self._ruler.background).mean(-1), self._tissue),
             self._outline(answer),
         )
+
+    def _overlap(self, positive: np.ndarray) -> np.ndarray:
+        return overlap(positive[self._kept], self._positive[self._kept])
 
     def _outline(self, image: np.ndarray) -> np.ndarray:
         if not (pixels := int(self._empty.sum())):
@@ -135,16 +141,18 @@ class Target:
         density = dab(image, self._ruler.background)
         return Amounts(
             self._shares(density > POSITIVE_OD),
-            float(np.percentile(density, 90)),
-            float(density.sum(dtype=np.float64)) * self._ruler.mpp**2,
-            _mean_of_top_tenth(density),
+            float(np.percentile(density[self._kept], 90)),
+            float(density[self._kept].sum(dtype=np.float64)) * self._ruler.mpp**2,
+            _mean_of_top_tenth(density[self._kept]),
             histogram(density[self._tissue]),
         )
 
     def _shares(self, positive: np.ndarray) -> dict[str, np.ndarray]:
         sides = {f"{um} µm": round(um / self._ruler.mpp) for um in BLOCKS_UM}
-        blocks = {scale: block_means(positive, side).ravel() for scale, side in sides.items()}
-        return blocks | {FIELD: np.array([positive.mean(dtype=np.float64)])}
+        blocks = {
+            scale: block_means(positive, side)[block_means(self._kept, side) > 0.5] for scale, side in sides.items()
+        }
+        return blocks | {FIELD: np.array([positive[self._kept].mean(dtype=np.float64)])}
 
 
 def _mean_of_top_tenth(density: np.ndarray) -> float:

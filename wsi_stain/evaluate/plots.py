@@ -53,6 +53,31 @@ def _bland_altman(axes: Axes, result: EvaluationResult, which: tuple[str, str], 
     axes.set(xlabel="mean of both, % DAB+", ylabel="generated − real, percentage points")
 
 
+def maps(generated: np.ndarray, real: np.ndarray, extent_mm: tuple[float, float]) -> bytes:
+    """Positive share of every block of a slide, real, generated and their difference: PNG.
+
+    Args:
+        generated: float64 (rows, columns), 0-1; NaN where nothing is compared.
+        real: likewise.
+        extent_mm: height and width of the blocks together, in the frame of the H&E.
+    """
+    height, width = extent_mm
+    figure = Figure(figsize=(12, min(8.0, 0.8 + 3.6 * height / width)), dpi=DPI, layout="constrained")
+    most = max(1.0, *(100 * float(np.nanmax(values)) for values in (generated, real)))
+    shown = (
+        ("real, % DAB+", real, "viridis", (0, most)),
+        ("generated, % DAB+", generated, "viridis", (0, most)),
+        ("generated − real, percentage points", generated - real, "RdBu_r", (-most, most)),
+    )
+    for axes, (title, values, colours_of, (low, high)) in zip(figure.subplots(1, 3), shown, strict=True):
+        _style(axes, title, box=None)
+        extent = (0.0, width, height, 0.0)
+        image = axes.imshow(100 * values, extent=extent, cmap=colours_of, vmin=low, vmax=high, interpolation="nearest")
+        axes.set(xlabel="mm")
+        figure.colorbar(image, ax=axes, shrink=0.8)
+    return _png(figure)
+
+
 def histograms(result: EvaluationResult, rows: list[str]) -> bytes:
     """DAB densities of all tissue pixels, real and generated: PNG; rows without images are omitted."""
     figure = Figure(figsize=(12, 3.0), dpi=DPI, layout="constrained")

@@ -15,6 +15,7 @@ from wsi_stain.errors import OutputError
 from wsi_stain.evaluate.evaluate import METRICS, EvaluationResult
 from wsi_stain.evaluate.examples import SHOWN_SHARE, Example, examples
 from wsi_stain.evaluate.figures import MeasureSettings
+from wsi_stain.evaluate.slides import SlidePair, maps
 from wsi_stain.evaluate.tables import plain, table, texts
 from wsi_stain.files import record
 from wsi_stain.files.atomic import atomic_write
@@ -43,6 +44,8 @@ class ReportSettings:
     ruler: MeasureSettings
     version: str
     """Version of wsi-stain."""
+    slides: SlidePair | None = None
+    """Two registered slides, if the fields are parts of them: the report then has maps."""
 
 
 def refuse_used(folder: Path) -> None:
@@ -90,6 +93,16 @@ def judged_rows(result: EvaluationResult) -> list[str]:
     return [c.name for c in result.contenders if c.kind != "baseline"]
 
 
+def _maps(result: EvaluationResult, settings: ReportSettings, judged: Sequence[str]) -> dict[str, bytes]:
+    """A picture of the whole slide for every judged row; empty for fields that are not parts of two slides."""
+    from wsi_stain.evaluate import plots
+
+    if settings.slides is None:
+        return {}
+    rows, columns = (n * settings.slides.block_px * settings.ruler.mpp / 1000 for n in settings.slides.held.shape)
+    return {row: plots.maps(*maps(settings.slides, result, row), (rows, columns)) for row in judged}
+
+
 def html(result: EvaluationResult, settings: ReportSettings, pictures: Sequence[Example]) -> str:
     """The whole report as one HTML page without scripts or links to other files."""
     from wsi_stain.evaluate import plots
@@ -112,6 +125,7 @@ def html(result: EvaluationResult, settings: ReportSettings, pictures: Sequence[
         other_metrics=[name for name in metrics if name not in stain],
         texts=texts,
         plots={row: plots.agreement(result, row, colours[row]) for row in judged},
+        maps=_maps(result, settings, judged),
         histograms=plots.histograms(result, judged) if judged else b"",
         examples=pictures,
         shown_share=SHOWN_SHARE,

@@ -133,6 +133,7 @@ class TiffCanvas:
             rois=tuple(ometiff.Roi("unreadable in the source", box) for box in unreadable),
             uuid=spec.uuid,
             channels=spec.channels,
+            notice=dict(spec.provenance).get("notice", ometiff.NOTICE),
         )
 
     def _tile(self, file: zipfile.ZipFile, tile: str, plane: int) -> bytes:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from wsi_stain.output.ometiff.tiff import DESCRIPTION, BrokenTiff, Tiff
-from wsi_stain.output.ometiff.xml import NOTICE, map_annotations, parse
+from wsi_stain.output.ometiff.xml import NOTICE, is_resampled, map_annotations, parse
 
 WORDS = re.compile(r"\bvirtual(ly)?[\s_-]*(stain|ihc\b|immuno)", re.IGNORECASE)
 """Words by which other software marks its virtual stains."""
@@ -31,7 +31,8 @@ def _of_tiff(path: Path) -> str | None:
         text = tiff.pages[0].text(DESCRIPTION)
     root = parse(text)
     if root is not None and root.get("Creator", "").startswith("wsi-stain"):
-        return map_annotations(root).get("stain", "")
+        annotations = map_annotations(root)
+        return None if is_resampled(annotations) else annotations.get("stain", "")
     if WORDS.search(text):
         return "" if root is None else map_annotations(root).get("stain", "")
     return None

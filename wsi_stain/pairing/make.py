@@ -28,7 +28,9 @@ from wsi_stain.errors import OutputError, SlideError
 from wsi_stain.files import record
 from wsi_stain.files.atomic import atomic_write
 from wsi_stain.files.lock import locked
+from wsi_stain.files.paths import without_home
 from wsi_stain.pairing import report
+from wsi_stain.pairing.case import JSON, TRANSFORM
 from wsi_stain.pairing.cut import WORK, Job, Tile, cut
 from wsi_stain.pairing.exports import landmarks, qupath_affine
 from wsi_stain.pairing.request import PairsRequest
@@ -44,9 +46,7 @@ from wsi_stain.registration.verdict import SURE
 from wsi_stain.slide.files import digest
 from wsi_stain.slide.slide import Slide
 
-JSON, CSV, TRANSFORM, REGISTRATION, HTML = (
-    "pairs.json", "pairs.csv", "registration.npz", "registration.json", "report.html",
-)  # fmt: skip
+CSV, REGISTRATION, HTML = "pairs.csv", "registration.json", "report.html"
 COLUMNS = (
     *("he", "ihc", "slide_id", "split", "x", "y", "side", "patient_id"),
     *("misalignment_px", "confidence", "dab_fraction", "tissue_fraction"),
@@ -125,7 +125,7 @@ def _make(request: PairsRequest, he: Slide, ihc: Slide, facts: dict[str, Any], p
         job = Job(
             request,
             he.at(request.mpp),
-            Warped(ihc.at(request.mpp), transform, request.mpp),
+            Warped(ihc.at(request.mpp), transform, request.mpp, drifts=True),
             off,
             (background_in(he.thumbnail(1024)), background_in(ihc.thumbnail(1024))),
         )
@@ -144,6 +144,7 @@ def _make(request: PairsRequest, he: Slide, ihc: Slide, facts: dict[str, Any], p
         "wsi_stain": __version__,
         "request": _settings(request),
         "slides": facts,
+        "paths": without_home({"he": str(request.he.absolute()), "ihc": str(request.ihc.absolute())}),
         "registration": outcome,
         "residuals": _figures(off),
         "tiles": len(kept),

@@ -117,7 +117,7 @@ def _write(folder: Path, slide: str, he: np.ndarray, ihc: np.ndarray, box: Box, 
     name = f"{slide}_{box.y0:06d}_{box.x0:06d}.png"
     for kind, image in (("he", he), ("ihc", ihc)):
         (folder / kind).mkdir(exist_ok=True)
-        atomic_write(folder / kind / name, imagecodecs.png_encode(image))
+        atomic_write(folder / kind / name, bytes(imagecodecs.png_encode(image)))
     x, y, side = (round(v * view.scale) for v in (box.x0, box.y0, box.size.w))
     files: dict[str, object] = {"he": f"he/{name}", "ihc": f"ihc/{name}"}
     return files | {"slide_id": slide, "split": "train", "x": x, "y": y, "side": side}

@@ -102,7 +102,7 @@ def _sampled(slide: Slide, points: np.ndarray, um: float) -> np.ndarray:
 
 
 def _deformation(he: Slide, transform: Transform) -> Figure:
-    """The non-rigid part as a grid over the H&E, exaggerated by nothing."""
+    """The non-rigid part as a grid over the H&E, drawn to scale."""
     figure = _over(he)
     axes = figure.axes[0]
     height, width = np.array(he.size) * he.mpp

@@ -64,11 +64,15 @@ class Transform:
         """Points of the H&E, float (…, 2) → points of the other slide, float64 (…, 2)."""
         if len(self.pieces) == 1:
             return self.pieces[0](points)
-        owner, out = self.fragments(points), np.empty(points.shape)
+        owner, out = self.owner(points), np.empty(points.shape)
         for number in np.unique(owner):
             mine = owner == number
             out[mine] = self.pieces[number](points[mine])
         return out
+
+    def owner(self, points: np.ndarray) -> np.ndarray:
+        """The number of the piece of each point of the H&E, float (…, 2) → intp (…)."""
+        return self.fragments(points) if len(self.pieces) > 1 else np.zeros(points.shape[:-1], np.intp)
 
     def inverse(self, points: np.ndarray) -> np.ndarray:
         """Points of the other slide → points of the H&E, float64 (…, 2); NaN where no piece comes from."""

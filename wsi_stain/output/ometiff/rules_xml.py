@@ -149,17 +149,19 @@ def privacy(subject: Subject) -> Iterator[Problem]:
 
 
 def provenance(subject: Subject) -> Iterator[Problem]:
-    """Rule 20: a virtual stain is labelled as such; does not apply to other files."""
+    """Rule 20: a virtual stain is labelled as such, a resampled real stain as that; does not apply to other files."""
     if not subject.is_ours or subject.ome is None:
         return
     annotations = subject.ome.iterfind("StructuredAnnotations//Value")
     content = " ".join(text for element in annotations for text in element.itertext())
-    for words in (NOTICE, RESEARCH_USE):
+    mapped = xml.map_annotations(subject.ome)
+    is_virtual = not xml.is_resampled(mapped)
+    for words in (NOTICE, RESEARCH_USE) if is_virtual else (RESEARCH_USE,):
         if words not in content:
             yield error(20, f"its annotations lack {words!r}: it can be mistaken for a physical stain; convert again")
-    missing = [key for key in xml.REQUIRED if key not in xml.map_annotations(subject.ome)]
+    missing = [key for key in (xml.REQUIRED if is_virtual else xml.REQUIRED_OF_RESAMPLED) if key not in mapped]
     if missing:
-        yield error(20, f"its annotations lack {', '.join(missing)}: its origin is unknown; convert again")
+        yield error(20, f"its annotations lack {', '.join(missing)}: its origin is unknown; write it again")
 
 
 def regions(subject: Subject) -> Iterator[Problem]:

@@ -85,7 +85,7 @@ def _options(source: TileSource, metadata: xml.OmeMetadata, level: int, plane: i
 
 def _xmp_tag(metadata: xml.OmeMetadata) -> tuple[int, int, int, bytes, bool]:
     """The tag of the XMP packet, of type BYTE, as tifffile takes it."""
-    packet = xmp.build({**metadata.annotations, "stain": metadata.stain})
+    packet = xmp.build({**metadata.annotations, "stain": metadata.stain, "notice": metadata.notice})
     return xmp.TAG, 1, len(packet), packet, True
 
 

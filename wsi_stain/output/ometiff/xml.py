@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from wsi_stain import __version__
 from wsi_stain.config.channels import Channel
-from wsi_stain.files.notice import NOTICE, RESEARCH_USE
+from wsi_stain.files.notice import NOTICE, RESAMPLED, RESEARCH_USE
 from wsi_stain.geometry import Box, Size
 from wsi_stain.output.ometiff.xmp import source_type
 from wsi_stain.slide.lengths import in_um
@@ -21,6 +21,8 @@ PROVENANCE = "wsi-stain/provenance"
 
 REQUIRED = ("model", "model_version", "model_sha256", "source_sha256")
 """Annotations required to identify the origin of a virtual stain (rule 20)."""
+REQUIRED_OF_RESAMPLED = ("case", "source_sha256", "frame_sha256", "registration_sha256")
+"""The same of a real stain in the frame of another slide."""
 
 _ILLEGAL = re.compile("[^\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _RED = str(0xFF0000FF - 2**32)  # the schema's colours are signed 32-bit RGBA
@@ -51,6 +53,8 @@ class OmeMetadata:
     rois: tuple[Roi, ...] = ()
     channels: tuple[Channel, ...] = ()
     """Fluorescence channels, each a page of its own; empty for colours."""
+    notice: str = NOTICE
+    """`NOTICE` of a virtual stain, or `RESAMPLED`."""
     uuid: str = field(kw_only=True)
     """uuid5 of the input and the settings, so that the same run gives the same bytes (rule 22)."""
 
@@ -87,7 +91,7 @@ def build(metadata: OmeMetadata, size: Size) -> bytes:
 
 def _add_image(root: ET.Element, metadata: OmeMetadata, size: Size) -> None:
     image = ET.SubElement(root, "Image", ID="Image:0", Name=metadata.name)
-    ET.SubElement(image, "Description").text = f"{NOTICE}. {RESEARCH_USE}. Stain: {metadata.stain}"
+    ET.SubElement(image, "Description").text = f"{metadata.notice}. {RESEARCH_USE}. Stain: {metadata.stain}"
     if metadata.magnification is not None:
         ET.SubElement(image, "InstrumentRef", ID="Instrument:0")
         ET.SubElement(image, "ObjectiveSettings", ID="Objective:0:0")
@@ -136,12 +140,12 @@ def _add_channels(pixels: ET.Element, channels: tuple[Channel, ...]) -> None:
 def _add_annotations(root: ET.Element, metadata: OmeMetadata) -> None:
     annotations = ET.SubElement(root, "StructuredAnnotations")
     comment = ET.SubElement(annotations, "CommentAnnotation", ID="Annotation:0", Namespace=PROVENANCE)
-    ET.SubElement(comment, "Value").text = f"{NOTICE}. {RESEARCH_USE}."
+    ET.SubElement(comment, "Value").text = f"{metadata.notice}. {RESEARCH_USE}."
     mapped = ET.SubElement(annotations, "MapAnnotation", ID="Annotation:1", Namespace=PROVENANCE)
     value = ET.SubElement(mapped, "Value")
     # Ours come last, so that no annotation of the caller can replace them.
     made_by = {"digital_source_type": source_type(metadata.annotations)}
-    pairs = {**metadata.annotations, **made_by, "notice": NOTICE, "use": RESEARCH_USE, "stain": metadata.stain}
+    pairs = {**metadata.annotations, **made_by, "notice": metadata.notice, "use": RESEARCH_USE, "stain": metadata.stain}
     for key, text in pairs.items():
         ET.SubElement(value, "M", K=key).text = text
 
@@ -208,6 +212,11 @@ def magnification(root: ET.Element) -> float | None:
             except ValueError:
                 return None
     return None
+
+
+def is_resampled(annotations: Mapping[str, str]) -> bool:
+    """Whether annotations are those of a real stain that was resampled into the frame of another slide."""
+    return annotations.get("notice") == RESAMPLED
 
 
 def map_annotations(root: ET.Element) -> dict[str, str]:

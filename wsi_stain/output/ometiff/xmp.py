@@ -15,7 +15,7 @@ from wsi_stain.files.notice import NOTICE, RESEARCH_USE
 TAG = 700
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 TRAINED, ENHANCED = SOURCE_TYPES + "trainedAlgorithmicMedia", SOURCE_TYPES + "algorithmicallyEnhanced"
-"""Made by a trained model; and the copy that a built-in model without weights makes."""
+"""Made by a trained model; and a copy by a built-in model without weights, or a real stain that was resampled."""
 _SPACES = {
     "x": "adobe:ns:meta/",
     "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
@@ -41,21 +41,23 @@ def build(annotations: Mapping[str, str]) -> bytes:
     """The XMP packet of an output, in UTF-8; equal annotations give equal bytes.
 
     Args:
-        annotations: the provenance of the output; model, version, hashes and stain are taken from it.
+        annotations: the provenance of the output; notice, model, version, hashes and stain are taken from it.
     """
     root = ET.Element(_name("x", "xmpmeta"))
     about = ET.SubElement(ET.SubElement(root, _name("rdf", "RDF")), _name("rdf", "Description"))
     about.set(_name("rdf", "about"), "")
     about.set(_name("xmp", "CreatorTool"), f"wsi-stain {__version__}")
     about.set(_name("Iptc4xmpExt", "DigitalSourceType"), source_type(annotations))
-    about.set(_name("Iptc4xmpExt", "AISystemUsed"), annotations.get("model", ""))
-    about.set(_name("Iptc4xmpExt", "AISystemVersionUsed"), annotations.get("model_version", ""))
+    notice = annotations.get("notice", NOTICE)
+    if notice == NOTICE:
+        about.set(_name("Iptc4xmpExt", "AISystemUsed"), annotations.get("model", ""))
+        about.set(_name("Iptc4xmpExt", "AISystemVersionUsed"), annotations.get("model_version", ""))
     for key in _OWN:
         about.set(_name("wsistain", key), annotations.get(key, ""))
     alternatives = ET.SubElement(ET.SubElement(about, _name("dc", "description")), _name("rdf", "Alt"))
     text = ET.SubElement(alternatives, _name("rdf", "li"))
     text.set(_LANGUAGE, "x-default")
-    text.text = f"{NOTICE}. {RESEARCH_USE}."
+    text.text = f"{notice}. {RESEARCH_USE}."
     return (_BEGIN + ET.tostring(root, encoding="unicode") + _END).encode()
 
 
