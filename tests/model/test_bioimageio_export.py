@@ -116,6 +116,16 @@ def test_the_command_takes_a_file_or_a_folder(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "rdf.yaml").is_file()
 
 
+def test_the_default_tile_is_small_enough_for_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_: object, side: int) -> bytes:
+        raise BundleError(f"side {side}")
+
+    monkeypatch.setattr(bioimageio_export, "graph_of", stop)
+    assert Bundle.open(DEFAULT).tile > bioimageio_export.MOST_TILE
+    with pytest.raises(BundleError, match="side 512"):
+        export_folder(DEFAULT, tmp_path / "out")
+
+
 CHECKS = """
 import sys
 from bioimageio.core import test_description
