@@ -15,7 +15,7 @@ from wsi_stain.config.model import GeneratorConfig
 from wsi_stain.errors import BundleError
 from wsi_stain.model import facts
 from wsi_stain.model.bundle import DEFAULT
-from wsi_stain.model.export import export_graph
+from wsi_stain.model.graph_export import export_graph
 from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.inference import TorchGenerator
 from wsi_stain.nn.onnx_twin import twin

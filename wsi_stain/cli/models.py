@@ -106,14 +106,27 @@ def pack(source: str, target: Path, version: str, licence: str) -> None:
 
 @command.command()
 @click.argument("name")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--tile", type=int, help="Side of its tiles in pixels. [default: that of the bundle]")
-def export(name: str, file: Path, tile: int | None) -> None:
-    """Write the network of a bundle as the ONNX graph FILE: one tile of RGB in, the stain out, both in [-1, 1]."""
-    from wsi_stain.model.export import export_graph
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--bioimageio", "folder", type=click.Path(path_type=Path), help="Write a model folder of BioImage.IO.")
+@click.option("--tile", type=int, help="Side of its tiles in pixels. [default: the bundle's; folders: at most 512]")
+@click.option("--author", "authors", multiple=True, help="Who made the model, for --bioimageio; repeat it.")
+def export(name: str, file: Path | None, folder: Path | None, tile: int | None, authors: tuple[str, ...]) -> None:
+    """Write the network of a bundle as the ONNX graph FILE: one tile of RGB in, the stain out, both in [-1, 1].
 
-    export_graph(name, file, tile)
-    click.echo(str(file))
+    With --bioimageio, write a folder with rdf.yaml (specification 0.5), the graph, and test tensors instead.
+    """
+    if (file is None) == (folder is None):
+        raise click.UsageError("Pass FILE or --bioimageio DIR.")
+    if file is not None:
+        from wsi_stain.model.graph_export import export_graph
+
+        export_graph(name, file, tile)
+    elif folder is not None:
+        from wsi_stain.model.bioimageio_export import export_folder
+
+        agreement_db = export_folder(name, folder, tile=tile, authors=authors)
+        click.echo(f"agreement of the graph with the network: {agreement_db:.1f} dB", err=True)
+    click.echo(str(file or folder))
 
 
 @command.command()
@@ -160,7 +173,7 @@ class NumbersType(click.ParamType[Any]):
 @command.command("import")
 @click.argument("weights", type=click.Path(path_type=Path))
 @click.option("-o", "--output", "folder", type=click.Path(path_type=Path), required=True, help="Folder of the bundle.")
-@click.option("--kind", type=click.Choice(get_args(ImportKind)), required=True, help="Architecture, or onnx.")
+@click.option("--kind", type=click.Choice(get_args(ImportKind)), help="Architecture, or onnx; required for a file.")
 @click.option("--mpp", type=float, help="µm per pixel of the images that it was trained on.")
 @click.option("--stain", help="Stain that it produces, for example HER2.")
 @click.option("--licence", help="SPDX expression for the weights.")
@@ -184,17 +197,25 @@ class NumbersType(click.ParamType[Any]):
 def import_(weights: Path, folder: Path, config_file: Path | None, **options: Any) -> None:
     """Make the bundle -o FOLDER of the generator in WEIGHTS; then complete its card.md.
 
-    WEIGHTS is a state dict (.pth, .safetensors) of the CycleGAN family, or an ONNX file. It is opened in a process with
-    limits, and no code in it is executed. What it does not state must be given. See docs/import.md.
+    WEIGHTS is a state dict (.pth, .safetensors) of the CycleGAN family, an ONNX file, or a model folder of BioImage.IO
+    (rdf.yaml) with ONNX weights. It is opened in a process with limits, and no code in it is executed. What it does not
+    state must be given. See docs/import.md.
     """
     from wsi_stain.config.channels import parse
     from wsi_stain.config.loader import dump
+    from wsi_stain.model.bioimageio_import import read_folder
     from wsi_stain.model.importing import import_model, settings
 
     given = {key: value for key, value in options.items() if value is not None}
+    resource = read_folder(weights) if weights.is_dir() else None
+    if resource is None and "kind" not in given:
+        raise click.UsageError("Missing option '--kind'; only a model folder of BioImage.IO states it.")
+    if resource is not None and given.get("kind", "onnx") != "onnx":
+        raise click.UsageError(f"--kind {given['kind']}: only the ONNX weights of a model folder are imported.")
     if "channels" in given:
         given["channels"] = [dump(channel) for channel in parse(given["channels"])]
-    bundle = import_model(weights, folder, settings(given, config_file))
+    config = settings(given, config_file, resource.facts if resource else None)
+    bundle = import_model(resource.weights if resource else weights, folder, config)
     measured = bundle.config.measured
     assert measured, "an imported network was measured"
     click.echo(str(folder))

@@ -86,38 +86,6 @@ def _write_training(folder: Path, training: TrainingRun) -> None:
         log.warning("the bundle does not state what its training tiles look like: %s", err)
 
 
-def export_graph(name: Path | str, file: Path, tile: int | None = None) -> None:
-    """Write the network of a bundle as an ONNX graph; see `nn.onnx_twin.twin`.
-
-    Args:
-        name: of a shipped bundle, or its folder.
-        file: to write.
-        tile: side of its tiles in px; by default that of the bundle.
-
-    Raises:
-        BundleError: the bundle holds no network of ours, the tile does not suit it, the file exists or does not end in
-            .onnx, or the package onnx is missing.
-    """
-    bundle = Bundle.open(name)
-    side = tile or bundle.tile
-    if bundle.config.generator.kind != "ceff" or bundle.has_tile_statistics:
-        raise BundleError(
-            f"{bundle.name} has no network of ours with frozen statistics; export it where it was trained"
-        )
-    if side < 1 or side % bundle.multiple:
-        raise BundleError(f"--tile is {side}: it must be a multiple of {bundle.multiple} px")
-    if file.suffix != ".onnx":
-        raise BundleError(f"{file} must end in .onnx; choose another name")
-    if file.exists():
-        raise BundleError(f"{file} already exists; choose another name, or remove it first")
-    from wsi_stain.graphs.admit import import_onnx
-    from wsi_stain.nn.inference import load_generator
-    from wsi_stain.nn.onnx_twin import twin
-
-    import_onnx()  # torch needs it, too, but says so in a traceback
-    atomic_write(file, twin(load_generator(bundle.config.generator, bundle.weights_path), side))
-
-
 def check(folder: Path | str, *, tiles: bool = True) -> list[str]:
     """The problems of a bundle, as sentences; empty if it can be shipped.
 

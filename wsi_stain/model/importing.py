@@ -42,19 +42,27 @@ LEAST_DB = 60.0
 """PSNR that a bundle must have against its source network: at most one byte in fifteen differs, by one."""
 
 
-def settings(given: Mapping[str, Any], file: Path | None = None) -> ImportConfig:
+def settings(
+    given: Mapping[str, Any], file: Path | None = None, stated: Mapping[str, Any] | None = None
+) -> ImportConfig:
     """The settings of an import: a YAML file, and keys that replace its.
+
+    Args:
+        given: keys that were passed.
+        file: with more of them.
+        stated: what the rdf.yaml of a model folder states; the others replace it (`bioimageio_import`).
 
     Raises:
         ConfigError: facts that the weight file does not state are missing, or a value is invalid.
     """
-    merged = {**read_mapping(file), **given} if file else dict(given)
+    merged = {**(stated or {}), **(read_mapping(file) if file else {}), **given}
     if multiple := KIND_MULTIPLES.get(merged.get("kind", "")):
         merged.setdefault("multiple", multiple)
     missing = [f"{key} ({meaning})" for key, meaning in FACTS.items() if key not in merged]
     if missing:
         options = ", ".join(f"--{key.replace('_', '-')}" for key in FACTS if key not in merged)
-        raise ConfigError(f"the weight file does not state {', '.join(missing)}; pass {options}")
+        source = "the weight file" if stated is None else "rdf.yaml"
+        raise ConfigError(f"{source} does not state {', '.join(missing)}; pass {options}")
     return load(ImportConfig, merged)
 
 
