@@ -16,6 +16,7 @@ from wsi_stain.errors import BundleError
 from wsi_stain.model import bioimageio_export, facts
 from wsi_stain.model.bioimageio_export import export_folder
 from wsi_stain.model.bundle import DEFAULT, Bundle, sha256_of
+from wsi_stain.model.graph_export import MOST_TILE
 from wsi_stain.model.tile_invariance import field
 
 AUTHORS = ["A. Author", "B. Author"]
@@ -121,7 +122,7 @@ def test_the_default_tile_is_small_enough_for_a_graph(tmp_path: Path, monkeypatc
         raise BundleError(f"side {side}")
 
     monkeypatch.setattr(bioimageio_export, "graph_of", stop)
-    assert Bundle.open(DEFAULT).tile > bioimageio_export.MOST_TILE
+    assert Bundle.open(DEFAULT).tile > MOST_TILE
     with pytest.raises(BundleError, match="side 512"):
         export_folder(DEFAULT, tmp_path / "out")
 

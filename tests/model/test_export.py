@@ -118,13 +118,15 @@ def test_packing_never_overwrites(run: Path, tmp_path: Path, name: str) -> None:
 
 
 def test_a_card_that_is_there_is_kept(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "card.md").write_text("RESEARCH USE ONLY, Apache-2.0")
+    (tmp_path / "card.md").write_text("1.0.0, RESEARCH USE ONLY, Apache-2.0")
     bundle = pack(run, tmp_path)
     assert bundle.config.tile_tolerance
     words = in_words(bundle.config.tile_tolerance)
     assert check(tmp_path) == [f"the card lacks the tile tolerance of bundle.yaml; add {words!r}"]
-    (tmp_path / "card.md").write_text(f"RESEARCH USE ONLY, Apache-2.0; {words.replace(' ', chr(10), 1)}")
+    (tmp_path / "card.md").write_text(f"1.0.0, RESEARCH USE ONLY, Apache-2.0; {words.replace(' ', chr(10), 1)}")
     assert check(tmp_path) == []
+    (tmp_path / "card.md").write_text(f"0.9.0, RESEARCH USE ONLY, Apache-2.0; {words}\n1.0.0")
+    assert check(tmp_path) == ["the first line of the card does not name the version of bundle.yaml, 1.0.0; add it"]
 
 
 def test_what_cannot_be_packed_leaves_no_bundle(run: Path, tmp_path: Path) -> None:

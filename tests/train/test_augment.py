@@ -12,7 +12,7 @@ from PIL import Image
 from wsi_stain.config.train import AugmentConfig
 from wsi_stain.errors import ConfigError
 from wsi_stain.pairs.pair import find_pairs
-from wsi_stain.train.augment import Change, draw_change
+from wsi_stain.train.augment import Change, draw_change, enlarged
 from wsi_stain.train.crops import Crops
 
 
@@ -81,6 +81,16 @@ def test_blur_and_compression_are_those_of_their_names() -> None:
     assert np.abs(Change(jpeg=95).applied(tile).astype(int) - np.asarray(Image.open(target))).mean() < 3
 
 
+def test_a_coarser_slide_loses_what_is_finer_than_its_pixels() -> None:
+    (tile,) = blobs(1, 64)
+    np.testing.assert_array_equal(enlarged(np.full((64, 48, 3), 77, np.uint8), 2.2), 77)
+    checks = (np.indices((32, 32)).sum(0) % 2 * 200)[..., None].repeat(3, 2).astype(np.uint8)
+    assert np.ptp(Change(coarser=2.0).applied(checks)) == 0, "1 px is finer than 2 px"
+    smooth = Change(coarser=2.0).applied(tile)
+    assert smooth.shape == tile.shape
+    assert np.abs(np.diff(smooth.astype(int), axis=0)).mean() < 0.8 * np.abs(np.diff(tile.astype(int), axis=0)).mean()
+
+
 def test_size_changes_both_stains_alike(pairs: Path) -> None:
     crops = Crops(tuple(find_pairs(pairs, "train")), side=96, seed=1, augment=AugmentConfig(scale=0.3))
     he, ihc = crops.batch(0, 12)
@@ -92,13 +102,13 @@ def test_size_changes_both_stains_alike(pairs: Path) -> None:
 
 
 def test_a_crop_depends_on_its_number_alone(pairs: Path) -> None:
-    every = AugmentConfig(hue=20, saturation=0.3, intensity=0.5, scale=0.2, blur=1, jpeg=50)
+    every = AugmentConfig(hue=20, saturation=0.3, intensity=0.5, scale=0.2, blur=1, jpeg=50, coarser=2.2)
     crops = Crops(tuple(find_pairs(pairs, "train")), side=96, seed=1, augment=every)
     np.testing.assert_array_equal(crops.batch(0, 8)[0][5], crops.batch(5, 1)[0][0])
 
 
 def test_changes_cover_their_ranges_and_no_more() -> None:
-    every = AugmentConfig(hue=20, saturation=0.3, intensity=0.5, scale=0.2, blur=1, jpeg=50)
+    every = AugmentConfig(hue=20, saturation=0.3, intensity=0.5, scale=0.2, blur=1, jpeg=50, coarser=2.2)
     rng = np.random.default_rng(0)
     changes = [draw_change(every, rng) for _ in range(300)]
     for values, low, high in (
@@ -107,6 +117,7 @@ def test_changes_cover_their_ranges_and_no_more() -> None:
         ([c.intensity for c in changes], 1 / 1.5, 1.5),
         ([c.scale for c in changes], 0.8, 1.2),
         ([c.blur_px for c in changes], 0, 1),
+        ([c.coarser for c in changes], 1, 2.2),
         ([c.jpeg for c in changes if c.jpeg is not None], 50, 95),
     ):
         margin = 0.05 * (high - low)

@@ -108,7 +108,7 @@ def pack(source: str, target: Path, version: str, licence: str) -> None:
 @click.argument("name")
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--bioimageio", "folder", type=click.Path(path_type=Path), help="Write a model folder of BioImage.IO.")
-@click.option("--tile", type=int, help="Side of its tiles in pixels. [default: the bundle's; folders: at most 512]")
+@click.option("--tile", type=int, help="Side of its tiles in pixels. [default: the bundle's, but at most 512]")
 @click.option("--author", "authors", multiple=True, help="Who made the model, for --bioimageio; repeat it.")
 def export(name: str, file: Path | None, folder: Path | None, tile: int | None, authors: tuple[str, ...]) -> None:
     """Write the network of a bundle as the ONNX graph FILE: one tile of RGB in, the stain out, both in [-1, 1].

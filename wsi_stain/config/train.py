@@ -26,7 +26,7 @@ LEAST_JUDGED_PX = 24
 
 @dataclass(frozen=True, slots=True)
 class AugmentConfig:
-    """Changes of the training crops that make a generator robust; 0 disables each."""
+    """Changes of the training crops that make a generator robust; the defaults disable each."""
 
     hue: Annotated[float, Range(0, 180)] = 0.0
     """Largest rotation of the H&E's colours around grey in optical density, in degrees."""
@@ -40,6 +40,8 @@ class AugmentConfig:
     """Largest σ in px of a Gaussian blur of the H&E; half of the crops are blurred."""
     jpeg: Annotated[int, Range(0, 95)] = 0
     """Lowest quality of a JPEG compression of the H&E; half of the crops are compressed."""
+    coarser: Annotated[float, Range(1, 4)] = 1.0
+    """Largest factor by which the H&E is reduced and enlarged again, in half of the crops; 1 disables it."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -35,8 +35,6 @@ FORMAT = "0.5.4"
 TEST_INPUT, TEST_OUTPUT = "test_input", "test_output"
 """Tensors as .npy, and for people as .png."""
 COVER, DOCUMENTATION = "cover.png", "documentation.md"
-MOST_TILE = 512
-"""Default side of tiles at most, px: every window of attention has its own nodes, and a graph may have 20,000."""
 COVER_PX = 256
 """Side of each half of the cover, whose file must be smaller than 500 kB."""
 HALF = 127.5
@@ -60,7 +58,7 @@ def export_folder(name: Path | str, folder: Path, *, tile: int | None = None, au
     Args:
         name: of a shipped bundle, or its folder.
         folder: to make.
-        tile: side of its tiles in px; by default that of the bundle, at most `MOST_TILE`.
+        tile: side of its tiles in px; as for `graph_export.tile_of_graph`.
         authors: names of those who made the model; a shipped bundle has its own.
 
     Returns:
@@ -71,7 +69,7 @@ def export_folder(name: Path | str, folder: Path, *, tile: int | None = None, au
             with it; or the folder exists.
     """
     bundle = Bundle.open(name)
-    side = tile_of_graph(bundle, tile or min(bundle.tile, MOST_TILE // bundle.multiple * bundle.multiple))
+    side = tile_of_graph(bundle, tile)
     people = list(authors) or (list(SHIPPED_AUTHORS) if _is_shipped(bundle) else [])
     _check(bundle, side, people)
     text = _documentation(bundle, side)

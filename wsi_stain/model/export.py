@@ -129,6 +129,10 @@ def _check_card(bundle: Bundle) -> list[str]:
     if not bundle.card_path.is_file():
         return [*problems, f"{bundle.card_path.name} is missing; write it"]
     text = bundle.card_path.read_text(encoding="utf-8")
+    if bundle.version not in text.partition("\n")[0]:
+        problems.append(
+            f"the first line of the card does not name the version of bundle.yaml, {bundle.version}; add it"
+        )
     if RESEARCH_ONLY not in text:
         problems.append(f"the card does not contain {RESEARCH_ONLY}; add it")
     if licence not in text:

@@ -8,6 +8,10 @@ from wsi_stain.errors import BundleError
 from wsi_stain.files.atomic import atomic_write
 from wsi_stain.model.bundle import Bundle
 
+MOST_TILE = 512
+"""Side in px up to which a graph is made unasked: every attention window has nodes of its own, and larger graphs have
+more of them than are admitted at import."""
+
 
 def export_graph(name: Path | str, file: Path, tile: int | None = None) -> None:
     """Write the network of a bundle as an ONNX graph; see `nn.onnx_twin.twin`.
@@ -15,7 +19,7 @@ def export_graph(name: Path | str, file: Path, tile: int | None = None) -> None:
     Args:
         name: of a shipped bundle, or its folder.
         file: to write.
-        tile: side of its tiles in px; by default that of the bundle.
+        tile: side of its tiles in px; by default that of the bundle, but at most `MOST_TILE`.
 
     Raises:
         BundleError: the bundle holds no network of ours, the tile does not suit it, the file exists or does not end in
@@ -40,7 +44,7 @@ def tile_of_graph(bundle: Bundle, tile: int | None) -> int:
     Raises:
         BundleError: the bundle holds no network of ours, or the tile does not suit it.
     """
-    side = tile or bundle.tile
+    side = tile or min(bundle.tile, MOST_TILE // bundle.multiple * bundle.multiple)
     if bundle.config.generator.kind != "ceff" or bundle.has_tile_statistics:
         raise BundleError(
             f"{bundle.name} has no network of ours with frozen statistics; export it where it was trained"

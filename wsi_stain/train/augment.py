@@ -37,6 +37,8 @@ class Change:
     """σ of a Gaussian."""
     jpeg: int | None = None
     """Quality of a JPEG compression."""
+    coarser: float = 1.0
+    """Factor by which the crop is reduced and enlarged again, as a slide that is coarser than the network."""
 
     def window(self, side: int, most: int) -> int:
         """Side in px of the window that becomes a crop of `side` px; at most `most`, the side of the tile."""
@@ -53,6 +55,8 @@ class Change:
         """The H&E with other colours, blurred and compressed: uint8 (h, w, 3) → the same shape."""
         if (self.hue, self.saturation, self.intensity) != (0.0, 1.0, 1.0):
             he = recolour(he, self)
+        if self.coarser > 1:
+            he = enlarged(he, self.coarser)
         if self.blur_px:
             he = cv2.GaussianBlur(np.ascontiguousarray(he), (0, 0), self.blur_px, borderType=cv2.BORDER_REFLECT_101)
         if self.jpeg is not None:
@@ -65,7 +69,7 @@ class Change:
 
 def draw_change(config: AugmentConfig, rng: np.random.Generator) -> Change:
     """A random change within the ranges of `config`; each of its numbers is drawn whether it is used or not."""
-    hue, saturation, intensity, scale, blur, jpeg = rng.uniform(-1, 1, 6)
+    hue, saturation, intensity, scale, blur, jpeg, coarser = rng.uniform(-1, 1, 7)
     return Change(
         hue=math.radians(config.hue * hue),
         saturation=1 + config.saturation * saturation,
@@ -73,7 +77,16 @@ def draw_change(config: AugmentConfig, rng: np.random.Generator) -> Change:
         scale=1 + config.scale * scale,
         blur_px=config.blur * max(blur, 0.0),
         jpeg=round(config.jpeg + (95 - config.jpeg) * jpeg) if config.jpeg and jpeg > 0 else None,
+        coarser=1 + (config.coarser - 1) * max(coarser, 0.0),
     )
+
+
+def enlarged(he: np.ndarray, factor: float) -> np.ndarray:
+    """Reduce an image by a factor and enlarge it to its size again: uint8 (h, w, 3) → the same shape."""
+    h, w = he.shape[:2]
+    small = (max(1, round(w / factor)), max(1, round(h / factor)))
+    reduced = cv2.resize(np.ascontiguousarray(he), small, interpolation=cv2.INTER_AREA)
+    return cv2.resize(reduced, (w, h), interpolation=cv2.INTER_CUBIC)
 
 
 def recolour(he: np.ndarray, change: Change) -> np.ndarray:

@@ -15,7 +15,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from wsi_stain.config.loader import renamed
+from wsi_stain.config.loader import dump, renamed
+from wsi_stain.config.train import AugmentConfig
 from wsi_stain.errors import ConfigError, TrainingError
 from wsi_stain.files import record
 from wsi_stain.files.atomic import atomic_write
@@ -218,6 +219,8 @@ def _resume(stage: Stage, recipe: Recipe, context: DistributedContext, path: Pat
     if not isinstance(facts.get("images"), int) or not isinstance(facts.get("settings"), dict):
         raise TrainingError(f"{path} is not a checkpoint of wsi-stain train: remove it to start again")
     settings = renamed(facts["settings"], f"{path}: ")
+    if "augment" in stage.fixed:  # runs of earlier versions lack what they did not know
+        settings["augment"] = dump(AugmentConfig()) | settings.get("augment", {})
     changed = [key for key in sorted({*stage.fixed, *settings}) if stage.fixed.get(key) != settings.get(key)]
     if changed:
         raise ConfigError(
