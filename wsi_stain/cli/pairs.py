@@ -170,17 +170,20 @@ def check(source: Path, output: Path | None, as_json: bool, crop: int) -> int:
     help="Enlarge a slide that is coarser than the tiles. A model may learn that enlarged tissue is negative.",
 )
 def negatives(
-    slide: Path, pairs: Path, slide_mpp: float | None, region: tuple[int, int, int, int] | None, **options: Any
+    slide: Path, pairs: Path, slide_mpp: float | None, region: Any, counterstain: float, **options: Any
 ) -> None:
     """Add the H&E of tissue that is known to be negative to the folder PAIRS, for training.
 
     A real stain must have shown that SLIDE has none of it. The stain of its tiles is drawn from the H&E, without DAB.
     """
     from wsi_stain.geometry import Box
-    from wsi_stain.pairing.negatives import add_negatives
+    from wsi_stain.pairing.negatives import add_negatives, head_of
     from wsi_stain.slide.slide import Slide
 
+    box = Box(region[1], region[0], region[1] + region[3], region[0] + region[2]) if region else None
+    head, shown = head_of(pairs, mpp=options["mpp"], counterstain=counterstain), _shown()
     with Slide.open(slide, mpp=slide_mpp) as opened:
-        box = Box(region[1], region[0], region[1] + region[3], region[0] + region[2]) if region else None
-        count = add_negatives(opened, pairs, box, **options)
+        count = add_negatives(
+            opened, pairs, head, box, **options, progress=lambda done, total: shown("tiles", done, total)
+        )
     click.echo(f"{count} pairs added to {pairs}")

@@ -19,7 +19,7 @@ from wsi_stain.errors import SlideError, TrainingError
 from wsi_stain.files.atomic import atomic_write
 from wsi_stain.geometry import Box
 from wsi_stain.measure.deconvolution import HE_BACKGROUND, Background, optical_density, tissue
-from wsi_stain.measure.palette import Palette, estimate
+from wsi_stain.measure.palette import estimate
 from wsi_stain.nn.pixels import to_pixels, to_tensor
 from wsi_stain.nn.stain_head import CHANNELS, StainHead
 from wsi_stain.pairs.pair import find_pairs, read_pair
@@ -29,20 +29,43 @@ LEAST_TISSUE, LEAST_OD = 0.5, 0.12
 """Least share of tissue of a tile, and its least mean optical density: fat and torn edges teach nothing."""
 NO_DAB = -30.0
 """What the network would predict for a DAB density of 0: softplus(-30) is 1e-13."""
+TABLE = "pairs.csv"
 MOST_PAIRS = 60
 """Pairs of which the palette is measured, as in training."""
 Progress = Callable[[int, int], None]
 
 
+def head_of(
+    pairs: Path, *, mpp: float = 1.0, background: Background = (247, 247, 247), counterstain: float = 2.0
+) -> StainHead:
+    """A stain head with the colours of the training split of `pairs`, as a training would have it.
+
+    Args:
+        pairs: folder with a `pairs.csv`.
+        mpp: pixel size of its tiles, µm.
+        background: background colour of the stain, as in the training's configuration.
+        counterstain: likewise.
+
+    Raises:
+        TrainingError: the folder has no table of pairs.
+    """
+    if not (pairs / TABLE).is_file():
+        raise TrainingError(f"{pairs} has no {TABLE}: pass the folder of the pairs to which the tiles are added")
+    train = find_pairs(pairs, "train")
+    chosen = sorted(set(np.linspace(0, len(train) - 1, MOST_PAIRS).astype(int)))
+    head = StainHead()
+    head.use(estimate((read_pair(train[i]) for i in chosen), background, mpp), counterstain)
+    return head
+
+
 def add_negatives(
     slide: Slide,
     pairs: Path,
+    head: StainHead,
     region: Box | None = None,
     *,
     mpp: float = 1.0,
     tile: int = 512,
-    background: Background = (247, 247, 247),
-    counterstain: float = 2.0,
     allow_upsampling: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> int:
@@ -51,11 +74,10 @@ def add_negatives(
     Args:
         slide: an open H&E slide of tissue that is known to be negative.
         pairs: folder with a `pairs.csv`; it gets two PNG files and one row per tile.
+        head: draws the stain, see `head_of`.
         region: only these tiles, in level-0 px.
         mpp: pixel size of the tiles, µm.
         tile: side of the tiles, px.
-        background: background colour of the stain.
-        counterstain: as in the training's configuration.
         allow_upsampling: enlarge a slide that is coarser than `mpp`. Unless the positive pairs are enlarged, too, a
             model may then learn that enlarged tissue is negative.
         progress: called with the number of tiles done and the total.
@@ -64,16 +86,11 @@ def add_negatives(
         The number of pairs added.
 
     Raises:
-        TrainingError: the folder has no table of pairs, or holds tiles of this slide already.
+        TrainingError: the folder holds tiles of this slide already.
         SlideError: the slide has no pixel size or is too coarse, or the region has no tile with enough tissue.
     """
-    table = pairs / "pairs.csv"
-    if not table.is_file():
-        raise TrainingError(f"{pairs} has no pairs.csv: pass the folder of the pairs to which the tiles are added")
     if any(pair.slide_id == slide.path.stem for pair in find_pairs(pairs)):
-        raise TrainingError(f"{table} holds tiles of {slide.path.stem} already: remove its rows first")
-    head = StainHead()
-    head.use(_palette(pairs, background, mpp), counterstain)
+        raise TrainingError(f"{pairs / TABLE} holds tiles of {slide.path.stem} already: remove its rows first")
     view, rows = slide.at(mpp, allow_upsampling=allow_upsampling), list[dict[str, object]]()
     boxes = _boxes(view, region or Box.of(slide.size), tile)
     for n, box in enumerate(boxes):
@@ -83,7 +100,7 @@ def add_negatives(
         progress(n + 1, len(boxes))
     if not rows:
         raise SlideError(f"{slide.path.name}: no tile of {tile} px has enough tissue; choose another region")
-    _append(table, rows)
+    _append(pairs / TABLE, rows)
     return len(rows)
 
 
@@ -93,12 +110,6 @@ def drawn(head: StainHead, he: np.ndarray) -> np.ndarray:
     raw = torch.zeros(1, CHANNELS, *he.shape[:2])
     raw[:, 0] = NO_DAB
     return to_pixels(head(raw, to_tensor(he[None])))[0]
-
-
-def _palette(pairs: Path, background: Background, mpp: float) -> Palette:
-    train = find_pairs(pairs, "train")
-    chosen = sorted(set(np.linspace(0, len(train) - 1, MOST_PAIRS).astype(int)))
-    return estimate((read_pair(train[i]) for i in chosen), background, mpp)
 
 
 def _boxes(view: View, region: Box, tile: int) -> list[Box]:
