@@ -70,6 +70,17 @@ def test_whole_streams_are_whole_also_blank_ones(kind: str, grey: int | None) ->
             check_jpeg2000(stream + bytes(600))
 
 
+@pytest.mark.parametrize("kind", ENCODERS)
+@pytest.mark.parametrize("side", [256, 512])
+def test_a_tile_that_is_filled_with_its_own_edges_is_whole(kind: str, side: int) -> None:
+    """Stripes, which the filling gives, have long runs of zeros."""
+    wave = (128 + 90 * np.sin(np.arange(200) * 2 * np.pi / 16)).astype(np.uint8)
+    colours = np.stack([np.tile(wave, (200, 1)), np.tile(wave[:, None], (1, 200)), np.tile(wave, (200, 1))], 2)
+    for size in (64, 79, 200):
+        filled = np.pad(colours[:size, :size], ((0, side - size), (0, side - size), (0, 0)), "edge")
+        check_jpeg2000(ENCODERS[kind](filled))
+
+
 def test_a_lost_sector_of_a_scanner_s_tile_is_found() -> None:
     stream = ENCODERS["lossy"](busy(256))
     for at in range(len(stream) // 4, len(stream) - 600, 300):

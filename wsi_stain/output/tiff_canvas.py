@@ -12,6 +12,7 @@ import numpy as np
 
 from wsi_stain.errors import OutputError
 from wsi_stain.files.atomic import publish, replacing
+from wsi_stain.files.notice import NOTICE, RESAMPLED
 from wsi_stain.geometry import Box
 from wsi_stain.output import ometiff
 from wsi_stain.output.canvas import REMAINS, BlockStore, CanvasSpec, claim, gather, nothing, pack_remains
@@ -133,7 +134,7 @@ class TiffCanvas:
             rois=tuple(ometiff.Roi("unreadable in the source", box) for box in unreadable),
             uuid=spec.uuid,
             channels=spec.channels,
-            notice=dict(spec.provenance).get("notice", ometiff.NOTICE),
+            notice=RESAMPLED if ("notice", RESAMPLED) in spec.provenance else NOTICE,
         )
 
     def _tile(self, file: zipfile.ZipFile, tile: str, plane: int) -> bytes:

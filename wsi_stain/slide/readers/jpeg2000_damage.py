@@ -17,8 +17,9 @@ FORBIDDEN = re.compile(rb"\xff[\x90\x93-\xff]")
 """Behind 0xFF, packets hold at most 0x8F (B.10.1, D.4.1). SOP and EPH, 0xFF91 and 0xFF92, may stand between them."""
 HIGH_THROUGHPUT = 0x40
 """Bit of the code-block style: another coder (T.814), whose data can hold zeros."""
-ZEROS = 32
-"""Zero bytes in a row that arithmetic coding does not give: the probability is that of 256 equal bits."""
+ZEROS = 320
+"""Zero bytes in a row that arithmetic coding does not give. Periodic pictures, such as edges that were repeated to fill
+a tile, give 221 in a code-block of 64², whatever the size of the tile."""
 
 
 def check_jpeg2000(data: bytes) -> None:
