@@ -49,8 +49,9 @@ NOT_EXECUTED = {
     r"^models check he2cam52-small": "tests/test_repo.py checks the shipped models",
     r"^evaluate --model he2cam52": "takes long; tests/evaluate",
     r"--limit|my.svs": "an example of a form",
-    r"^pairs (make|check)": "needs two real slides; tests/pairing and tests/pairs",
-    r"hf:|\.onnx": "needs a network from elsewhere; tests/model",
+    r"^pairs (make|check|warp|negatives)": "needs two real slides; tests/pairing and tests/pairs",
+    r"^evaluate --slides": "needs a registered case; tests/evaluate/test_slides.py",
+    r"hf:|\.onnx|--bioimageio": "needs a network; tests/model",
 }
 """Calls that are only parsed, and why."""
 
