@@ -352,6 +352,21 @@ def test_it_costs_at_most_two_in_a_hundred_tiles_and_can_be_left_out(tmp_path: P
     assert without.record["seams"] is None
 
 
+@pytest.mark.parametrize(("tint", "is_seen"), [(0, False), (-2, True)])
+def test_glass_that_a_network_tints_is_seen_in_the_output(tmp_path: Path, use, tint: int, is_seen: bool) -> None:
+    class Tinting(Honest):
+        def __call__(self, tiles: np.ndarray) -> np.ndarray:
+            return np.full_like(tiles, Fake.background[0] + tint)
+
+    use(Tinting)
+    image = np.full((2048, 2048, 3), 243, np.uint8)
+    image[960:1100, 960:1100] = (150, 90, 160)
+    slide = slide_of(tmp_path, image, um=1.0)
+    result = run(slide, tmp_path / "x.ome.tiff", "grid.tile=512", "grid.overlap=64", mask="auto")
+    assert result.record["seams"]["outline"] == pytest.approx(abs(tint), abs=0.2)
+    assert ("stained tiles have a visible outline on the background" in result.record["seams"]["reasons"]) == is_seen
+
+
 def test_identity_has_nothing_to_examine_and_nothing_to_pay(tmp_path: Path) -> None:
     result = run(slide_of(tmp_path, smooth(700, 700)), tmp_path / "x.ome.tiff", model="identity")
     assert result.record["seams"]["verdict"] == "pass"

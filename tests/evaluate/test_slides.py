@@ -102,6 +102,12 @@ def test_a_field_at_the_edge_repeats_the_last_pixels() -> None:
     np.testing.assert_array_equal(read(Box(0, 1, 3, 3))[2, 1], image[1, 1])
 
 
+def test_a_folder_that_is_no_case_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    result = evaluated(tmp_path, tmp_path / "report")
+    assert result.exit_code != 0
+    assert not (tmp_path / "report").exists()
+
+
 def test_what_cannot_be_combined_is_refused(tmp_path: Path) -> None:
     run = CliRunner().invoke
     for extra, message in ((["--slides", "x"], "--slides needs --model and -o"), ([], "pass --pairs, or --slides")):

@@ -33,13 +33,21 @@ def evaluate_slides(folder: Path, model: str, device: str, output: Path) -> str:
     from wsi_stain.pairing.case import open_case
     from wsi_stain.pairing.held import held_blocks
     from wsi_stain.pairing.resample import Warped
+    from wsi_stain.slide.slide import MAX_GROWTH
     from wsi_stain.view.virtual import virtual_slide
 
     bundle = Bundle.open(model)
     config = ConvertConfig(grid=GridConfig(block=1024), certificate=False, check_input=False)
-    output.mkdir(parents=True, exist_ok=True)
     with open_case(folder) as case:
+        output.mkdir(parents=True, exist_ok=True)
         mpp = bundle.mpp or case.he.mpp
+        for slide in (case.he, case.ihc):
+            if slide.mpp > mpp * MAX_GROWTH:
+                click.echo(
+                    f"{slide.path.name} has {slide.mpp:g} µm/px and is enlarged to the model's {mpp:g}: the figures "
+                    "hold for enlarged tissue only",
+                    err=True,
+                )
         warped = Warped(case.ihc.at(mpp, allow_upsampling=True), case.transform, mpp)
         click.echo("looking for blocks that can be compared", err=True)
         side_um = round(BLOCKS_UM[0] / mpp) * mpp
