@@ -19,6 +19,7 @@ from PIL import Image
 from wsi_stain.cli import main
 from wsi_stain.errors import ConfigError
 from wsi_stain.evaluate import fid
+from wsi_stain.evaluate.columns import METRICS
 from wsi_stain.evaluate.contenders import (
     Contender,
     baselines,
@@ -27,7 +28,7 @@ from wsi_stain.evaluate.contenders import (
     mean_colour,
     stain,
 )
-from wsi_stain.evaluate.evaluate import METRICS, EvaluationResult, Field, evaluate
+from wsi_stain.evaluate.evaluate import EvaluationResult, Field, evaluate
 from wsi_stain.evaluate.figures import FieldPixels, MeasureSettings
 from wsi_stain.evaluate.tables import plain, table
 from wsi_stain.measure.deconvolution import POSITIVE_OD, dab

@@ -14,8 +14,9 @@ from PIL import Image
 
 from wsi_stain.errors import OutputError
 from wsi_stain.evaluate import plots
+from wsi_stain.evaluate.columns import METRICS
 from wsi_stain.evaluate.contenders import Contender, baselines
-from wsi_stain.evaluate.evaluate import METRICS, EvaluationResult, Field, error, evaluate
+from wsi_stain.evaluate.evaluate import EvaluationResult, Field, error, evaluate
 from wsi_stain.evaluate.examples import BEST, MEDIAN, WORST, choose, examples
 from wsi_stain.evaluate.figures import FieldPixels
 from wsi_stain.evaluate.report import WARNING, ReportSettings, content, html, write

@@ -16,8 +16,8 @@ from wsi_stain.config.convert import PrecisionChoice
 
 if TYPE_CHECKING:
     from wsi_stain.cohort.plan import CohortPlan
+    from wsi_stain.cohort.progress import Event
     from wsi_stain.cohort.request import CohortRequest
-    from wsi_stain.cohort.run import Event
     from wsi_stain.cohort.status import Overview
 
 MOST_SHOWN = 20

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from wsi_stain.evaluate.evaluate import SCALES, EvaluationResult
+from wsi_stain.evaluate.columns import SCALES
+from wsi_stain.evaluate.evaluate import EvaluationResult
 from wsi_stain.evaluate.figures import BINS, FIELD, MOST_OD
 
 DPI = 150

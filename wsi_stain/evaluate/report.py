@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from wsi_stain.errors import OutputError
-from wsi_stain.evaluate.evaluate import METRICS, EvaluationResult
+from wsi_stain.evaluate.columns import METRICS
+from wsi_stain.evaluate.evaluate import EvaluationResult
 from wsi_stain.evaluate.examples import SHOWN_SHARE, Example, examples
 from wsi_stain.evaluate.figures import MeasureSettings
 from wsi_stain.evaluate.slides import SlidePair, maps

@@ -12,7 +12,8 @@ from functools import partial
 import numpy as np
 
 from wsi_stain.errors import ConfigError
-from wsi_stain.evaluate.evaluate import SCALES, EvaluationResult, Field
+from wsi_stain.evaluate.columns import SCALES
+from wsi_stain.evaluate.evaluate import EvaluationResult, Field
 from wsi_stain.evaluate.figures import BLOCKS_UM
 from wsi_stain.evaluate.groups import FieldOrigin, group
 from wsi_stain.geometry import Box, Size

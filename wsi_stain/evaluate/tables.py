@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from wsi_stain.evaluate.evaluate import SCALES, EvaluationResult
+from wsi_stain.evaluate.columns import SCALES
+from wsi_stain.evaluate.evaluate import EvaluationResult
 from wsi_stain.evaluate.figures import Amounts
 from wsi_stain.measure.metrics import Estimate
 

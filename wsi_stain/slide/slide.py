@@ -21,11 +21,12 @@ import cv2
 import numpy as np
 from PIL import ImageCms
 
-from wsi_stain.errors import SlideError, UnreadableRegion, WsiStainError
+from wsi_stain.errors import SlideError, UnreadableRegion
 from wsi_stain.geometry import Box, Size
 from wsi_stain.slide.icc import apply_colour, srgb_transform
+from wsi_stain.slide.level_reader import LevelReader
 from wsi_stain.slide.pixel_size import check_mpp, exact_downsample, slide_mpp, square_pixels
-from wsi_stain.slide.readers import Backend, DecodeError, open_backend
+from wsi_stain.slide.readers import Backend, open_backend
 from wsi_stain.slide.resample import Axis, resampled
 from wsi_stain.slide.thumbnail import read_around_damage
 
@@ -57,7 +58,7 @@ class Slide:
     def __init__(self, path: Path, backend: Backend, *, mpp: float | None = None) -> None:
         self.path = path
         self._backend = backend
-        self._is_closed = False
+        self._levels_of_file = LevelReader(backend, path.name)
         self._mpp = mpp
         self._choice: tuple[int | None, int | None] = (None, None)
         whole = Box.of(backend.sizes[0])
@@ -234,8 +235,7 @@ class Slide:
 
     def close(self) -> None:
         """Close the file; later reads raise `SlideError`."""
-        self._is_closed = True
-        self._backend.close()
+        self._levels_of_file.close()
 
     def __enter__(self) -> Slide:
         return self
@@ -259,41 +259,6 @@ class Slide:
         return _axis(scale / y, downsample, self._crop.y0, self._crop.y1, size.h), _axis(
             scale / x, downsample, self._crop.x0, self._crop.x1, size.w
         )
-
-    def _read(self, level: int, box: Box) -> np.ndarray:
-        """Pixels of the file; a failed read is retried once on a fresh handle."""
-        self._check_open()
-        try:
-            return self._decode(level, box)
-        except DecodeError as err:
-            log.info("%s: cannot decode %s of level %d (%s); retrying once", self.path.name, box, level, err)
-        self._check_open()  # closed by another thread: the file is not damaged
-        self._backend.renew()
-        try:
-            return self._decode(level, box)
-        except DecodeError as err:
-            self._check_open()
-            raise UnreadableRegion(
-                f"{self.path.name}: x {box.x0}–{box.x1}, y {box.y0}–{box.y1} of level {level} cannot be decoded "
-                f"({err}); this part of the file is damaged, the rest can be read",
-                box,
-                level,
-            ) from err
-
-    def _decode(self, level: int, box: Box) -> np.ndarray:
-        """Pixels of the file; whatever a codec or a parser raises becomes `DecodeError`."""
-        try:
-            return self._backend.read(level, box)
-        except (DecodeError, WsiStainError, AssertionError):  # an assertion is our own mistake, not damage
-            raise
-        except MemoryError as err:
-            raise SlideError(f"{self.path.name}: not enough memory to decode {box.size.w} × {box.size.h} px") from err
-        except Exception as err:
-            raise DecodeError(f"{type(err).__name__}: {err}") from err
-
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise SlideError(f"{self.path.name} is closed; open it again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +311,7 @@ class View:
 
     def _read_level(self, level: int, box: Box) -> np.ndarray:
         """uint8 (h, w, 3) sRGB of a box inside the view, from one level of the file."""
-        pixels = resampled(partial(self.slide._read, level), self.slide._axes(level, self.scale), box)
+        pixels = resampled(partial(self.slide._levels_of_file.read, level), self.slide._axes(level, self.scale), box)
         return apply_colour(pixels, self.slide._colour[0]) if self.slide._colour else pixels
 
 
