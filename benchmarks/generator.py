@@ -28,7 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from wsi_stain.model.bundle import DEFAULT, Bundle
-from wsi_stain.model.tile_invariance import field
+from wsi_stain.model.tile_tolerance import field
 from wsi_stain.nn.folding import folded
 from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.inference import DTYPES, TorchGenerator, load_generator, pick_device

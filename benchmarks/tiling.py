@@ -40,7 +40,7 @@ from wsi_stain.tiling.blend import Blender, window
 
 RADII = (8, 16, 32, 64, 96, 128, 192, 256)
 SEED = 2
-"""Of the phantom: the section that `wsi_stain.model.tile_invariance` uses."""
+"""Of the phantom: the section that `wsi_stain.model.tile_tolerance` uses."""
 
 Pixels = np.ndarray
 Stain = Callable[[Box], Pixels]

@@ -31,13 +31,13 @@ def test_a_lease_beats_while_it_is_held_and_is_gone_afterwards(tmp_path):
     path = tmp_path / "s.running.json"
     with Lease(path, {"worker": "w"}) as lease:
         first = read_lease(path)
-        lease.share = 0.5
+        lease.progress = 0.5
         deadline = time.monotonic() + 20
-        while read_lease(path)["share"] != 0.5 and time.monotonic() < deadline:
+        while read_lease(path)["progress"] != 0.5 and time.monotonic() < deadline:
             time.sleep(0.01)
         later = read_lease(path)
         lease.check()
-    assert (later["share"], later["worker"], later["pid"]) == (0.5, "w", os.getpid())
+    assert (later["progress"], later["worker"], later["pid"]) == (0.5, "w", os.getpid())
     assert later["beat"] > first["beat"]
     assert list(tmp_path.iterdir()) == []
 

@@ -23,7 +23,7 @@ from wsi_stain.cohort.lease import read_lease
 from wsi_stain.cohort.request import to_convert
 from wsi_stain.cohort.run import run
 from wsi_stain.cohort.status import overview
-from wsi_stain.cohort.words import death
+from wsi_stain.cohort.worker_loss import death
 from wsi_stain.conversion import engine
 from wsi_stain.conversion.painter import stain_block
 from wsi_stain.errors import ConfigError, InsufficientResources, InUse
@@ -120,8 +120,8 @@ def test_what_may_pass_is_tried_again(slides, out, address, monkeypatch):
     monkeypatch.setattr(task_module, "convert", failing_on("s1", OSError(5, "Input/output error"), times=2))
     events = []
     assert run(request_of(slides, out, scheduler=address), events.append).is_complete
-    assert [(e.kind, e.slide_id) for e in events if e.kind == "again"] == [("again", "s1")] * 2
-    assert "Input/output error" in next(e.text for e in events if e.kind == "again")
+    assert [(e.kind, e.slide_id) for e in events if e.kind == "retry"] == [("retry", "s1")] * 2
+    assert "Input/output error" in next(e.text for e in events if e.kind == "retry")
 
 
 def test_a_full_disk_is_tried_again_by_the_next_run(slides, out, address, monkeypatch):
@@ -234,7 +234,7 @@ def test_a_worker_that_is_killed_is_replaced_and_loses_nothing(tmp_path, out):
     result = run(request_of(slide, out, cluster=tmp_path / "cluster.yaml"), events.append)
     killer.join()
     assert result.is_complete
-    again = next(event for event in events if event.kind == "again")
+    again = next(event for event in events if event.kind == "retry")
     assert "was lost on slide large: its process was killed" in again.text
     conversion = record.read(out / "large.identity.ome.tiff.run.json")
     assert conversion["blocks"]["painted_in_this_run"] <= 144 - len(before)

@@ -175,7 +175,7 @@ def test_what_is_left_is_told_from_the_files(out, tmp_path, monkeypatch):
     assert actual.counts == {"done": 2, "failed": 1}
     assert actual.seconds_left is None, "nothing runs"
     (out / "s0.identity.ome.tiff").unlink()
-    lease = {**lock.this_process(), "token": "t", "beat": time.time(), "share": 0.25, "seconds": 7.0}
+    lease = {**lock.this_process(), "token": "t", "beat": time.time(), "progress": 0.25, "seconds": 7.0}
     (out / "s0.running.json").write_text(json.dumps(lease))
     actual = overview(out)
     assert actual.counts == {"done": 1, "failed": 1, "running": 1}

@@ -67,7 +67,8 @@ def test_a_failure_of_the_slide_is_recorded_with_its_traceback(task, monkeypatch
     failed = record.read(task.request.folder / "s0.failed.json")
     assert failed["reason"] == "this slide is damaged"
     assert "Traceback" in failed["traceback"]
-    assert (state_of(task).state, state_of(task).reason, state_of(task).again) == ("failed", failed["reason"], False)
+    state = state_of(task)
+    assert (state.state, state.reason, state.is_retried) == ("failed", failed["reason"], False)
     assert names(task.request.folder) == ["s0.failed.json"]
     monkeypatch.undo()
     assert convert_slide(task).ending == "done"
@@ -106,7 +107,7 @@ def test_a_network_file_system_is_given_another_try_and_then_it_is_a_failure(tas
 def test_a_full_disk_is_no_fault_of_the_slide(task, monkeypatch, error):
     monkeypatch.setattr(module, "convert", raising(error))
     assert convert_slide(task).ending == "no room"
-    assert (state_of(task).state, state_of(task).again) == ("failed", True)
+    assert (state_of(task).state, state_of(task).is_retried) == ("failed", True)
 
 
 def test_a_failure_that_cannot_even_be_recorded_is_told(task, monkeypatch):

@@ -155,10 +155,10 @@ def test_a_lease_beats_without_positioned_writes(tmp_path: Path, monkeypatch: py
     monkeypatch.delattr(os, "pwrite", raising=False)
     with Lease(tmp_path / "a.running.json", {"worker": "w"}) as lease:
         first = read_lease(tmp_path / "a.running.json")
-        lease.share = 0.5
+        lease.progress = 0.5
         lease._beat()
         second = read_lease(tmp_path / "a.running.json")
-        assert (first["share"], second["share"]) == (0.0, 0.5)
+        assert (first["progress"], second["progress"]) == (0.0, 0.5)
         assert second["beat"] >= first["beat"]
         assert (tmp_path / "a.running.json").stat().st_size == ROOM_BYTES
     assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ from wsi_stain.model import bioimageio_export, facts
 from wsi_stain.model.bioimageio_export import export_folder
 from wsi_stain.model.bundle import DEFAULT, Bundle, sha256_of
 from wsi_stain.model.graph_export import MOST_TILE
-from wsi_stain.model.tile_invariance import field
+from wsi_stain.model.tile_tolerance import field
 
 AUTHORS = ["A. Author", "B. Author"]
 

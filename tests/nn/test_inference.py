@@ -14,7 +14,7 @@ from wsi_stain.config.model import GeneratorConfig
 from wsi_stain.errors import DeviceError
 from wsi_stain.measure.palette import Palette
 from wsi_stain.model.bundle import IDENTITY, Bundle
-from wsi_stain.model.tile_invariance import field
+from wsi_stain.model.tile_tolerance import field
 from wsi_stain.nn import fast_attention, fast_layers, inference
 from wsi_stain.nn.coa import CoA, windowed_attention
 from wsi_stain.nn.fast_attention import FastCoA, attend, in_windows

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from wsi_stain.cli import group
 from wsi_stain.config.loader import load
 from wsi_stain.config.train import TrainConfig
+from wsi_stain.errors import TrainingError
 from wsi_stain.nn.encoder import Encoder
 from wsi_stain.train.describe import _saved_numbers, contrast_needs, staining_needs
 
@@ -47,7 +48,7 @@ def test_memory_grows_with_the_batch_and_not_with_the_batch_in_chunks(tmp_path: 
 
 @pytest.mark.parametrize("command", ["train", "pretrain"])
 def test_dry_run_prints_settings_and_needs_and_leaves_nothing(tmp_path: Path, command: str) -> None:
-    pairs, run = placed_pairs(tmp_path / "pairs"), tmp_path / "run"
+    pairs, run = placed_pairs(tmp_path / "pairs", side=512), tmp_path / "run"
     arguments = [
         command,
         "--config",
@@ -66,6 +67,26 @@ def test_dry_run_prints_settings_and_needs_and_leaves_nothing(tmp_path: Path, co
     assert f"{900 if command == 'pretrain' else 300} images in total" in result.stderr
     assert "37,480,576 parameters" in result.stderr
     assert not run.exists()
+
+
+@pytest.mark.parametrize("command", ["train", "pretrain"])
+@pytest.mark.parametrize("fault", ["scale", "crop"])
+def test_a_dry_run_refuses_what_the_training_refuses(tmp_path: Path, command: str, fault: str) -> None:
+    pairs = placed_pairs(tmp_path / "pairs")
+    setting = "input.mpp=0.25" if fault == "scale" else f"{'pretrain.' * (command == 'pretrain')}crop=1024"
+    if fault == "scale":
+        rows = (pairs / "pairs.csv").read_text().splitlines()
+        (pairs / "pairs.csv").write_text("\n".join([f"{rows[0]},mpp", *(f"{row},0.5" for row in rows[1:])]))
+    config_file = str(CONFIGS / "paper-mist.yaml")
+    arguments = [command, "--config", config_file, "--set", f"pairs={pairs}", "--set", f"run={tmp_path / 'run'}"]
+    messages = []
+    for more in ([], ["--dry-run"]):
+        result = CliRunner().invoke(group, [*arguments, "--set", setting, *more])
+        assert isinstance(result.exception, TrainingError), result.output
+        messages.append(str(result.exception))
+    assert messages[0] == messages[1]
+    expected = {"scale": "was cut at 0.5 µm/px, but input.mpp is 0.25", "crop": "smaller than the crop of 1024 px"}
+    assert expected[fault] in messages[0]
 
 
 def test_the_stain_recipe_needs_hardly_more_than_the_papers_head() -> None:

@@ -93,7 +93,7 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Refuse SHEET if a row cannot be used; slides that are no H&E fail.",
         ),
         click.option("--rows", type=RowsType(), help="Convert only these slides, e.g. 3,7-9; the first is 1."),
-        click.option("--shard", type=ShardType(), help="Convert only share I of N, for job arrays."),
+        click.option("--shard", type=ShardType(), help="Convert only part I of N, for job arrays."),
     ]
     for option in reversed(options):
         function = option(function)
@@ -282,7 +282,7 @@ def _status_lines(progress: Overview) -> Iterator[str]:
     for row, state in progress.of("failed"):
         yield f"failed       {row.slide_id}: {state.reason}"
     for row, state in progress.of("running"):
-        yield f"running      {row.slide_id}: {state.share:.0%} after {duration(state.seconds)}, {state.reason}"
+        yield f"running      {row.slide_id}: {state.progress:.0%} after {duration(state.seconds)}, {state.reason}"
     for row, state in progress.of("interrupted"):
         yield f"interrupted  {row.slide_id}" + (f": {state.reason}" if state.reason else "")
     counts = progress.counts
@@ -296,7 +296,7 @@ ORDER = ("done", "running", "failed", "interrupted", "waiting")
 
 def _status_figures(progress: Overview) -> dict[str, Any]:
     slides = [
-        {"slide_id": row.slide_id, "state": state.state, "reason": state.reason, "share": state.share}
+        {"slide_id": row.slide_id, "state": state.state, "reason": state.reason, "progress": state.progress}
         for row, state in progress.slides
     ]
     return {"counts": progress.counts, "seconds_left": progress.seconds_left, "slides": slides}

@@ -91,7 +91,7 @@ def pack(source: str, target: Path, version: str, licence: str) -> None:
     """
     from wsi_stain.model.archive import ARCHIVES, pack_archive
     from wsi_stain.model.export import pack as pack_run
-    from wsi_stain.model.tile_invariance import in_words
+    from wsi_stain.model.tile_tolerance import in_words
 
     if target.suffix in ARCHIVES:
         click.echo(str(pack_archive(source, target)))

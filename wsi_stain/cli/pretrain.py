@@ -10,7 +10,7 @@ import click
 from wsi_stain.cli.progress import TrainingLine
 
 if TYPE_CHECKING:
-    from wsi_stain.config.train import PretrainScheduleConfig, ScheduleConfig, TrainConfig
+    from wsi_stain.config.train import PretrainConfig, TrainConfig
     from wsi_stain.train.describe import Needs
 
 
@@ -36,8 +36,9 @@ def command(config_file: Path, settings: tuple[str, ...], dry_run: bool) -> None
     config = load(TrainConfig, config_file, settings)
     if dry_run:
         from wsi_stain.train.describe import contrast_needs
+        from wsi_stain.train.encoders import FOLDER
 
-        show_plan(config, config.pretrain.schedule, contrast_needs(config))
+        show_plan(config, config.pretrain, config.run / FOLDER, contrast_needs(config))
         return
     from wsi_stain.train.discrimination import JSON
     from wsi_stain.train.stages import pretrain
@@ -58,16 +59,19 @@ def _interval(figure: dict[str, float]) -> str:
     return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
 
 
-def show_plan(config: TrainConfig, schedule: ScheduleConfig | PretrainScheduleConfig, needs: Needs) -> None:
-    """Print the resolved settings to standard output, and their consequences to standard error."""
+def show_plan(config: TrainConfig, stage: TrainConfig | PretrainConfig, folder: Path, needs: Needs) -> None:
+    """Print the resolved settings to standard output, and their consequences to standard error.
+
+    Raises:
+        TrainingError: the training would be refused for its pairs.
+    """
     import yaml
 
     from wsi_stain.config.loader import dump
-    from wsi_stain.pairs.pair import find_pairs
-    from wsi_stain.train.stages import total_images
+    from wsi_stain.train.stages import checked_pairs, total_images
 
+    schedule, pairs = stage.schedule, len(checked_pairs(config, stage.crop, folder))
     click.echo(yaml.safe_dump(dump(config), sort_keys=False), nl=False)
-    pairs = len(find_pairs(config.pairs, "train"))
     total = total_images(schedule, pairs)
     lines = [
         f"{name}: {count:,} parameters{note}"

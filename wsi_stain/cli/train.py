@@ -31,7 +31,7 @@ def command(config_file: Path, settings: tuple[str, ...], dry_run: bool) -> None
         from wsi_stain.cli.pretrain import show_plan
         from wsi_stain.train.describe import staining_needs
 
-        show_plan(config, config.schedule, staining_needs(config))
+        show_plan(config, config, config.run, staining_needs(config))
         return
     from wsi_stain.train.stages import train
 

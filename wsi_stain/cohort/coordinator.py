@@ -17,20 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from wsi_stain.cluster import explain
-from wsi_stain.cohort import words
+from wsi_stain.cohort import worker_loss
 from wsi_stain.cohort.files import Folder
 from wsi_stain.cohort.lease import read_lease
 from wsi_stain.cohort.pool import Pool
-from wsi_stain.cohort.progress import CohortResult, Event, Kind
+from wsi_stain.cohort.progress import CohortResult, Event, EventKind
 from wsi_stain.cohort.request import CohortRequest, Row
 from wsi_stain.cohort.summary import write_summary
 from wsi_stain.cohort.task import Outcome, SlideTask, convert_slide
 from wsi_stain.errors import OutputError
 from wsi_stain.files import lock
 
-AHEAD = 1.5
+WORK_AHEAD = 1.5
 """Submitted work as a multiple of what the workers can run at once; the rest waits here for free workers."""
-LEAST_AHEAD = 8
+LEAST_SUBMITTED = 8
 """Smallest number of submitted slides, used when there are few or no workers yet."""
 SPREAD_AT_ONCE = 2
 """Split slides in progress at once: while one is assembled, the blocks of the other keep the workers busy."""
@@ -38,7 +38,7 @@ MOST_SPARED = 10
 """Limit of lost workers that do not count as an attempt of a slide, since its conversion had not started."""
 TICK_S = 0.5
 SUMMARY_EVERY_S = 30.0
-ALONE = 1 << 30
+WHOLE_PROCESS = 1 << 30
 """Block count set for a slide whose worker died, so that it gets a whole process."""
 
 
@@ -56,7 +56,7 @@ class Coordinator:
         self._waiting: deque[SlideTask] = deque()
         self._next_summary = time.monotonic() + SUMMARY_EVERY_S
 
-    def say(self, kind: Kind, slide_id: str = "", text: str = "", seconds: float = 0.0) -> None:
+    def say(self, kind: EventKind, slide_id: str = "", text: str = "", seconds: float = 0.0) -> None:
         """Report an event."""
         r = self._result
         self._on_event(Event(kind, slide_id, text, r.done, len(r.failed), r.total, seconds))
@@ -106,7 +106,7 @@ class Coordinator:
         return SlideTask(self._request, row, blocks, scheduler=self._scheduler, spread=spread)
 
     def _capacity(self) -> float:
-        return max(LEAST_AHEAD, AHEAD * sum(self._pool.threads))
+        return max(LEAST_SUBMITTED, WORK_AHEAD * sum(self._pool.threads))
 
     def _weight(self, task: SlideTask) -> int:
         """Threads that a slide uses."""
@@ -165,9 +165,9 @@ class Coordinator:
         is_begun = lease.get("worker") == err.last_worker.address
         if not is_begun and not err.allowed_failures and task.spared < MOST_SPARED:
             return Outcome("may pass")
-        events = self._pool.client.get_events(words.TOPIC)
+        events = self._pool.client.get_events(worker_loss.TOPIC)
         reason = explain(err, f"slide {task.row.slide_id}", self._pool.config)
-        reason = reason or words.death(task.row.slide_id, err.last_worker, events, lease)
+        reason = reason or worker_loss.death(task.row.slide_id, err.last_worker, events, lease)
         if task.attempt + err.allowed_failures > self._request.config.retries:
             return self._give_up(task, reason)
         return Outcome("may pass", reason)
@@ -184,23 +184,23 @@ class Coordinator:
             result.done += 1
             self.say("done", name, seconds=outcome.seconds)
         elif outcome.ending == "may pass":
-            self._again(task, outcome.reason)
+            self._retry(task, outcome.reason)
         elif outcome.ending in ("in use", "stopped"):
-            reason = outcome.reason or "another process revoked its lease"
+            reason = outcome.reason or "another run took it over; see wsi-stain cohort status"
             result.in_use[name] = reason
             self.say("in use", name, reason)
         else:
             result.failed[name] = outcome.reason
             self.say("failed", name, outcome.reason)
 
-    def _again(self, task: SlideTask, reason: str) -> None:
+    def _retry(self, task: SlideTask, reason: str) -> None:
         """Retry a slide: at once if it did not cause the failure, else after a pause and in a process of its own."""
         if not reason:
             self._later.append((0.0, replace(task, spared=task.spared + 1)))
             return
         pause = self._request.config.retry_wait_s * 2 ** (task.attempt - 1)
-        self._later.append((time.monotonic() + pause, replace(task, attempt=task.attempt + 1, blocks=ALONE)))
-        self.say("again", task.row.slide_id, f"{reason}; retrying in {pause:.0f} s")
+        self._later.append((time.monotonic() + pause, replace(task, attempt=task.attempt + 1, blocks=WHOLE_PROCESS)))
+        self.say("retry", task.row.slide_id, f"{reason}; retrying in {pause:.0f} s")
 
     def _stop(self) -> None:
         """Revoke the leases of slides in progress, and give their workers time to save the current blocks."""

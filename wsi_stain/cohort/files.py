@@ -36,9 +36,9 @@ class SlideState:
     state: State
     reason: str = ""
     """Why it failed, or the process that converts it."""
-    again: bool = False
+    is_retried: bool = False
     """Whether the next run retries the failure without --retry-failed: the disk or the memory was too small."""
-    share: float = 0.0
+    progress: float = 0.0
     """Completed share of a running slide, 0–1."""
     seconds: float = 0.0
     """Seconds since the conversion of a running slide started."""
@@ -81,12 +81,12 @@ class Folder:
         if lease and not lock.is_dead(lease):
             where = f"process {lease['pid']} on {lease['host']}"
             if self._pulse.silence_s(lease) < STALE_S:
-                return SlideState("running", where, False, lease.get("share", 0.0), lease.get("seconds", 0.0))
+                return SlideState("running", where, False, lease.get("progress", 0.0), lease.get("seconds", 0.0))
             return SlideState("interrupted", f"{where} sends no heartbeat")
         if self.output(row).exists() and record.path_of(self.output(row)).exists():
             return SlideState("done")
         if failed := record.read(self.failed_file(row)):
-            return SlideState("failed", str(failed.get("reason", "")), bool(failed.get("again")))
+            return SlideState("failed", str(failed.get("reason", "")), bool(failed.get("retry")))
         return SlideState("interrupted" if lease or self.spool_lock(row).parent.exists() else "waiting")
 
     def watch(self, rows: Iterable[Row]) -> None:
@@ -94,13 +94,13 @@ class Folder:
         leases = {path: read_lease(path) for row in rows if (path := self.running_file(row)).exists()}
         self._pulse.watch(path for path, lease in leases.items() if looks_late(lease) and not lock.is_dead(lease))
 
-    def fail(self, row: Row, reason: str, *, again: bool = False, attempts: int = 1, trace: str = "") -> None:
+    def fail(self, row: Row, reason: str, *, retry: bool = False, attempts: int = 1, trace: str = "") -> None:
         """Record a failure."""
         content = {
             "slide_id": row.slide_id,
             "slide": str(row.slide),
             "reason": reason,
-            "again": again,
+            "retry": retry,
             "attempts": attempts,
             "traceback": trace,
             "host": lock.this_process()["host"],
@@ -135,7 +135,7 @@ class Folder:
 
 @contextmanager
 def claimed(request: CohortRequest) -> Generator[Folder]:
-    """Create and lock the folder for this run: one run of all slides, or any number of runs of different shares.
+    """Create and lock the folder for this run: one run of all slides, or any number of runs of different parts.
 
     Raises:
         InUse: another run holds the lock.
@@ -146,14 +146,14 @@ def claimed(request: CohortRequest) -> Generator[Folder]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise OutputError(f"{folder} cannot be created: {err.strerror}; choose another folder with -o") from err
-    mine = folder / (f"cohort.{request.share}.lock" if request.share else LOCK)
+    mine = folder / (f"cohort.{request.part}.lock" if request.part else LOCK)
     if request.break_stale_locks:
-        for path in _others(folder, mine, request.share), [mine]:
+        for path in _others(folder, mine, request.part), [mine]:
             _break_foreign(path)
     with ExitStack() as stack:
         stack.enter_context(_locked(mine))
         # Take our own lock before checking the others: if two runs start at once, at most one continues.
-        for other in _others(folder, mine, request.share):
+        for other in _others(folder, mine, request.part):
             owner = lock.holder(other)
             if owner is not None and not lock.is_dead(owner):
                 raise InUse(_message(folder, other, owner))
@@ -178,9 +178,9 @@ def _message(folder: Path, path: Path, owner: Mapping[str, Any]) -> str:
     )
 
 
-def _others(folder: Path, mine: Path, share: str) -> list[Path]:
-    """Locks that conflict with this one: a whole run conflicts with all, a share only with a whole run."""
-    locks = [folder / LOCK] if share else sorted(folder.glob("cohort.*lock"))
+def _others(folder: Path, mine: Path, part: str) -> list[Path]:
+    """Locks that conflict with this one: a whole run conflicts with all, a part only with a whole run."""
+    locks = [folder / LOCK] if part else sorted(folder.glob("cohort.*lock"))
     return [path for path in locks if path != mine]
 
 

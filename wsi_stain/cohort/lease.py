@@ -43,7 +43,7 @@ class Lease:
         with Lease(path, {"worker": address}) as lease:
             for block in blocks:
                 lease.check()
-                lease.share = …
+                lease.progress = …
 
     Raises:
         InUse: on entering, if another process holds it.
@@ -55,7 +55,7 @@ class Lease:
         self._start = self._last_check = time.monotonic()
         self._end = threading.Event()
         self._is_mine = True
-        self.share = 0.0
+        self.progress = 0.0
         """Completed share, 0–1."""
 
     def __enter__(self) -> Self:
@@ -111,7 +111,7 @@ class Lease:
             **self._about,
             "beat": time.time(),
             "seconds": round(time.monotonic() - self._start, 1),
-            "share": round(self.share, 4),
+            "progress": round(self.progress, 4),
             "memory": psutil.Process().memory_info().rss,
         }
 

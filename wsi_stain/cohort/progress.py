@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["begin", "done", "failed", "again", "in use", "warning", "end"]
+EventKind = Literal["begin", "done", "failed", "retry", "in use", "warning", "end"]
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """Progress event of a run."""
 
-    kind: Kind
+    kind: EventKind
     slide_id: str = ""
     text: str = ""
     done: int = 0

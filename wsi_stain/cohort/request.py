@@ -87,7 +87,7 @@ class CohortRequest:
     rows: tuple[int, ...] = ()
     """Only these slides of the sheet, counted from 1; all if empty."""
     shard: tuple[int, int] | None = None
-    """Only share I of N, as (I, N), for job arrays."""
+    """Only part I of N, as (I, N), for job arrays."""
     strict: bool = False
     """Refuse the whole cohort if one row cannot be used; otherwise such rows fail, and the others are converted."""
     retry_failed: bool = False
@@ -112,7 +112,7 @@ class CohortRequest:
         return not self.rows or index + 1 in self.rows
 
     @property
-    def share(self) -> str:
+    def part(self) -> str:
         """Name of the part of the cohort that this run converts; empty for all."""
         if self.shard is not None:
             return f"{self.shard[0]}-of-{self.shard[1]}"

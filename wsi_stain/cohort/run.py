@@ -65,7 +65,7 @@ def _todo(request: CohortRequest, folder: Folder, rows: Iterable[Row], result: C
         state = folder.state(row)
         if state.state == "done" and folder.account_file(row).exists():
             result.done += 1
-        elif state.state == "failed" and not (request.retry_failed or state.again):
+        elif state.state == "failed" and not (request.retry_failed or state.is_retried):
             result.failed[row.slide_id] = state.reason
         else:
             yield row

@@ -58,6 +58,6 @@ def _seconds_left(files: Folder, slides: tuple[tuple[Row, SlideState], ...]) -> 
         return None
     usual = sum(row.pixels for row, _ in slides) / len(slides)
     left = sum(
-        (row.pixels or usual) * (1 - state.share) for row, state in slides if state.state not in ("done", "failed")
+        (row.pixels or usual) * (1 - state.progress) for row, state in slides if state.state not in ("done", "failed")
     )
     return taken / pixels * left / running

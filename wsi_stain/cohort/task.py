@@ -151,7 +151,7 @@ def _convert(task: SlideTask, folder: Folder, lease: Lease, threads: int) -> Non
             raise LeaseLost
         lease.check()
         is_there()
-        lease.share = event.done_blocks / event.blocks if event.blocks else 0.0
+        lease.progress = event.done_blocks / event.blocks if event.blocks else 0.0
 
     convert(request, show)
     record.write(folder.account_file(task.row), account_of(task.row, request))
@@ -203,7 +203,7 @@ def _failed(task: SlideTask, folder: Folder, err: Exception) -> Outcome:
         return Outcome("may pass", reason)
     trace = "".join(traceback.format_exception(err))
     with suppress(OSError):  # a full disk cannot store the record; the coordinator reports the failure
-        folder.fail(task.row, reason, again=no_resources, attempts=task.attempt, trace=trace)
+        folder.fail(task.row, reason, retry=no_resources, attempts=task.attempt, trace=trace)
     return Outcome("no room" if no_resources else "failed", reason)
 
 

@@ -46,7 +46,7 @@ def certify(canvas: Canvas, survey: Survey, seed: int) -> seams.Certificate | No
     grid = survey.grid
     at = seams.shifts(grid)
     steps = [seams.steps(canvas.read(grid.in_output(line.box)), line, at) for line in boundaries(survey, seed)]
-    comparisons = [place for notes in canvas.store.notes() for place in notes["again"]]
+    comparisons = [place for notes in canvas.store.notes() for place in notes["comparisons"]]
     bundle = survey.bundle
     return seams.judge(
         steps,

@@ -113,7 +113,7 @@ class Painter:
             "tiles": len(owned),
             "tissue": tissue_owned,
             "unreadable": [list(box) for box in unreadable],
-            "again": comparisons,
+            "comparisons": comparisons,
         }
         with clock("write"):
             self._canvas.put(block, pixels, notes)

@@ -210,8 +210,9 @@ def _owner(text: str) -> dict[str, Any]:
 
 
 def _message(path: Path, owner: Mapping[str, Any]) -> str:
+    place = str(path.parent).removesuffix(".spool")  # of an output's canvas: users know the output
     return (
-        f"{path.parent} is in use by process {owner['pid']} on {owner['host']}; wait until it ends, "
+        f"{place} is in use by process {owner['pid']} on {owner['host']}; wait until it ends, "
         f"or delete {path} if that process is no longer running"
     )
 

@@ -29,7 +29,7 @@ from wsi_stain.model.card import TO_COMPLETE
 from wsi_stain.model.facts import psnr
 from wsi_stain.model.graph_export import graph_of, tile_of_graph
 from wsi_stain.model.importing import GRAPH, LEAST_DB
-from wsi_stain.model.tile_invariance import field
+from wsi_stain.model.tile_tolerance import field
 
 FORMAT = "0.5.4"
 TEST_INPUT, TEST_OUTPUT = "test_input", "test_output"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wsi_stain.config.model import BundleConfig
 from wsi_stain.files.notice import RESEARCH_USE
-from wsi_stain.model.tile_invariance import in_words
+from wsi_stain.model.tile_tolerance import in_words
 
 TO_COMPLETE = "TO COMPLETE"
 

@@ -1,6 +1,6 @@
 """Packs a training run into a bundle with a model card, and checks a bundle before it is shipped.
 
-The tile tolerance of a bundle is the measurement of `tile_invariance`, with a margin.
+The tile tolerance of a bundle is the measurement of `tile_tolerance`, with a margin.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from wsi_stain.files.notice import RESEARCH_USE
 from wsi_stain.model.bundle import SPEC, WEIGHTS, Bundle, TileGenerator, sha256_of
 from wsi_stain.model.card import TO_COMPLETE
 from wsi_stain.model.facts import calibrated
-from wsi_stain.model.tile_invariance import MARGIN, field, in_words, measure, tolerance
+from wsi_stain.model.tile_tolerance import MARGIN, field, in_words, measure, tolerance
 from wsi_stain.model.training_run import TrainingRun
 from wsi_stain.model.trust import of_training, write_trust
-from wsi_stain.pairs.pair import find_pairs, read_pair
+from wsi_stain.pairs.pair import evenly_spread, find_pairs, read_pair
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def _write_training(folder: Path, training: TrainingRun) -> None:
     """Write what the training tiles look like, if the pairs are still there; without them the bundle states nothing."""
     source, mpp = training.config.pairs, training.config.input.mpp
     try:
-        images = [read_pair(pair)[0] for pair in find_pairs(source, "train")[:MOST_PAIRS]]
+        images = [read_pair(pair)[0] for pair in evenly_spread(find_pairs(source, "train"), MOST_PAIRS)]
         write_trust(folder, of_training(images, mpp or 1.0))
     except (WsiStainError, OSError) as err:
         log.warning("the bundle does not state what its training tiles look like: %s", err)

@@ -15,7 +15,7 @@ from wsi_stain.config.convert import PrecisionChoice
 from wsi_stain.config.network import NetworkFacts
 from wsi_stain.geometry import Box, Size
 from wsi_stain.model.bundle import Bundle, TileGenerator
-from wsi_stain.model.tile_invariance import field
+from wsi_stain.model.tile_tolerance import field
 
 AGREEMENT_TILES = 8
 AGREEMENT_PX = 256
@@ -41,7 +41,7 @@ def calibrated(bundle: Bundle, precision: PrecisionChoice = "fp32") -> Generatio
 
 
 def facts(bundle: Bundle, generator: TileGenerator, agreement_db: float) -> NetworkFacts:
-    """What was measured, except the difference of tiles from one pass (`tile_invariance`).
+    """What was measured, except the difference of tiles from one pass (`tile_tolerance`).
 
     Args:
         bundle: an imported network.

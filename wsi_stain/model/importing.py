@@ -33,7 +33,7 @@ from wsi_stain.files.atomic import atomic_write, replacing
 from wsi_stain.model import facts, sandbox
 from wsi_stain.model.bundle import SPEC, WEIGHTS, Bundle, TileGenerator, sha256_of
 from wsi_stain.model.card import imported_card
-from wsi_stain.model.tile_invariance import measure, tolerance
+from wsi_stain.model.tile_tolerance import measure, tolerance
 
 log = logging.getLogger(__name__)
 

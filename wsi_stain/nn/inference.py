@@ -163,7 +163,7 @@ def pick_device(name: str) -> str:
     try:
         device = torch.device(name)
     except RuntimeError as err:
-        raise DeviceError(f"--device {name}: no such device; choose auto, cpu, cuda or cuda:N") from err
+        raise DeviceError(f"--device {name}: no such device; choose auto, cpu, cuda, cuda:N or mps") from err
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise DeviceError(
@@ -172,7 +172,7 @@ def pick_device(name: str) -> str:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError(f"--device {name}: torch finds no GPU of Apple on this machine; use --device cpu or auto")
     if device.type not in ("cpu", "cuda", "mps"):
-        raise DeviceError(f"--device {name}: only cpu, cuda and mps are supported; choose auto, cpu, cuda or cuda:N")
+        raise DeviceError(f"--device {name}: not supported; choose auto, cpu, cuda, cuda:N or mps")
     return name
 
 

@@ -104,7 +104,7 @@ def problems(pairs: Sequence[Pair], crop: int) -> list[str]:
 def check(
     pairs: Sequence[Pair], *, crop: int = 0, seed: int = 0, progress: Progress = lambda done, total: None
 ) -> Check:
-    """Look at every pair: the `problems`, adjacent_splits in two splits, agreement of the stains, and misalignment.
+    """Look at every pair: the `problems`, neighbouring tiles in two splits, agreement of the stains, and misalignment.
 
     Args:
         pairs: of all splits.

@@ -2,7 +2,7 @@
 
 Files pair by stem; extensions may differ (jpg, png, tif). Hidden files are skipped.
 
-    pairs.csv            he,ihc,slide_id,split and, if known, x,y,side,he_side,patient_id,stratum; paths relative to it
+    pairs.csv            he,ihc,slide_id,split and, if known, x,y,side,he_side,mpp,patient_id,stratum
     HE/train, IHC/train  BCI
     trainA, trainB       MIST
     train                pix2pix: both halves in one image, H&E on the left
@@ -11,7 +11,7 @@ Files pair by stem; extensions may differ (jpg, png, tif). Hidden files are skip
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,14 +19,17 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from wsi_stain.errors import TrainingError
+from wsi_stain.errors import SlideError, TrainingError
 from wsi_stain.files.table import BadTable, read_table
+from wsi_stain.slide.pixel_size import check_mpp
 from wsi_stain.slide.readers.base import UnsupportedFormat
 from wsi_stain.slide.readers.image import decode
 
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 COLUMNS = ("he", "ihc", "slide_id", "split")
-MORE_COLUMNS = ("x", "y", "side", "he_side")
+MORE_COLUMNS = ("x", "y", "side", "he_side", "mpp")
+EQUAL_MPP = 1.05
+"""Largest factor between two pixel sizes that count as equal."""
 SPLITS = ("train", "val", "test")
 LAYOUTS = {
     "BCI": tuple((split, f"HE/{split}", f"IHC/{split}") for split in SPLITS),
@@ -60,6 +63,8 @@ class Pair:
     """The column `stratum` of a table, a group of fields to be reported by itself; "" = none."""
     he_side: HeSide = ""
     """Which half of a side-by-side image is H&E; "" = two files."""
+    mpp: float | None = None
+    """Pixel size of the tile, µm, from the column `mpp` of a table; None = unknown."""
 
 
 def find_pairs(source: Path, split: str | None = None) -> list[Pair]:
@@ -132,9 +137,45 @@ def _from_row(row: Mapping[str, Any], table: Path, line: int) -> Pair:
         )
     places = [_whole(row.get(name), f"{table}, line {line}: {name}") for name in ("x", "y", "side")]
     patient, stratum = ((row.get(name) or "").strip() for name in ("patient_id", "stratum"))
+    mpp = _length(row.get("mpp"), f"{table}, line {line}: mpp")
     return Pair(
-        he, ihc, row["slide_id"].strip(), row["split"].strip(), *places, patient, stratum, he_side  # type: ignore[arg-type]
+        he, ihc, row["slide_id"].strip(), row["split"].strip(), *places, patient, stratum, he_side, mpp  # type: ignore[arg-type]
     )  # fmt: skip
+
+
+def _length(text: str | None, where: str) -> float | None:
+    if text is None or not text.strip():
+        return None
+    try:
+        mpp = float(text)
+        check_mpp(mpp, where)
+    except (ValueError, SlideError) as err:
+        raise TrainingError(f"{where} is {text!r}: it must be the µm per px of the tile, or empty") from err
+    return mpp
+
+
+def check_scale(pairs: Iterable[Pair], mpp: float | None, key: str) -> None:
+    """Refuse pairs that were cut at another pixel size; a model trained on them would be used at the wrong scale.
+
+    Args:
+        pairs: those whose table states no pixel size are accepted.
+        mpp: pixel size that is expected, µm; None accepts all.
+        key: the setting or option that states it, for the message.
+
+    Raises:
+        TrainingError: a pixel size of the table differs by more than 5 %.
+    """
+    for pair in pairs if mpp else ():
+        if pair.mpp and max(pair.mpp / mpp, mpp / pair.mpp) > EQUAL_MPP:
+            raise TrainingError(
+                f"{pair.he} was cut at {pair.mpp:g} µm/px, but {key} is {mpp:g}; set {key} to {pair.mpp:g}, or cut the "
+                f"pairs again with --mpp {mpp:g}"
+            )
+
+
+def evenly_spread(pairs: Sequence[Pair], most: int) -> list[Pair]:
+    """At most `most` of the pairs, evenly spread over their order, so that every slide has its share."""
+    return [pairs[i] for i in sorted(set(np.linspace(0, len(pairs) - 1, most).astype(int)))] if pairs else []
 
 
 def _whole(text: str | None, where: str) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from wsi_stain.errors import TrainingError
 from wsi_stain.files.atomic import atomic_write
 from wsi_stain.model.bundle import WEIGHTS
+
+log = logging.getLogger(__name__)
 
 HEAD = "head."
 """Beginning of the names of a stain head's tensors."""
@@ -75,6 +78,7 @@ def _without_other_head(generator: nn.Module, tensors: dict[str, Tensor]) -> dic
     own = generator.state_dict()
     if any(key.startswith(HEAD) for key in own) == any(key.startswith(HEAD) for key in tensors):
         return tensors
+    log.warning("the weights to start from are of a network with another head; the last layer begins anew")
     kept = [key for key in own if key.startswith((HEAD, _last_layer(own)))]
     return {key: value for key, value in tensors.items() if not key.startswith(HEAD)} | {k: own[k] for k in kept}
 

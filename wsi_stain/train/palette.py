@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from wsi_stain.config.train import TrainConfig
 from wsi_stain.measure.palette import Palette, estimate
-from wsi_stain.pairs.pair import find_pairs, read_pair
+from wsi_stain.pairs.pair import evenly_spread, find_pairs, read_pair
 
 MOST_PAIRS = 60
 """Pairs that are measured, evenly spread over the split: more do not change a median."""
@@ -17,6 +15,5 @@ def palette_of(config: TrainConfig) -> Palette:
 
     Equal pairs give equal palettes, so that a resumed run and each of several processes use the same.
     """
-    pairs = find_pairs(config.pairs, "train")
-    chosen = sorted(set(np.linspace(0, len(pairs) - 1, MOST_PAIRS).astype(int)))
-    return estimate((read_pair(pairs[i]) for i in chosen), config.output.background_colour, config.input.mpp or 1.0)
+    pairs = evenly_spread(find_pairs(config.pairs, "train"), MOST_PAIRS)
+    return estimate(map(read_pair, pairs), config.output.background_colour, config.input.mpp or 1.0)

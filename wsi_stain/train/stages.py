@@ -19,7 +19,7 @@ from wsi_stain.model.bundle import WEIGHTS
 from wsi_stain.model.training_run import CHECKPOINT
 from wsi_stain.nn.pixels import to_pixels, to_tensor
 from wsi_stain.pairs.check import problems
-from wsi_stain.pairs.pair import Pair, find_pairs, load_pair
+from wsi_stain.pairs.pair import Pair, check_scale, find_pairs, load_pair
 from wsi_stain.train.contrast import ContrastiveRecipe
 from wsi_stain.train.crops import Crops
 from wsi_stain.train.discrimination import discriminate, negatives, save
@@ -54,7 +54,7 @@ def pretrain(config: TrainConfig, progress: Callable[[Step], None] = quiet) -> P
     stage_config = config.pretrain
     folder = config.run / FOLDER
     with _prepared(config, stage_config.schedule.batch) as context:
-        pairs = _checked_pairs(config, stage_config.crop, folder)
+        pairs = checked_pairs(config, stage_config.crop, folder)
         heldout = find_pairs(config.pairs, stage_config.heldout)
         negatives(heldout)  # fail before the training, not after it
         crops = Crops(tuple(pairs), stage_config.crop, config.seed, config.turns, config.stain_jitter, config.augment)
@@ -84,7 +84,7 @@ def train(config: TrainConfig, progress: Callable[[Step], None] = quiet) -> Path
     """
     schedule = config.schedule
     with _prepared(config, schedule.batch) as context:
-        pairs = _checked_pairs(config, config.crop, config.run)
+        pairs = checked_pairs(config, config.crop, config.run)
         crops = Crops(tuple(pairs), config.crop, config.seed, config.turns, config.stain_jitter, config.augment)
         total = total_images(schedule, len(pairs))
         stage = Stage(
@@ -122,8 +122,19 @@ def _prepared(config: TrainConfig, batch: int) -> Generator[DistributedContext]:
         yield context
 
 
-def _checked_pairs(config: TrainConfig, side: int, folder: Path) -> list[Pair]:
-    """The training pairs; before a new run starts, all splits are checked for problems."""
+def checked_pairs(config: TrainConfig, side: int, folder: Path) -> list[Pair]:
+    """The training pairs; before a new run starts, all splits are checked for problems.
+
+    Args:
+        config: of the training.
+        side: of the crops of the stage, px.
+        folder: of the stage; one with a checkpoint was checked when it started.
+
+    Raises:
+        TrainingError: no pairs, unusable pairs, or pairs of another pixel size than `input.mpp`.
+    """
+    pairs = find_pairs(config.pairs, "train")
+    check_scale(pairs, config.input.mpp, "input.mpp")
     if not (folder / CHECKPOINT).exists():
         messages = problems(find_pairs(config.pairs), side)
         if messages:
@@ -133,7 +144,7 @@ def _checked_pairs(config: TrainConfig, side: int, folder: Path) -> list[Pair]:
                 else ""
             )
             raise TrainingError(messages[0] + more)
-    return find_pairs(config.pairs, "train")
+    return pairs
 
 
 def _fixed(config: TrainConfig, unused: set[str]) -> dict[str, Any]:

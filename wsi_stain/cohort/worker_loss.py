@@ -7,7 +7,7 @@ from typing import Any
 
 TOPIC = "worker-restart-memory"
 """Event topic on which Dask nannies report that they end a worker at its memory limit."""
-NEAR = 0.8
+MEMORY_BLAMED = 0.8
 """Share of the memory limit at the last heartbeat above which memory counts as the cause of a lost worker."""
 
 
@@ -23,7 +23,7 @@ def death(slide_id: str, worker: Any, events: Any, lease: Mapping[str, Any]) -> 
     limit = getattr(worker, "memory_limit", 0) or 0
     used = lease.get("memory", 0) if lease.get("worker") == worker.address else 0
     is_reported = any(event.get("worker") == worker.address for _, event in events or ())
-    if limit and (is_reported or used > NEAR * limit):
+    if limit and (is_reported or used > MEMORY_BLAMED * limit):
         return (
             f"worker killed by the memory limit {limit / 1e9:.3g} GB on slide {slide_id}: raise `memory` in the "
             "cluster file, or lower its `cores`"

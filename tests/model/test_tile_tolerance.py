@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from wsi_stain.config.model import GeneratorConfig, TileTolerance
 from wsi_stain.model.bundle import IDENTITY, Bundle, IdentityGenerator
-from wsi_stain.model.tile_invariance import MARGIN, field, measure, tolerance
+from wsi_stain.model.tile_tolerance import MARGIN, field, measure, tolerance
 from wsi_stain.nn.generator import Generator
 from wsi_stain.nn.inference import TorchGenerator
 from wsi_stain.tiling.blend import window
