@@ -1,5 +1,6 @@
 """Model folders of BioImage.IO become bundles; hostile ones are refused in one sentence, without the network."""
 
+import hashlib
 import os
 import re
 import socket
@@ -57,6 +58,83 @@ def test_our_own_export_comes_back_with_the_same_pixels(tmp_path: Path) -> None:
         again.generator("cpu")(np.load(tmp_path / "folder" / "test_input.npy").transpose(0, 2, 3, 1)),
         np.load(tmp_path / "folder" / "test_output.npy").transpose(0, 2, 3, 1),
     )
+
+
+def with_tensors(folder: Path, he: np.ndarray, stain: np.ndarray, change=None) -> Path:
+    """A folder of the blur with these test tensors, (1, 3, H, W)."""
+    folder.mkdir()
+    for name, values in (("in.npy", he), ("out.npy", stain)):
+        np.save(folder / name, values)
+
+    def add(description):
+        for key, name in (("inputs", "in.npy"), ("outputs", "out.npy")):
+            digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            description[key][0]["test_tensor"] = {"source": name, "sha256": digest}
+        if change:
+            change(description)
+
+    return foreign(folder, add)
+
+
+def blurred(he: np.ndarray) -> np.ndarray:
+    """What the network of `foreign` makes of uint8 (1, 3, H, W): a mean of 7 × 7 px over zeros, from 0 to 1."""
+    padded = np.pad(he / 255, ((0, 0), (0, 0), (3, 3), (3, 3)))
+    return np.lib.stride_tricks.sliding_window_view(padded, (7, 7), axis=(2, 3)).mean(axis=(4, 5)).astype(np.float32)
+
+
+def imported(folder: Path, target: Path, **more: object) -> Bundle:
+    resource = read_folder(folder)
+    config = settings({"stain": "blur", "tile": 64, **more}, None, resource.facts)
+    return import_model(resource.weights, target, config, resource.tensors)
+
+
+def test_test_tensors_prove_values_colours_and_layout(tmp_path: Path) -> None:
+    he = noise(64, 64).transpose(2, 0, 1)[None]
+    right = blurred(he)
+    imported(with_tensors(tmp_path / "right", he, right), tmp_path / "bundle")
+    wrong = {"colours": right[:, ::-1], "turned": right.transpose(0, 1, 3, 2), "inverse": 1 - right}
+    for name, stain in wrong.items():
+        with pytest.raises(BundleError, match="agrees with the folder's test tensors only to"):
+            imported(with_tensors(tmp_path / name, he, stain), tmp_path / f"bundle-{name}")
+        assert not (tmp_path / f"bundle-{name}" / "generator.onnx").exists()
+    bgr = with_tensors(tmp_path / "bgr", he[:, ::-1], right[:, ::-1])  # the blur treats the colours alike
+    imported(bgr, tmp_path / "bundle-bgr", colours="bgr")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: (f / "in.npy").write_bytes(b"x"), "does not match test_tensor.sha256"),
+        (lambda f: (f / "in.npy").unlink(), "which is not an .npy file of the folder"),
+        (lambda f: np.save(f / "in.npy", np.full((1, 3, 64, 64), None)), "is not an .npy file of numbers"),
+        (lambda f: np.save(f / "in.npy", np.zeros((3, 64, 64), np.uint8)), "must be one image with four axes"),
+        (lambda f: np.save(f / "out.npy", np.full((1, 3, 64, 64), 7.0)), "outside the stated range of 0 to 1"),
+        (lambda f: lie_about_size(f / "in.npy"), "is not an .npy file of numbers"),
+        (
+            lambda f: (f / "in.npy").write_bytes((f / "in.npy").read_bytes()[:70] + b" " * 99),
+            "not an .npy file of numbers",
+        ),
+    ],
+)
+def test_damaged_or_hostile_test_tensors_are_a_sentence(tmp_path: Path, change, message) -> None:
+    he = noise(64, 64).transpose(2, 0, 1)[None]
+    folder = with_tensors(tmp_path / "folder", he, blurred(he))
+    change(folder)
+    if "sha256" not in message:
+        text = (folder / "rdf.yaml").read_text()
+        description = yaml.safe_load(text)
+        for key in ("inputs", "outputs"):
+            del description[key][0]["test_tensor"]["sha256"]
+        (folder / "rdf.yaml").write_text(yaml.safe_dump(description))
+    with pytest.raises(BundleError, match=message):
+        read_folder(folder)
+
+
+def lie_about_size(path: Path) -> None:
+    """The header of 3 TB, and a few bytes."""
+    np.save(path, np.zeros((1, 3, 64, 64), np.uint8))
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"(1, 3, 64, 64), }" + b" " * 8, b"(1, 3, 999999, 999999), }")[:400])
 
 
 def test_a_folder_of_another_tool_states_what_it_can(tmp_path: Path) -> None:

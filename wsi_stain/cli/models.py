@@ -215,7 +215,7 @@ def import_(weights: Path, folder: Path, config_file: Path | None, **options: An
     if "channels" in given:
         given["channels"] = [dump(channel) for channel in parse(given["channels"])]
     config = settings(given, config_file, resource.facts if resource else None)
-    bundle = import_model(resource.weights if resource else weights, folder, config)
+    bundle = import_model(resource.weights if resource else weights, folder, config, resource and resource.tensors)
     measured = bundle.config.measured
     assert measured, "an imported network was measured"
     click.echo(str(folder))

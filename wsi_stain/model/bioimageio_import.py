@@ -1,6 +1,6 @@
 """Reads a model folder of BioImage.IO (specification 0.5): where its ONNX weights are, and what `rdf.yaml` states.
 
-Nothing is downloaded, unpickled, or run here: only `rdf.yaml` is parsed, and the hash of the weights is checked.
+Nothing is downloaded, unpickled, or run here: only `rdf.yaml` and the test tensors are parsed, and hashes are checked.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 from wsi_stain.config.channels import parse
 from wsi_stain.config.loader import dump
 from wsi_stain.errors import BundleError
+from wsi_stain.model.bioimageio_tensors import TestTensors, read_tensors
 from wsi_stain.model.bioimageio_values import data_range, input_values, number, output_values
 from wsi_stain.model.bundle import sha256_of
 
@@ -42,6 +44,8 @@ class Resource:
     """Its ONNX file, whose hash is that of rdf.yaml."""
     facts: dict[str, Any]
     """Keys of `ImportConfig` that rdf.yaml states."""
+    tensors: TestTensors | None = None
+    """What the network must make of an image, if rdf.yaml states it."""
 
 
 def read_folder(folder: Path) -> Resource:
@@ -59,10 +63,11 @@ def read_folder(folder: Path) -> Resource:
         _check_kind(description)
         weights = _weights(description, folder)
         facts = _facts(description)
+        tensors = _tensors(description, folder)
     except ValueError as err:
         line = " ".join(str(err).split())  # it quotes the file
         raise BundleError(f"{path}: {''.join(x if x.isprintable() else '?' for x in line)}") from None
-    return Resource(weights, {"kind": "onnx", **facts})
+    return Resource(weights, {"kind": "onnx", **facts}, tensors)
 
 
 def _read(path: Path, folder: Path) -> Mapping[str, Any]:
@@ -117,7 +122,7 @@ def _weights(description: Mapping[str, Any], folder: Path) -> Path:
     entry = _section(formats, "onnx")
     if entry.get("external_data"):
         raise ValueError("weights.onnx has external_data, which is never opened; save the graph as one file")
-    path = _inside(entry.get("source"), folder)
+    path = _inside(folder, entry.get("source"), "weights.onnx.source", ".onnx")
     expected = entry.get("sha256")
     if not isinstance(expected, str) or not re.fullmatch("[0-9a-f]{64}", expected):
         raise ValueError("weights.onnx.sha256 is missing or not a SHA-256; bioimageio update-hashes writes it")
@@ -130,20 +135,26 @@ def _weights(description: Mapping[str, Any], folder: Path) -> Path:
     return path
 
 
-def _inside(source: Any, folder: Path) -> Path:
+def _tensors(description: Mapping[str, Any], folder: Path) -> TestTensors | None:
+    source, target = _only(description, "inputs"), _only(description, "outputs")
+    layouts = list(_axes(source, "inputs")), list(_axes(target, "outputs"))
+    return read_tensors(source, target, layouts, partial(_inside, folder))
+
+
+def _inside(folder: Path, source: Any, key: str, ending: str) -> Path:
     """The file in the folder that rdf.yaml names."""
     if not isinstance(source, str) or not source.strip() or not source.isprintable():
-        raise ValueError("weights.onnx.source is missing; it must name an .onnx file of the folder")
+        raise ValueError(f"{key} is missing; it must name an {ending} file of the folder")
     if re.match(r"[\w+.-]+:", source):
         raise ValueError(
-            f"weights.onnx.source is {source[:100]!r}; nothing is downloaded here; put the file into the folder and "
+            f"{key} is {source[:100]!r}; nothing is downloaded here; put the file into the folder and "
             "its name into rdf.yaml (bioimageio package does both)"
         )
     path = folder / source
     if "\\" in source or not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"weights.onnx.source is {source[:100]!r}, which lies outside the folder; do not use it")
-    if path.suffix != ".onnx" or not path.is_file():
-        raise ValueError(f"weights.onnx.source is {source[:100]!r}, which is not an .onnx file of the folder")
+        raise ValueError(f"{key} is {source[:100]!r}, which lies outside the folder; do not use it")
+    if path.suffix != ending or not path.is_file():
+        raise ValueError(f"{key} is {source[:100]!r}, which is not an {ending} file of the folder")
     return path
 
 

@@ -31,6 +31,7 @@ from wsi_stain.config.network import FACTS, KIND_MULTIPLES, TORCH_KINDS, ImportC
 from wsi_stain.errors import BundleError, ConfigError
 from wsi_stain.files.atomic import atomic_write, replacing
 from wsi_stain.model import facts, sandbox
+from wsi_stain.model.bioimageio_tensors import TestTensors
 from wsi_stain.model.bundle import SPEC, WEIGHTS, Bundle, TileGenerator, sha256_of
 from wsi_stain.model.card import imported_card
 from wsi_stain.model.tile_tolerance import measure, tolerance
@@ -66,16 +67,17 @@ def settings(
     return load(ImportConfig, merged)
 
 
-def import_model(weights: Path, folder: Path, config: ImportConfig) -> Bundle:
+def import_model(weights: Path, folder: Path, config: ImportConfig, tensors: TestTensors | None = None) -> Bundle:
     """Make a bundle of a weight file.
 
     Args:
         weights: a state dict (torch or safetensors), or an ONNX file.
         folder: of the new bundle; its name is the bundle's name. An existing card is kept.
         config: what the file does not state.
+        tensors: what the network must make of an image, if that is known.
 
     Raises:
-        BundleError: the file is refused, does not fit the kind, or the folder already contains a bundle.
+        BundleError: the file is refused, does not fit the kind or the tensors, or the folder already contains a bundle.
     """
     if not weights.is_file():
         raise BundleError(f"{weights} does not exist or is not a file; pass a weight file")
@@ -89,7 +91,10 @@ def import_model(weights: Path, folder: Path, config: ImportConfig) -> Bundle:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / name, sole=True) as part:
             shutil.copyfile(source, part)
-            spec = _measured(_spec(folder, part, network, config), folder, config)
+            spec = _spec(folder, part, network, config)
+            if tensors is not None:
+                _compare(Bundle(spec, folder), tensors)
+            spec = _measured(spec, folder, config)
     spec = dataclasses.replace(spec, weights=BundleWeights(name, sha256_of(folder / name)))
     if not (folder / spec.card).exists():
         atomic_write(folder / spec.card, imported_card(spec, weights.name))
@@ -134,6 +139,15 @@ def _spec(folder: Path, weights: Path, network: NetworkConfig, config: ImportCon
         weights=BundleWeights(weights.name, sha256_of(weights)),
         licence=config.licence,
         network=network,
+    )
+
+
+def _compare(bundle: Bundle, tensors: TestTensors) -> None:
+    """Refuse a network that does not make of the test image what its folder states."""
+    network = bundle.config.network
+    assert network, "the bundle is of an imported network"
+    log.info(
+        "agreement with the folder's test tensors: %.1f dB", tensors.compare(bundle.generator("cpu"), network.colours)
     )
 
 
