@@ -180,6 +180,9 @@ def test_what_is_left_is_told_from_the_files(out, tmp_path, monkeypatch):
     actual = overview(out)
     assert actual.counts == {"done": 1, "failed": 1, "running": 1}
     assert actual.seconds_left == pytest.approx(75, rel=0.05), "100 s for a slide of this size, a quarter done"
+    page = write_summary(out).read_text(encoding="utf-8")
+    assert "running (25 %)" in page
+    assert "wsi-stain view out<" in page
     monkeypatch.setattr(lease_module, "WATCH_S", 0.2)
     (out / "s0.running.json").write_text(json.dumps(lease | {"host": "elsewhere", "beat": time.time() - 1000}))
     assert next(actual for _, actual in overview(out).slides).state == "interrupted"

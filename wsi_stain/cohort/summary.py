@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shlex
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -100,6 +101,7 @@ def _page(files: Folder) -> Iterator[str]:
     counts = Counter(files.state(row).state for row in files.rows())
     return template("wsi_stain.cohort", "summary.html.jinja").generate(
         warning=WARNING,
+        folder=shlex.quote(files.path.resolve().name),
         totals=", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "no slides",
         when=datetime.now(UTC).isoformat(sep=" ", timespec="minutes").removesuffix("+00:00"),
         version=__version__,
