@@ -59,6 +59,15 @@ def test_an_immunostain_is_marked_everywhere(model, slides, tmp_path, caplog) ->
     assert any("is brown" in warning for warning in _warnings(result.record))
 
 
+@pytest.mark.parametrize(("mpp", "is_marked"), [(0.5, False), (0.55, False), (0.75, True)])
+def test_a_slide_that_is_enlarged_to_the_model_is_marked(model, slides, tmp_path, caplog, mpp, is_marked) -> None:
+    Bundle.open().mpp = 0.5
+    with caplog.at_level(logging.WARNING):
+        result = convert(request_of(slides["he"], tmp_path / "v.ome.tiff", mpp=mpp, allow_upsampling=True))
+    assert ("he.tif is enlarged 1.5-fold" in caplog.text) == is_marked
+    assert result.record["input"]["verdict"] == ("unlike" if is_marked else "ok")
+
+
 def test_strict_refuses_it_and_writes_nothing(model, slides, tmp_path) -> None:
     output = tmp_path / "v.ome.tiff"
     with pytest.raises(SlideError, match=r"ihc\.tif is brown.*omit --strict"):

@@ -98,6 +98,14 @@ def test_figures_out_of_the_range_by_little_are_accepted() -> None:
     assert "is paler than the training slides" in judge(figures, (far,)).reasons[0]
 
 
+def test_a_slide_that_is_enlarged_lacks_detail() -> None:
+    figures = portrait(tiles(), BACKGROUND, 1.0)
+    assert judge(figures, None, growth=1.1).level == "ok"
+    enlarged = judge(figures, None, growth=2.1)
+    assert enlarged.level == "unlike"
+    assert enlarged.reasons == ("is enlarged 2.1-fold, so it lacks the detail of the training slides",)
+
+
 def test_the_shipped_model_knows_its_training_tiles() -> None:
     trust = Bundle.open().trust
     assert trust is not None

@@ -49,4 +49,5 @@ def examine(survey: Survey) -> Verdict:
     with view.slide:
         background = background_of(view.slide.thumbnail(THUMBNAIL_PX)) or HE_BACKGROUND
         tiles = [tile for _, tile in tissue_tiles(view, survey.mask, background, survey.grid.region)]
-    return judge(portrait(tiles, background, view.mpp or 1.0), trust and trust.figures)
+    growth = float(1 / view.scale)
+    return judge(portrait(tiles, background, view.mpp or 1.0), trust and trust.figures, growth=growth)

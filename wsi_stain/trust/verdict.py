@@ -21,6 +21,8 @@ MOST_BLUE_PINK, LEAST_GREEN = 0.06, 0.62
 """Direction of the pinkest pixels: red minus blue, and green; eosin is at -0.04 and 0.99."""
 LEAST_SHARPNESS = 1.6
 """In focus it is 2.0 to 4.5 at 1 µm/px; blurred by a Gaussian of σ = 2 µm, 1.5 or less."""
+MOST_GROWTH = 1.1
+"""As `slide.MAX_GROWTH`: a slide that is enlarged by less has the detail that the model expects."""
 SLACK = 0.1
 """A figure may be outside the range of the training tiles by this share of the range."""
 UNLIKE = {
@@ -53,18 +55,19 @@ class Verdict:
         return {"verdict": self.level, "reasons": list(self.reasons), "figures": dict(self.figures)}
 
 
-def judge(portrait: Mapping[str, float], trained: Sequence[Figure] | None) -> Verdict:
+def judge(portrait: Mapping[str, float], trained: Sequence[Figure] | None, *, growth: float = 1.0) -> Verdict:
     """Judge the portrait of a slide.
 
     Args:
         portrait: of the slide; empty if it has no stained tissue.
         trained: figures of the training tiles; None if the model does not state them.
+        growth: factor by which the slide is enlarged to the µm/px of the model; at most 1 = it is not.
     """
     if not portrait:
         return Verdict("unlike", ("shows too little stained tissue to judge whether it is H&E",))
     if faults := tuple(_faults(portrait)):
         return Verdict("bad", faults, portrait)
-    differences = tuple(_differences(portrait, trained or ()))
+    differences = tuple(_enlarged(growth) + _differences(portrait, trained or ()))
     return Verdict("unlike" if differences else "ok", differences, portrait)
 
 
@@ -83,6 +86,12 @@ def _faults(portrait: Mapping[str, float]) -> list[str]:
     if portrait["sharpness"] < LEAST_SHARPNESS:
         faults.append(f"is out of focus, or much coarser than stated (sharpness {portrait['sharpness']:.2f})")
     return faults
+
+
+def _enlarged(growth: float) -> list[str]:
+    if growth <= MOST_GROWTH:
+        return []
+    return [f"is enlarged {growth:.2g}-fold, so it lacks the detail of the training slides"]
 
 
 def _differences(portrait: Mapping[str, float], trained: Sequence[Figure]) -> list[str]:
