@@ -29,6 +29,7 @@ COMMANDS = {
     "info": "Show the properties of a slide or an output.",
     "measure": "Measure DAB and hematoxylin of a slide, real or virtual: tables, maps, a page.",
     "validate": "Check that an OME-TIFF or a DICOM series opens correctly.",
+    "seams": "Find seams in a virtual slide of any tool, at a given or unknown tile grid.",
     "pairs": "Make paired tiles from two slides, and check them.",
     "pretrain": "Train the encoders of both stains with a contrastive loss.",
     "train": "Train a generator on paired tiles.",
