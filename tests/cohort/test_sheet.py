@@ -1,6 +1,7 @@
 """The sheet as users write it, and everything that can be wrong with it."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -281,6 +282,17 @@ def test_virtual_stains_are_left_out_of_folders_and_refused_in_sheets(tmp_path, 
     result = examined(request_of(tmp_path / "sheet.csv", tmp_path / "out"))
     assert list(result.reasons) == [2]
     assert "is a virtual stain (identity)" in result.reasons[2]
+
+
+def test_virtual_stains_of_dicom_are_left_out_of_folders(tmp_path, caplog):
+    folder = write_slides(tmp_path / "slides", 2)
+    request = request_of(folder, folder)
+    stain = replace(to_convert(request, checked(request)[0], 0), output=folder / "v.dcm")
+    convert(stain)
+    assert [row.slide_id for row in checked(request_of(folder, tmp_path / "out"))] == ["s0", "s1"]
+    assert "left out 1 virtual stain" in caplog.text
+    taken = sheet.read(request_of(folder, tmp_path / "out", allow_virtual=True))[0]
+    assert [row.slide.name for row in taken] == ["s0.tif", "s1.tif", "v.dcm"]
 
 
 def test_image_and_plane_of_a_row_reach_its_conversion(tmp_path):

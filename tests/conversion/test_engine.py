@@ -496,7 +496,14 @@ def run_and_kill(slide, output, workers, lines, delay):
     return alive
 
 
-@pytest.mark.parametrize(("ending", "workers"), [("ome.tiff", 2), pytest.param("ome.zarr", 0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("ending", "workers"),
+    [
+        ("ome.tiff", 2),
+        pytest.param("ome.zarr", 0, marks=pytest.mark.slow),
+        pytest.param("dcm", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path, ending, workers):
     rng = random.Random(ending)
     slide = write_slide(tmp_path / "s.tif", noise(2500, 3000))
@@ -593,7 +600,7 @@ def test_a_finished_output_is_left_alone_and_anothers_is_never_overwritten(tmp_p
 @pytest.mark.parametrize("name", ["x.tif", "x.zarr", "x", ".ome.tiff", "x.ome.tiff.gz"])
 def test_an_output_of_another_ending_is_refused_with_the_rule(tmp_path, name):
     slide = write_slide(tmp_path / "s.tif", noise(60, 60))
-    with pytest.raises(OutputError, match=r"must end in .ome.tiff, .ome.tif or .ome.zarr"):
+    with pytest.raises(OutputError, match=r"must end in .ome.tiff, .ome.tif, .ome.zarr or .dcm"):
         convert(request_of(slide, tmp_path / name))
 
 

@@ -102,7 +102,7 @@ def leaks(folder: Path, *texts: str | bytes) -> list[str]:
     return [f"{needle!r} in {name}" for name, content in contents.items() for needle in needles if needle in content]
 
 
-@pytest.mark.parametrize("ending", ["ome.tiff", "ome.zarr"])
+@pytest.mark.parametrize("ending", ["ome.tiff", "ome.zarr", "dcm"])
 @pytest.mark.parametrize("kind", SLIDES)
 def test_no_text_of_the_slide_is_in_an_output_its_record_or_what_is_printed(home, kind, ending, capfd, caplog):
     slide = SLIDES[kind](home / f"slide.{kind}")

@@ -14,10 +14,11 @@ from wsi_stain.errors import OutputError, SlideError
 from wsi_stain.model.bundle import IdentityGenerator
 
 
-@pytest.mark.parametrize("name", ["v.ome.tiff", "v.tiff"])
+@pytest.mark.parametrize("name", ["v.ome.tiff", "v.tiff", "v.dcm", "folder"])
 def test_a_virtual_stain_is_not_stained_again_unless_the_user_says_so(tmp_path, name):
     image = noise(300, 300)
-    virtual = convert(request_of(write_slide(tmp_path / "s.tif", image), tmp_path / "v.ome.tiff")).output
+    written = tmp_path / ("v.dcm" if name in ("v.dcm", "folder") else "v.ome.tiff")
+    virtual = convert(request_of(write_slide(tmp_path / "s.tif", image), written)).output
     virtual = virtual.rename(tmp_path / name)
     again = request_of(virtual, tmp_path / "again.ome.tiff", restart=True)
     with pytest.raises(SlideError, match=rf"{name} is a virtual stain \(identity\).*--allow-virtual"):

@@ -51,6 +51,7 @@ NOT_EXECUTED = {
     r"--limit|my.svs": "an example of a form",
     r"^pairs (make|check|warp|negatives)": "needs two real slides; tests/pairing and tests/pairs",
     r"^evaluate --slides": "needs a registered case; tests/evaluate/test_slides.py",
+    r"^seams ": "its exit code is that of the slides; tests/conversion/test_examine.py",
     r"hf:|\.onnx|--bioimageio": "needs a network; tests/model",
 }
 """Calls that are only parsed, and why."""

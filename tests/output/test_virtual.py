@@ -12,7 +12,7 @@ from wsi_stain.conversion.engine import convert
 from wsi_stain.output.virtual import virtual_stain
 
 
-@pytest.mark.parametrize("name", ["v.ome.tiff", "v.ome.zarr"])
+@pytest.mark.parametrize("name", ["v.ome.tiff", "v.ome.zarr", "v.dcm"])
 def test_our_own_outputs_are_known_under_any_name(tmp_path, name):
     slide = write_slide(tmp_path / "s.tif", noise(300, 300))
     output = convert(request_of(slide, tmp_path / name)).output

@@ -61,7 +61,7 @@ def test_a_broken_packet_is_ignored() -> None:
 
 def test_a_copy_is_not_called_the_work_of_a_trained_model(tmp_path) -> None:
     slide = write_slide(tmp_path / "he.tif", noise(600, 700))
-    for name in ("v.ome.tiff", "v.ome.zarr"):
+    for name in ("v.ome.tiff", "v.ome.zarr", "v.dcm"):
         output = convert(request_of(slide, tmp_path / name)).output
         result = CliRunner().invoke(group, ["info", str(output), "--json"])
         assert json.loads(result.output)["annotations"]["digital_source_type"] == xmp.ENHANCED

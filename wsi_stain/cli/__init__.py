@@ -22,13 +22,14 @@ from wsi_stain.errors import ConfigError, DeviceError, WsiStainError
 from wsi_stain.files.full_disk import is_full, no_resources
 
 COMMANDS = {
-    "convert": "Convert a slide to a virtual stain, an OME-TIFF or OME-Zarr.",
+    "convert": "Convert a slide to a virtual stain: OME-TIFF, OME-Zarr or DICOM.",
     "view": "Show a slide and its virtual stain in a browser; stains what you look at.",
     "cohort": "Convert many slides on this machine or a cluster: plan, run, status.",
     "demo": "Make a synthetic H&E slide and convert it.",
     "info": "Show the properties of a slide or an output.",
     "measure": "Measure DAB and hematoxylin of a slide, real or virtual: tables, maps, a page.",
-    "validate": "Check that an OME-TIFF opens correctly in QuPath.",
+    "validate": "Check that an OME-TIFF or a DICOM series opens correctly.",
+    "seams": "Find seams in a virtual slide of any tool, at a given or unknown tile grid.",
     "pairs": "Make paired tiles from two slides, and check them.",
     "pretrain": "Train the encoders of both stains with a contrastive loss.",
     "train": "Train a generator on paired tiles.",

@@ -32,7 +32,10 @@ class RegionType(click.ParamType[Any]):
 @click.command("convert")
 @click.argument("slide", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="x.ome.tiff or x.ome.zarr; with {stain} for several models."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="x.ome.tiff, x.ome.zarr, or x.dcm (a folder of DICOM files); with {stain} for several models.",
 )
 @click.option(
     "--model",
@@ -69,7 +72,7 @@ class RegionType(click.ParamType[Any]):
 @click.option(
     "--compression",
     type=click.Choice(["jpeg", "deflate"]),
-    help="Compression of the tiles; deflate is lossless. [default: jpeg]",
+    help="Compression of the tiles; deflate is lossless (JPEG 2000 in DICOM). [default: jpeg]",
 )
 @click.option(
     "--compat",
@@ -97,7 +100,7 @@ class RegionType(click.ParamType[Any]):
 @click.option("--dry-run", is_flag=True, help="Print the plan (tiles, disk, memory, time) and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run record as JSON instead of the output's name.")
 def command(slide: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
-    """Convert SLIDE to a virtual stain, an OME-TIFF or OME-Zarr that opens in QuPath.
+    """Convert SLIDE to a virtual stain, an OME-TIFF, OME-Zarr or DICOM series that opens in QuPath.
 
     Without options, the default model runs on the best device and writes SLIDE.STAIN.ome.tiff to the current folder.
     Re-run the same command to resume. Several --model make one output for each.

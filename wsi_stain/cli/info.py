@@ -36,9 +36,11 @@ def _facts(file: Path, mpp: float | None, image: int | None, z: int | None) -> d
     if facts := _output_facts(file):
         return facts
     from wsi_stain.errors import SlideError
-    from wsi_stain.output import ometiff
+    from wsi_stain.output import dicom, ometiff
     from wsi_stain.slide.slide import Slide
 
+    if facts := dicom.describe(file):
+        return facts
     try:
         facts = ometiff.describe(file)
     except SlideError:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-COMMANDS = frozenset({"convert", "info", "measure", "validate"})
+COMMANDS = frozenset({"convert", "info", "measure", "seams", "validate"})
 """Those that read one slide; a cohort has worker processes."""
 PASSED_ON = frozenset(
     {signal.SIGINT, signal.SIGTERM} | ({signal.SIGHUP} if hasattr(signal, "SIGHUP") else set[signal.Signals]())

@@ -35,7 +35,8 @@ def in_folder(folder: Path, *, with_virtual: bool = False) -> list[Named]:
         if path.is_file() and not path.name.startswith(".") and path.suffix.lower()[1:] in SLIDE_ENDINGS
     ]
     files = [path for path in files if path not in parts]
-    return _sorted([*_named(files, with_virtual=with_virtual), *_unique(_series(series), folder)])
+    slides = _unique(_series(series), folder)
+    return _sorted(_chosen([*((path.stem, path) for path in files), *slides], with_virtual=with_virtual))
 
 
 def among(paths: list[Path], *, with_virtual: bool = False) -> list[Named]:
@@ -45,16 +46,17 @@ def among(paths: list[Path], *, with_virtual: bool = False) -> list[Named]:
     slides = [slide for series in below.values() for slide in _series(series)]
     slides += [(one.levels[0].stem, one.levels[0]) for one in grouped(instances) if one.levels]
     others = [path for path in paths if path not in instances and not below.get(path)]
-    return _sorted([*_named(others, with_virtual=with_virtual), *_unique(slides, Path())])
+    named = [*((path.stem, path) for path in others), *_unique(slides, Path())]
+    return _sorted(_chosen(named, with_virtual=with_virtual))
 
 
-def _named(files: list[Path], *, with_virtual: bool) -> list[Named]:
-    """The files with their stems; virtual stains are left out, and counted in a warning."""
-    virtual = set() if with_virtual else {path for path in files if virtual_stain(path) is not None}
+def _chosen(slides: list[Named], *, with_virtual: bool) -> list[Named]:
+    """The slides without virtual stains, which are counted in a warning."""
+    virtual = set() if with_virtual else {path for _, path in slides if virtual_stain(path) is not None}
     if virtual:
         first, more = min(path.name for path in virtual), ", …" if len(virtual) > 1 else ""
         log.warning("left out %d virtual stains (%s%s); --allow-virtual includes them", len(virtual), first, more)
-    return [(path.stem, path) for path in files if path not in virtual]
+    return [slide for slide in slides if slide[1] not in virtual]
 
 
 def _series(series: list[Series]) -> list[Named]:

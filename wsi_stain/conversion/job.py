@@ -16,6 +16,7 @@ from wsi_stain.errors import OutputError
 from wsi_stain.geometry import Box
 from wsi_stain.measure.deconvolution import Background
 from wsi_stain.output.canvas import Canvas, CanvasSpec
+from wsi_stain.output.dicom_canvas import DicomCanvas
 from wsi_stain.output.tiff_canvas import TiffCanvas
 from wsi_stain.output.zarr_canvas import ZarrCanvas
 from wsi_stain.tiling.grid import TileGrid
@@ -24,10 +25,14 @@ if TYPE_CHECKING:  # workers need no survey, which imports scikit-image
     from wsi_stain.conversion.request import ConvertRequest
     from wsi_stain.conversion.survey import Survey
 
-Kind = Literal["tiff", "zarr"]
+Kind = Literal["tiff", "zarr", "dicom"]
 
-CANVASES: dict[Kind, type[TiffCanvas] | type[ZarrCanvas]] = {"tiff": TiffCanvas, "zarr": ZarrCanvas}
-ENDINGS: dict[str, Kind] = {".ome.tiff": "tiff", ".ome.tif": "tiff", ".ome.zarr": "zarr"}
+CANVASES: dict[Kind, type[TiffCanvas] | type[ZarrCanvas]] = {
+    "tiff": TiffCanvas,
+    "zarr": ZarrCanvas,
+    "dicom": DicomCanvas,
+}
+ENDINGS: dict[str, Kind] = {".ome.tiff": "tiff", ".ome.tif": "tiff", ".ome.zarr": "zarr", ".dcm": "dicom"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,19 +145,33 @@ def _output(survey: Survey) -> tuple[Path, Kind]:
     output = survey.request.reachable(survey.request.output or Path(name))
     kind = ENDINGS[_ending(output)]
     check_name(output)
-    if output.exists() and output.is_dir() != (kind == "zarr"):
+    if output.exists() and output.is_dir() != (kind != "tiff"):
         raise OutputError(
             f"{output} is a {'folder' if output.is_dir() else 'file'}, but the output would be a "
-            f"{'folder' if kind == 'zarr' else 'file'}; choose another name with -o, or remove it first"
+            f"{'file' if kind == 'tiff' else 'folder'}; choose another name with -o, or remove it first"
         )
+    if kind == "dicom":
+        _check_dicom(survey)
     return output, kind
+
+
+def _check_dicom(survey: Survey) -> None:
+    """Refuse what a DICOM series cannot hold."""
+    slide, bundle = survey.request.slide, survey.bundle
+    if survey.view_mpp is None:
+        raise OutputError(f"{slide.name} has no pixel size, which DICOM requires; pass --mpp, for example --mpp 0.25")
+    if bundle.channels:
+        raise OutputError(
+            f"{bundle.name} makes {len(bundle.channels)} fluorescence channels, and DICOM is written in colours only; "
+            "choose an output that ends in .ome.tiff or .ome.zarr"
+        )
 
 
 def _ending(output: Path) -> str:
     match = next((ending for ending in ENDINGS if output.name.lower().endswith(ending)), None)
     if match is None or len(output.name) == len(match):
         raise OutputError(
-            f"the output is {str(output)!r}: its name must end in .ome.tiff, .ome.tif or .ome.zarr; "
+            f"the output is {str(output)!r}: its name must end in .ome.tiff, .ome.tif, .ome.zarr or .dcm; "
             "choose another name with -o"
         )
     return match

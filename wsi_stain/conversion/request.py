@@ -17,7 +17,7 @@ class ConvertRequest:
 
     slide: Path
     output: Path | None = None
-    """`x.ome.tiff` or `x.ome.zarr`; `<slide>.<stain>.ome.tiff` in the working directory by default."""
+    """`x.ome.tiff`, `x.ome.zarr` or `x.dcm`; `<slide>.<stain>.ome.tiff` in the working directory by default."""
     model: str | Path = DEFAULT
     mpp: float | None = None
     """µm per px of level 0 of the slide, if the file has none or a wrong one."""

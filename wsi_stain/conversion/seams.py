@@ -191,11 +191,24 @@ def steps(pixels: np.ndarray, line: TileBoundary, at: Sequence[int]) -> list[flo
         at: shifts in px, a subset of `SHIFTS`.
     """
     along_first = pixels if line.axis == 1 else pixels.swapaxes(0, 1)
-    n, across = along_first.shape[0] // PIECE, along_first.shape[1]
-    profile = along_first[: n * PIECE].reshape(n, PIECE, across, -1).mean(1, dtype=np.float64)
-    slope = np.diff(profile, axis=1)  # slope[:, i] is the step to row or column i + 1
-    sharp = np.abs(slope[:, 1:-1] - (slope[:, :-2] + slope[:, 2:]) / 2).mean((0, 2))
+    sharp = sharpness(along_first, PIECE).mean((0, 2))
     return [float(sharp[REACH + s - 2]) for s in (0, *at)]
+
+
+def sharpness(pixels: np.ndarray, piece: int) -> np.ndarray:
+    """How much steeper each step between columns is than its neighbours, averaged along pieces of the columns.
+
+    Args:
+        pixels: numbers (h, w, C).
+        piece: length of a piece in px.
+
+    Returns:
+        float64 (h // piece, w - 3, C): index i across is the step to column i + 2.
+    """
+    n, across = pixels.shape[0] // piece, pixels.shape[1]
+    profile = pixels[: n * piece].reshape(n, piece, across, -1).mean(1, dtype=np.float64)
+    slope = np.diff(profile, axis=1)  # slope[:, i] is the step to column i + 1
+    return np.abs(slope[:, 1:-1] - (slope[:, :-2] + slope[:, 2:]) / 2)
 
 
 def compare(painted: np.ndarray, repeat: np.ndarray, background: Background | None) -> dict[str, list[int]]:

@@ -18,6 +18,8 @@ from pathlib import Path
 
 SUFFIX = ".part"
 """End of every temporary name."""
+OLD = ".old"
+"""End of the name of a folder while another takes its place."""
 IS_WINDOWS = os.name == "nt"
 PATIENCE_S = (0.01, 0.05, 0.2, 1.0)
 """Waits between attempts to replace a file that another process has open, which Windows refuses."""
@@ -90,6 +92,22 @@ def new_folder(path: Path) -> Generator[Path]:
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(temporary: Path, path: Path) -> None:
+    """Give a complete folder, whose files are on the disk, its final name; a folder of that name is removed.
+
+    Killed at any point, a call with the folder written anew ends in the same state; what was replaced may remain as
+    `<name>.old` until then.
+    """
+    old = path.with_name(path.name + OLD)
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)  # left by a run that was killed here
+        path.replace(old)
+    temporary.replace(path)
+    if os.name == "posix":
+        _flush(path.parent, os.O_RDONLY)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def is_temporary(path: Path) -> bool:

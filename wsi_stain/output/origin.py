@@ -1,4 +1,4 @@
-"""What an image of ours states about its origin: the annotations of an OME-TIFF, the attributes of an OME-Zarr."""
+"""What an image of ours states about its origin: OME-TIFF annotations, OME-Zarr attributes, a DICOM header."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from wsi_stain.output import dicom
 from wsi_stain.output.ometiff.tiff import DESCRIPTION, BrokenTiff, Tiff
 from wsi_stain.output.ometiff.xml import NOTICE, map_annotations, parse
 
@@ -13,7 +14,10 @@ from wsi_stain.output.ometiff.xml import NOTICE, map_annotations, parse
 def provenance(path: Path) -> Mapping[str, str]:
     """The provenance of a virtual stain made by wsi-stain; empty for any other file, also a broken one."""
     try:
-        texts = _of_zarr(path) if path.is_dir() else _of_tiff(path)
+        if (header := dicom.header_of(path)) is not None:
+            texts = dicom.provenance(header)
+        else:
+            texts = _of_zarr(path) if path.is_dir() else _of_tiff(path)
     except (BrokenTiff, OSError, ValueError):
         return {}
     return texts if texts.get("notice") == NOTICE else {}

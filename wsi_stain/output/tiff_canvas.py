@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,10 +35,12 @@ class TiffCanvas:
         canvas.publish(facts)
     """
 
+    ENCODING = Encoding
+
     def __init__(self, spec: CanvasSpec) -> None:
         self.pyramid = Pyramid(spec.size, spec.block)
         self.sizes = self.pyramid.sizes
-        self.encoding = Encoding.of(spec.encoding, spec.samples)
+        self.encoding = self.ENCODING.of(spec.encoding, spec.samples)
         self._names = [""] if len(spec.channels) < 2 else [f"/{plane}" for plane in range(len(spec.channels))]
         """Endings of the names of a tile's planes."""
         self.store = BlockStore(spec.spool, self.pyramid, spec.background)
@@ -46,8 +49,13 @@ class TiffCanvas:
     def begin(self, fingerprint: Mapping[str, Any], restart: bool = False) -> None:
         """Start, or resume a run of the same fingerprint; raises `OutputError` if the folder belongs to another run."""
         if not claim(self.store, fingerprint, restart=restart):
-            self._spec.part.unlink(missing_ok=True)
+            self._discard(self._spec.part)
             self.store.begin(fingerprint)
+
+    @staticmethod
+    def _discard(part: Path) -> None:
+        """Delete what an interrupted run left under the temporary name of the output."""
+        part.unlink(missing_ok=True)
 
     def put(self, block: Block, pixels: np.ndarray | None, notes: Mapping[str, Any]) -> None:
         """Encode a block at all its levels and keep it."""

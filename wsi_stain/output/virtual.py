@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from wsi_stain.output import dicom
 from wsi_stain.output.ometiff.tiff import DESCRIPTION, BrokenTiff, Tiff
 from wsi_stain.output.ometiff.xml import NOTICE, is_resampled, map_annotations, parse
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 WORDS = re.compile(r"\bvirtual(ly)?[\s_-]*(stain|ihc\b|immuno)", re.IGNORECASE)
 """Words by which other software marks its virtual stains."""
@@ -18,6 +23,8 @@ ZARR_FILES = ("zarr.json", ".zattrs", "0/zarr.json", "0/.zattrs", "OME/METADATA.
 def virtual_stain(path: Path) -> str | None:
     """The stain of a virtual stain, "" if the file does not name it; `None` for any other file, also a broken one."""
     try:
+        if (header := dicom.header_of(path)) is not None:
+            return _of_dicom(header)
         return _of_zarr(path) if path.is_dir() else _of_tiff(path)
     except (BrokenTiff, OSError):
         return None
@@ -36,6 +43,13 @@ def _of_tiff(path: Path) -> str | None:
     if WORDS.search(text):
         return "" if root is None else map_annotations(root).get("stain", "")
     return None
+
+
+def _of_dicom(header: Dataset) -> str | None:
+    ours = dicom.provenance(header)
+    if ours or str(header.get("Manufacturer", "")).startswith(dicom.MANUFACTURER):
+        return ours.get("stain", "")
+    return "" if any(NOTICE in text or WORDS.search(text) for text in dicom.texts(header)) else None
 
 
 def _of_zarr(folder: Path) -> str | None:

@@ -17,7 +17,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 
-from wsi_stain.files.atomic import atomic_write
+from wsi_stain.files.atomic import OLD, atomic_write, replace_folder
 from wsi_stain.geometry import Box
 from wsi_stain.output.canvas import REMAINS, BlockStore, CanvasSpec, beside, claim, gather, nothing, pack_remains
 from wsi_stain.output.encoding import TILE_PX, pad_tile, split
@@ -101,16 +101,13 @@ class ZarrCanvas:
 
     def finish(self) -> None:
         """Write the coarse levels and give the group its final name."""
-        output, old = self._spec.output, beside(self._spec.output, ".old")
+        output = self._spec.output
         if self._root == self._spec.part:
             if self.pyramid.is_deep:
                 for tile in self.pyramid.coarse(self.store.strips()):
                     dict(self._write_chunks(tile))
-            if output.exists():
-                shutil.rmtree(old, ignore_errors=True)  # left by a run that was killed here
-                output.replace(old)
-            self._spec.part.replace(output)
-        shutil.rmtree(old, ignore_errors=True)
+            replace_folder(self._spec.part, output)
+        shutil.rmtree(beside(output, OLD), ignore_errors=True)
 
     def _annotate(self, facts: Mapping[str, str]) -> None:
         """Add facts that are known only after painting to the provenance attributes."""

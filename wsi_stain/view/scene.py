@@ -33,7 +33,7 @@ from wsi_stain.view.stainer import MOST_PX, Stainer
 
 MOST_CELLS = 1024
 """Cells along the longer side of a mask whose outlines a page gets."""
-ENDINGS = (".ome.tiff", ".ome.tif", ".ome.zarr")
+ENDINGS = (".ome.tiff", ".ome.tif", ".ome.zarr", ".dcm")
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,18 +91,18 @@ def _of_page(number: int, page: Any) -> Iterator[Hint]:
     for code, name in TAGS.items():
         value = tags.valueof(code)
         if value not in (None, "", b""):
-            yield Hint(where, name, _short(value))
+            yield Hint(where, name, short(value))
     text = page.description or ""
     if number and (OTHER_IMAGE.search(text) or tags.valueof(254) in (9, 8)):
         lines = text.strip().splitlines() or ["label or macro"]
-        yield Hint(where, "image beside the slide", _short(lines[-1]))
+        yield Hint(where, "image beside the slide", short(lines[-1]))
     if "<OME" in text:
         yield from _of_ome(where, text)
 
 
 def _of_ome(where: str, text: str) -> Iterator[Hint]:
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        yield Hint(where, "OME-XML with a document type", _short(text))
+        yield Hint(where, "OME-XML with a document type", short(text))
         return
     try:
         root = ET.fromstring(text)
@@ -115,7 +115,7 @@ def _of_ome(where: str, text: str) -> Iterator[Hint]:
             texts = [*element.attrib.values(), *map(str.strip, element.itertext())]
             content = " ".join(filter(None, texts))
             if NOTICE not in content:  # ours, without texts from the slide
-                yield Hint(where, f"OME-XML {name}", _short(content))
+                yield Hint(where, f"OME-XML {name}", short(content))
 
 
 def _of_bytes(path: Path) -> Iterator[Hint]:
@@ -126,9 +126,10 @@ def _of_bytes(path: Path) -> Iterator[Hint]:
                 around = content[match.start() : match.end() + LONGEST]
                 text = re.split(rb"[\0\r\n|<]", around, maxsplit=1)[0]
                 if text.isascii() and all(32 <= byte < 127 for byte in text):
-                    yield Hint(f"byte {match.start():,}", what, _short(text.decode()))
+                    yield Hint(f"byte {match.start():,}", what, short(text.decode()))
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """The beginning of a value, in one line."""
     text = " ".join((value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).split())
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

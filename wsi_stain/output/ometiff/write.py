@@ -55,7 +55,7 @@ def write(path: Path, source: TileSource, metadata: xml.OmeMetadata, *, compat_o
     # Sets everything that tifffile would otherwise derive from the machine, the clock or the file name.
     with tifffile.TiffWriter(path, bigtiff=True, byteorder="<", ome=False, shaped=False) as writer:
         for plane, (level, size) in product(range(len(metadata.channels) or 1), enumerate(source.sizes)):
-            tiles = _counted(source, level, plane)
+            tiles = counted(source, level, plane)
             shape = size if metadata.channels else (*size, 3)
             options = _options(source, metadata, level, plane)
             # tifffile takes as many tiles as it needs, closes its iterator, and does not notice surplus tiles.
@@ -89,7 +89,7 @@ def _xmp_tag(metadata: xml.OmeMetadata) -> tuple[int, int, int, bytes, bool]:
     return xmp.TAG, 1, len(packet), packet, True
 
 
-def _counted(source: TileSource, level: int, plane: int) -> Iterator[bytes]:
+def counted(source: TileSource, level: int, plane: int) -> Iterator[bytes]:
     """The level's tiles, checked for their number: a wrong number would shift all subsequent tiles."""
     grid = source.sizes[level].ceil_div(TILE_PX)
     expected, count = grid.h * grid.w, 0
