@@ -44,4 +44,4 @@ def jpeg(pixels: np.ndarray, *, quality: int = 82, longest: int | None = None) -
     if longest is not None and max(h, w) > longest:
         size = (max(1, round(n * longest / max(h, w))) for n in (w, h))
         pixels = cv2.resize(pixels, tuple(size), interpolation=cv2.INTER_AREA)
-    return embedded(imagecodecs.jpeg8_encode(np.ascontiguousarray(pixels), level=quality))
+    return embedded(bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(pixels), level=quality)))
