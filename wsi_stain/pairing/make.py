@@ -8,8 +8,6 @@ the same files.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 import shutil
@@ -37,7 +35,8 @@ from wsi_stain.pairing.request import PairsRequest
 from wsi_stain.pairing.resample import Warped
 from wsi_stain.pairing.sources import check_order, check_origin, check_scales
 from wsi_stain.pairing.splits import split_of
-from wsi_stain.pairing.strata import strata_of, stratum
+from wsi_stain.pairing.strata import strata_of
+from wsi_stain.pairing.table import CSV, table
 from wsi_stain.registration.evidence import Evidence
 from wsi_stain.registration.images import Picture, background_in, picture, working_um
 from wsi_stain.registration.register import Registration, register
@@ -47,11 +46,7 @@ from wsi_stain.registration.verdict import SURE
 from wsi_stain.slide.files import digest
 from wsi_stain.slide.slide import Slide
 
-CSV, REGISTRATION, HTML = "pairs.csv", "registration.json", "report.html"
-COLUMNS = (
-    *("he", "ihc", "slide_id", "split", "x", "y", "side", "patient_id"),
-    *("misalignment_px", "confidence", "dab_fraction", "tissue_fraction", "stratum"),
-)
+REGISTRATION, HTML = "registration.json", "report.html"
 Progress = Callable[[str, int, int], None]
 """Called with a stage, and how much of it is done."""
 
@@ -149,7 +144,7 @@ def _make(request: PairsRequest, he: Slide, ihc: Slide, facts: dict[str, Any], p
     kept = [tile for tile in tiles if tile.column in splits]
     left_out["buffer between splits"] = len(tiles) - len(kept)
     _clean(request, kept)
-    atomic_write(request.output / CSV, _table(request, kept, splits, he))
+    atomic_write(request.output / CSV, table(request, kept, splits, he))
     content = {
         "wsi_stain": __version__,
         "request": _settings(request),
@@ -286,24 +281,3 @@ def _clean(request: PairsRequest, kept: Sequence[Tile]) -> None:
         for path in (request.output / side).glob("*.png"):
             if re.fullmatch(r"\d{4,}_\d{4,}\.png", path.name) and path.name not in names:
                 path.unlink()
-
-
-def _table(request: PairsRequest, tiles: Sequence[Tile], splits: dict[int, str], he: Slide) -> str:
-    """The CSV that training reads; x, y and side are level-0 px of the H&E."""
-    text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
-    scale, areas = he.at(request.mpp).scale, strata_of(request.strata)
-    side = request.tile * scale
-    for tile in tiles:
-        x, y = (round(index * side) for index in (tile.column, tile.row))
-        figures = (
-            round(tile.misalignment_um / request.mpp, 2),
-            tile.confidence,
-            tile.dab_fraction,
-            tile.tissue_fraction,
-            stratum(areas, tile.row, tile.column, side),
-        )
-        files = (f"he/{tile.name}", f"ihc/{tile.name}")
-        table.writerow([*files, request.name, splits[tile.column], x, y, round(side), request.patient, *figures])
-    return text.getvalue()

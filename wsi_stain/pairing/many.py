@@ -16,8 +16,9 @@ from typing import Any
 from wsi_stain.cluster import ClusterConfig, explain, open_cluster
 from wsi_stain.errors import OutputError, WorkersLost, WsiStainError
 from wsi_stain.files.atomic import atomic_write
-from wsi_stain.pairing.make import COLUMNS, CSV, Progress, make
+from wsi_stain.pairing.make import Progress, make
 from wsi_stain.pairing.request import PairsRequest
+from wsi_stain.pairing.table import COLUMNS, CSV
 
 OURS = ",".join(COLUMNS[:7])
 """Beginning of our tables, also of those of earlier versions."""
