@@ -36,8 +36,13 @@ def section(seed: int, side: int = 640) -> Picture:
     return Picture(np.where(tissue, density, 0).astype(np.float32), tissue, UM)
 
 
-def made_pair(seed: int = 0, *, degrees: float = 140.0, mirrored: bool = False, bend_um: float = 300.0) -> MadePair:
-    """A section, and the same section turned, stretched by 3 %, bent, with noise, a tear and a missing piece."""
+def made_pair(
+    seed: int = 0, *, degrees: float = 140.0, mirrored: bool = False, bend_um: float = 300.0, ihc_um: float = UM
+) -> MadePair:
+    """A section, and the same section turned, stretched by 3 %, bent, with noise, a tear and a missing piece.
+
+    The second is drawn at `ihc_um` µm per px.
+    """
     he = section(seed)
     side = he.density.shape[0]
     rng = np.random.default_rng(seed + 1)
@@ -48,16 +53,18 @@ def made_pair(seed: int = 0, *, degrees: float = 140.0, mirrored: bool = False, 
         @ Affine(np.array([[1.03, 0, -70.0], [0, 1.0, 0]])),
         Field(bends.astype(np.float32), side * UM / 40),
     )
-    back = truth.inverse(places((side, side), UM).astype(np.float64)) / UM - 0.5
+    grid = places((round(side * UM / ihc_um),) * 2, ihc_um)
+    back = truth.inverse(grid.astype(np.float64)) / UM - 0.5
     density, tissue = (
         cv2.remap(a, back[..., 1].astype(np.float32), back[..., 0].astype(np.float32), cv2.INTER_LINEAR)
         for a in (he.density, he.tissue.astype(np.float32))
     )
     inside = tissue > 0.5
-    inside[:, 300:303] = False  # a tear
-    inside[100:180, 100:180] = False  # a missing piece
+    y, x = np.moveaxis(grid, -1, 0) / UM
+    inside[(x > 300) & (x < 303)] = False  # a tear
+    inside[(np.minimum(y, x) > 100) & (np.maximum(y, x) < 180)] = False  # a missing piece
     stained = 0.6 * density**1.5 + 0.03 * rng.standard_normal(density.shape)  # paler, and not in proportion
-    return MadePair(he, Picture(np.where(inside, np.clip(stained, 0, 1), 0).astype(np.float32), inside, UM), truth)
+    return MadePair(he, Picture(np.where(inside, np.clip(stained, 0, 1), 0).astype(np.float32), inside, ihc_um), truth)
 
 
 def rgb(picture: Picture, vector: tuple[float, float, float] = (0.65, 0.70, 0.29)) -> np.ndarray:

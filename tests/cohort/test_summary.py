@@ -16,13 +16,13 @@ from builders.cohorts import request_of, write_slides
 from PIL import Image
 
 from wsi_stain.cohort import lease as lease_module
-from wsi_stain.cohort.account import jpeg
 from wsi_stain.cohort.check import checked
 from wsi_stain.cohort.files import Folder
 from wsi_stain.cohort.status import overview
 from wsi_stain.cohort.summary import write_summary
 from wsi_stain.errors import OutputError
 from wsi_stain.files import lock, record
+from wsi_stain.files.page import jpeg
 
 COLOURS = {"he": (200, 40, 120), "mask": (20, 160, 60), "stain": (150, 90, 20)}
 

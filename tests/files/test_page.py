@@ -1,13 +1,16 @@
 """Pages from templates: every value is escaped, a missing one is an error, and every template is in the wheel."""
 
+import base64
 import tomllib
 from pathlib import Path
 
+import imagecodecs
+import numpy as np
 import pytest
 from jinja2 import UndefinedError
 
 import wsi_stain
-from wsi_stain.files.page import template
+from wsi_stain.files.page import jpeg, template
 
 PACKAGE = Path(wsi_stain.__file__).parent
 TEMPLATES = sorted(PACKAGE.rglob("*.jinja"))
@@ -48,3 +51,12 @@ def test_a_page_may_load_nothing(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert path.name == "page.html.jinja" or text.startswith('{% extends "page.html.jinja" %}')
     assert not any(word in text for word in ("http:", "https:", "url(", "@import", "<link", "<iframe", "<base"))
+
+
+def test_a_picture_keeps_its_shape_and_colours_and_is_reduced_only_if_it_is_too_large() -> None:
+    pixels = np.repeat(np.array([[[200, 30, 60]], [[40, 90, 220]]], np.uint8), 120, axis=0).repeat(60, axis=1)
+    for longest, shape in ((None, (240, 60, 3)), (500, (240, 60, 3)), (80, (80, 20, 3))):
+        shown = imagecodecs.jpeg8_decode(base64.b64decode(jpeg(pixels, longest=longest)))
+        assert shown.shape == shape
+        edges = shown[[0, -1], [0, -1]].astype(int)
+        assert np.abs(edges - [[200, 30, 60], [40, 90, 220]]).max() <= 6

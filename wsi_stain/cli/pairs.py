@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wsi_stain.cli.convert import RegionType
 from wsi_stain.cli.progress import LINE_EVERY_S, counted
+
+if TYPE_CHECKING:
+    from wsi_stain.pairing.request import PairsRequest
 
 
 @click.group("pairs")
@@ -49,15 +52,25 @@ invalid call."""
 @click.option(
     "--least-confidence", default=0.3, show_default=True, help="Leave out tiles around which fewer windows hold, 0-1."
 )
+@click.option(
+    "--strata",
+    type=click.Path(path_type=Path),
+    help="GeoJSON of annotated areas of HE; their classes fill the column stratum.",
+)
 @click.option("--workers", type=int, help="Number of threads. [default: one per processor]")
-def make(he: Path, ihc: Path | None, output: Path, split: str, **options: Any) -> int:
+@click.option("--cluster", type=click.Path(path_type=Path), help="YAML file of the cluster that makes a sheet's cases.")
+@click.option("--scheduler", metavar="ADDRESS", help="Address of a running Dask scheduler, likewise.")
+def make(
+    he: Path, ihc: Path | None, output: Path, split: str, cluster: Path | None, scheduler: str | None, **options: Any
+) -> int:
     """Register two slides of one block, and cut paired tiles.
 
     HE is the H&E slide, IHC the other stain. The exit code is 0 if they correspond, 3 if only parts of them do, and 4
     if they do not: then no tile is cut. OUTPUT/report.html shows why. The same command finishes an interrupted run.
 
-    With a CSV of cases (columns case, he, ihc and, if known, patient_id, split, he_mpp, ihc_mpp) instead of both
-    slides, each case gets a folder in OUTPUT, and OUTPUT/pairs.csv lists all pairs. The exit code is that of the worst.
+    With a CSV of cases (columns case, he, ihc and, if known, patient_id, split, he_mpp, ihc_mpp, strata) instead of
+    both slides, each case gets a folder in OUTPUT, and OUTPUT/pairs.csv lists all pairs. One case does not stop
+    another. The exit code is 1 if a case failed, and otherwise that of the worst.
     """
     from wsi_stain.cohort.listing import SLIDE_ENDINGS
     from wsi_stain.errors import ConfigError, TrainingError
@@ -72,22 +85,38 @@ def make(he: Path, ihc: Path | None, output: Path, split: str, **options: Any) -
         if he.suffix.lower()[1:] in SLIDE_ENDINGS:
             raise ConfigError(f"{he} is a slide without its partner; pass both slides, or a CSV of cases")
         by: Any = split if split in ("slide", "patient") else "columns"
-        cases = sheet.requests(he, request, by)
-        outcomes = sheet.make_all(cases, output, lambda case: _shown(f"{case}: "))
-        for outcome in outcomes:
-            click.echo(f"{outcome.case}: {outcome.verdict}, {outcome.tiles} tiles: {outcome.message}")
-        verdicts = {outcome.verdict for outcome in outcomes}
-        return next((code for verdict, code in reversed(EXIT_CODES.items()) if verdict in verdicts), 0)
+        return _make_all(sheet.requests(he, request, by), output, cluster, scheduler)
+    if cluster or scheduler:
+        raise ConfigError("--cluster and --scheduler need a sheet of cases; one case is made on this machine")
     if own != split:
         raise ConfigError(f"--split {split} needs a sheet of cases; pass columns, train, val or test for one case")
     result = make_pairs(request, _shown())
     for reason in result.content["registration"]["reasons"]:
         click.echo(f"{result.verdict}: {reason}")
     click.echo(f"{result.content['tiles']} tiles; {output / HTML}")
-    if result.verdict != "refuse" and not result.content["tiles"]:
-        reasons = ", ".join(f"{reason} ({n})" for reason, n in result.content["left_out"].items())
-        raise TrainingError(f"no tile is left: {reasons or 'the slide is smaller than a tile'}; see {output / HTML}")
+    if result.emptiness:
+        raise TrainingError(result.emptiness)
     return EXIT_CODES[result.verdict]
+
+
+def _make_all(cases: Sequence[PairsRequest], output: Path, cluster: Path | None, scheduler: str | None) -> int:
+    """Make all cases of a sheet; prints how each ended, and returns the exit code of the worst."""
+    from wsi_stain.cluster import ClusterConfig
+    from wsi_stain.config.loader import load
+    from wsi_stain.errors import ConfigError
+    from wsi_stain.pairing.many import make_all
+
+    if cluster and scheduler:
+        raise ConfigError("--cluster and --scheduler exclude each other; pass one of them")
+    config = ClusterConfig(scheduler=scheduler) if scheduler else load(ClusterConfig, cluster) if cluster else None
+    outcomes = make_all(cases, output, lambda case: _shown(f"{case}: "), config)
+    for outcome in outcomes:
+        click.echo(f"{outcome.case}: {outcome.verdict}, {outcome.tiles} tiles: {outcome.message}")
+    counts = [(verdict, [o.case for o in outcomes if o.verdict == verdict]) for verdict in EXIT_CODES]
+    click.echo(
+        "; ".join(f"{len(names)} {verdict} ({', '.join(names)})" for verdict, names in counts if names), err=True
+    )
+    return max((EXIT_CODES[verdict] for verdict, names in counts if names), key=list(EXIT_CODES.values()).index)
 
 
 def _shown(prefix: str = "") -> Callable[[str, int, int], None]:

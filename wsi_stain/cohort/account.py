@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import cv2
-import imagecodecs
 import numpy as np
 import tifffile
 
@@ -17,6 +15,7 @@ from wsi_stain.cohort.request import Row
 from wsi_stain.conversion.request import ConvertRequest
 from wsi_stain.errors import MaskError, counted
 from wsi_stain.files import record
+from wsi_stain.files.page import jpeg
 from wsi_stain.files.paths import without_home
 from wsi_stain.geometry import Box, Size
 from wsi_stain.measure.composite import composite
@@ -67,9 +66,9 @@ def account_of(row: Row, request: ConvertRequest) -> dict[str, Any]:
         "warnings": list(_warnings(run)),
         "seconds": run.get("seconds", {}).get("all"),
         "thumbnails": {
-            "he": jpeg(he),
-            "mask": jpeg(outlined(he, mask)),
-            "stain": jpeg(shrunk(level, THUMBNAIL_PX)),
+            "he": jpeg(he, quality=JPEG_QUALITY),
+            "mask": jpeg(outlined(he, mask), quality=JPEG_QUALITY),
+            "stain": jpeg(level, quality=JPEG_QUALITY, longest=THUMBNAIL_PX),
         },
     }
 
@@ -98,18 +97,6 @@ def outlined(he: np.ndarray, mask: TissueMask) -> np.ndarray:
     contours, _ = cv2.findContours(tissue, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(shown, contours, -1, TISSUE_COLOUR, 1)
     return shown
-
-
-def jpeg(pixels: np.ndarray) -> str:
-    """Encode uint8 (h, w, 3) as a base64 JPEG."""
-    return base64.b64encode(imagecodecs.jpeg8_encode(np.ascontiguousarray(pixels), level=JPEG_QUALITY)).decode()
-
-
-def shrunk(pixels: np.ndarray, longest: int) -> np.ndarray:
-    """Downscale uint8 (h, w, 3) so that its longer side is at most `longest` px."""
-    h, w = pixels.shape[:2]
-    scale = min(1.0, longest / max(h, w))
-    return cv2.resize(pixels, (max(1, round(w * scale)), max(1, round(h * scale))), interpolation=cv2.INTER_AREA)
 
 
 def _level(output: Path, run: Mapping[str, Any]) -> tuple[np.ndarray, float | None]:

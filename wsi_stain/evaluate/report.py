@@ -5,7 +5,6 @@ The same evaluation gives the same bytes: no dates, no random names.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from wsi_stain.evaluate.tables import plain, table, texts
 from wsi_stain.files import record
 from wsi_stain.files.atomic import atomic_write
 from wsi_stain.files.notice import RESEARCH_USE
-from wsi_stain.files.page import template
+from wsi_stain.files.page import embedded, template
 
 METRICS_JSON, TABLE_MD, REPORT_HTML = "metrics.json", "table.md", "report.html"
 WARNING = f"Virtual stain. {RESEARCH_USE.upper()}."
@@ -131,5 +130,5 @@ def html(result: EvaluationResult, settings: ReportSettings, pictures: Sequence[
         examples=pictures,
         shown_share=SHOWN_SHARE,
         meanings={m.name: m.meaning for m in METRICS} | SET_METRICS,
-        base64=lambda content: base64.b64encode(content).decode(),
+        base64=embedded,
     )

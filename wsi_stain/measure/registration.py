@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from wsi_stain.measure.deconvolution import stain_densities
+from wsi_stain.measure.peak import vertex
 
 WORK_PX = 128
 """Shorter side of the fields that are compared; smaller tiles are not enlarged."""
@@ -90,7 +91,7 @@ def match(first: Structure, second: Structure) -> Match:
         return NO_MATCH
     surface = _correlation(where, what)
     y, x = np.unravel_index(surface.argmax(), surface.shape)
-    dy, dx = (_vertex(line, i) - reach for line, i in ((surface[:, x], int(y)), (surface[y], int(x))))
+    dy, dx = (_position(line, i) - reach for line, i in ((surface[:, x], int(y)), (surface[y], int(x))))
     return Match(float(surface[y, x]), dy * first.px, dx * first.px, _sharpness(surface, int(y), int(x)))
 
 
@@ -115,13 +116,9 @@ def _correlation(where: np.ndarray, what: np.ndarray) -> np.ndarray:
     return surface
 
 
-def _vertex(line: np.ndarray, i: int) -> float:
-    """Position of the vertex of the parabola through the peak and its two neighbours; NaN at either end."""
-    if not 0 < i < len(line) - 1:
-        return math.nan
-    before, peak, after = (float(v) for v in line[i - 1 : i + 2])
-    bend = before - 2 * peak + after
-    return i + (before - after) / (2 * bend) if bend else float(i)
+def _position(line: np.ndarray, i: int) -> float:
+    """Position of the peak at index i to a fraction of a sample; NaN at either end."""
+    return i + float(vertex(line[i - 1 : i + 2].astype(np.float64))) if 0 < i < len(line) - 1 else math.nan
 
 
 def _sharpness(surface: np.ndarray, y: int, x: int) -> float:

@@ -139,7 +139,7 @@ def _tile(job: Job, row: int, column: int) -> Tile | str:
     off_um, confidence = job.residuals.near(centre, max(0.75 * side * mpp, NEAR_UM))
     if np.isnan(confidence):
         return "no tissue in both slides"
-    if confidence < request.least_confidence:
+    if confidence < request.least_confidence or np.isnan(off_um):
         return "too few windows hold"
     if off_um > request.most_misaligned_um:
         return "misaligned"

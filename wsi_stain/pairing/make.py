@@ -8,8 +8,6 @@ the same files.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 import shutil
@@ -26,7 +24,7 @@ import numpy as np
 from wsi_stain import __version__
 from wsi_stain.errors import OutputError, SlideError
 from wsi_stain.files import record
-from wsi_stain.files.atomic import atomic_write
+from wsi_stain.files.atomic import SUFFIX, atomic_write
 from wsi_stain.files.lock import locked
 from wsi_stain.files.paths import without_home
 from wsi_stain.pairing import report
@@ -37,6 +35,8 @@ from wsi_stain.pairing.request import PairsRequest
 from wsi_stain.pairing.resample import Warped
 from wsi_stain.pairing.sources import check_order, check_origin, check_scales
 from wsi_stain.pairing.splits import split_of
+from wsi_stain.pairing.strata import strata_of
+from wsi_stain.pairing.table import CSV, table
 from wsi_stain.registration.evidence import Evidence
 from wsi_stain.registration.images import Picture, background_in, picture, working_um
 from wsi_stain.registration.register import Registration, register
@@ -46,11 +46,7 @@ from wsi_stain.registration.verdict import SURE
 from wsi_stain.slide.files import digest
 from wsi_stain.slide.slide import Slide
 
-CSV, REGISTRATION, HTML = "pairs.csv", "registration.json", "report.html"
-COLUMNS = (
-    *("he", "ihc", "slide_id", "split", "x", "y", "side", "patient_id"),
-    *("misalignment_px", "confidence", "dab_fraction", "tissue_fraction"),
-)
+REGISTRATION, HTML = "registration.json", "report.html"
 Progress = Callable[[str, int, int], None]
 """Called with a stage, and how much of it is done."""
 
@@ -67,6 +63,14 @@ class Result:
     def verdict(self) -> str:
         """`register`, `poor`, or `refuse`."""
         return self.content["registration"]["verdict"]
+
+    @property
+    def emptiness(self) -> str:
+        """Why slides that correspond gave no tile; "" if there are some, or if the slides do not correspond."""
+        if self.verdict == "refuse" or self.content["tiles"]:
+            return ""
+        reasons = ", ".join(f"{reason} ({n})" for reason, n in self.content["left_out"].items())
+        return f"no tile is left: {reasons or 'the slide is smaller than a tile'}; see {self.folder / HTML}"
 
 
 def make(request: PairsRequest, progress: Progress = lambda stage, done, total: None) -> Result:
@@ -85,6 +89,7 @@ def make(request: PairsRequest, progress: Progress = lambda stage, done, total: 
     ):
         progress("reading the slides' hashes", 0, 0)
         check_scales(request, he, ihc)
+        strata_of(request.strata)  # an unreadable file is an error before the registration
         facts = {"he": _facts(he), "ihc": _facts(ihc)}
         check_origin(he, ihc, facts["he"]["sha256"] == facts["ihc"]["sha256"])
         existing = _existing(request, facts)
@@ -139,7 +144,7 @@ def _make(request: PairsRequest, he: Slide, ihc: Slide, facts: dict[str, Any], p
     kept = [tile for tile in tiles if tile.column in splits]
     left_out["buffer between splits"] = len(tiles) - len(kept)
     _clean(request, kept)
-    atomic_write(request.output / CSV, _table(request, kept, splits, he.mpp))
+    atomic_write(request.output / CSV, table(request, kept, splits, he))
     content = {
         "wsi_stain": __version__,
         "request": _settings(request),
@@ -238,7 +243,8 @@ def _settings(request: PairsRequest) -> dict[str, Any]:
         *("mpp", "tile", "patient", "split", "one_affine"),
         *("most_misaligned_um", "least_confidence", "least_tissue"),
     )
-    return {"case": request.name} | {name: getattr(request, name) for name in names}
+    settings = {"case": request.name} | {name: getattr(request, name) for name in names}
+    return settings | ({"strata_sha256": digest(request.strata)[0]} if request.strata else {})
 
 
 def _facts(slide: Slide) -> dict[str, Any]:
@@ -266,29 +272,12 @@ def _figures(off: Residuals | None) -> dict[str, float]:
 
 
 def _clean(request: PairsRequest, kept: Sequence[Tile]) -> None:
-    """Remove the tiles of buffers, and of a run with other settings."""
+    """Remove the tiles of buffers, and of a run with other settings, and what killed runs left half written."""
     names = {tile.name for tile in kept}
+    for folder in (request.output, request.output / "he", request.output / "ihc"):
+        for path in folder.glob(f".*{SUFFIX}"):
+            path.unlink()
     for side in ("he", "ihc"):
         for path in (request.output / side).glob("*.png"):
             if re.fullmatch(r"\d{4,}_\d{4,}\.png", path.name) and path.name not in names:
                 path.unlink()
-
-
-def _table(request: PairsRequest, tiles: Sequence[Tile], splits: dict[int, str], he_mpp: float) -> str:
-    """The CSV that training reads; x, y and side are level-0 px of the H&E."""
-    text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
-    scale = request.mpp / he_mpp
-    side = round(request.tile * scale)
-    for tile in tiles:
-        x, y = (round(index * request.tile * scale) for index in (tile.column, tile.row))
-        figures = (
-            round(tile.misalignment_um / request.mpp, 2),
-            tile.confidence,
-            tile.dab_fraction,
-            tile.tissue_fraction,
-        )
-        files = (f"he/{tile.name}", f"ihc/{tile.name}")
-        table.writerow([*files, request.name, splits[tile.column], x, y, side, request.patient, *figures])
-    return text.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from PIL import Image
 
 from wsi_stain.config.ranges import MAX_MPP
 from wsi_stain.files.notice import RESEARCH_USE
-from wsi_stain.files.page import template
+from wsi_stain.files.page import embedded, jpeg, template
 from wsi_stain.geometry import Box
 from wsi_stain.pairing.cut import Tile
 from wsi_stain.registration.residuals import HOLDS_PX, Residuals
@@ -164,13 +163,8 @@ def _figure(figure: Figure) -> str:
     file = io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(file, format="png")
-    return base64.b64encode(file.getvalue()).decode()
+    return embedded(file.getvalue())
 
 
 def _encoded(pixels: np.ndarray) -> str:
-    """JPEG in base64, at most `WIDTH_PX` wide."""
-    image = Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8))
-    image.thumbnail((WIDTH_PX, WIDTH_PX))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=82)
-    return base64.b64encode(file.getvalue()).decode()
+    return jpeg(pixels, longest=WIDTH_PX)

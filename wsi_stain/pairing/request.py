@@ -33,6 +33,8 @@ class PairsRequest:
     """For the column `patient_id`."""
     split: Split = "columns"
     """`columns` divides the slide into train, val and test with buffers between; otherwise the split of all tiles."""
+    strata: Path | None = None
+    """GeoJSON of annotated areas in level-0 px of the H&E; their classes fill the column `stratum`."""
     one_affine: bool = False
     """One affine map for all fragments."""
     most_misaligned_um: Positive = 16.0

@@ -1,44 +1,25 @@
-"""Many cases from one sheet, and one table of all their pairs.
+"""The sheet of many cases, and their splits.
 
-    sheet.csv    case,he,ihc and, if known, patient_id,split,he_mpp,ihc_mpp; paths relative to it
-
-The cases run one after the other. One that fails or is refused does not stop the others.
+sheet.csv    case,he,ihc and, if known, patient_id,split,he_mpp,ihc_mpp,strata; paths relative to it
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import posixpath
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from wsi_stain.errors import ConfigError, OutputError, WsiStainError
-from wsi_stain.files.atomic import atomic_write
+from wsi_stain.errors import ConfigError
 from wsi_stain.files.table import BadTable, Line, read_table
-from wsi_stain.pairing.make import COLUMNS as HEADER_COLUMNS
-from wsi_stain.pairing.make import CSV, Progress, make
 from wsi_stain.pairing.request import PairsRequest, Split
 
-COLUMNS = ("case", "he", "ihc", "patient_id", "split", "he_mpp", "ihc_mpp")
+COLUMNS = ("case", "he", "ihc", "patient_id", "split", "he_mpp", "ihc_mpp", "strata")
 GROUP_SHARE = 0.15
 """Share of the groups (patients, slides) in val, and in test; the rest is train."""
 By = Literal["columns", "slide", "patient"]
-HEADER = ",".join(HEADER_COLUMNS)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How one case ended."""
-
-    case: str
-    verdict: str
-    """`register`, `poor`, `refuse`, or `failed`."""
-    tiles: int
-    message: str
 
 
 def requests(sheet: Path, like: PairsRequest, by: By) -> list[PairsRequest]:
@@ -89,43 +70,6 @@ def split_groups(groups: Sequence[str]) -> dict[str, Split]:
     return {group: "val" if i < n else "test" if i < 2 * n else "train" for i, group in enumerate(order)}
 
 
-def make_all(cases: Sequence[PairsRequest], folder: Path, progress: Callable[[str], Progress]) -> list[Outcome]:
-    """Make the pairs of all cases, then `pairs.csv` of all of them in `folder`.
-
-    Args:
-        cases: of `requests`.
-        folder: of all cases.
-        progress: gives the function that shows the stages of a case.
-
-    Raises:
-        OutputError: `pairs.csv` of the folder is another table.
-    """
-    table = folder / CSV
-    if table.exists() and not table.read_text(encoding="utf-8").startswith(HEADER):
-        raise OutputError(f"{table} is not a table of pairs make; choose another folder with -o")
-    outcomes = [_made(case, progress(case.case)) for case in cases]
-    lines: list[list[str]] = []
-    for outcome, case in zip(outcomes, cases, strict=True):
-        if outcome.verdict in ("register", "poor"):
-            with (case.output / CSV).open(newline="", encoding="utf-8") as file:
-                header, *rows = csv.reader(file)
-            lines = lines or [header]
-            lines += [[f"{case.case}/{he}", f"{case.case}/{ihc}", *rest] for he, ihc, *rest in rows]
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    atomic_write(table, text.getvalue())
-    return outcomes
-
-
-def _made(case: PairsRequest, progress: Progress) -> Outcome:
-    try:
-        result = make(case, progress)
-    except (WsiStainError, OSError) as err:
-        return Outcome(case.case, "failed", 0, str(err))
-    reasons = "; ".join(result.content["registration"]["reasons"])
-    return Outcome(case.case, result.verdict, result.content["tiles"], reasons)
-
-
 def _request(sheet: Path, line: Line, like: PairsRequest) -> PairsRequest:
     values, where = line.values, f"{sheet}, line {line.number}"
     for name in ("case", "he", "ihc"):
@@ -142,6 +86,7 @@ def _request(sheet: Path, line: Line, like: PairsRequest) -> PairsRequest:
         he=sheet.parent / values["he"],
         ihc=sheet.parent / values["ihc"],
         output=like.output / case,
+        strata=sheet.parent / values["strata"] if values.get("strata") else None,
         case=case,
         patient=values.get("patient_id", ""),
         split=split,

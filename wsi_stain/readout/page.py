@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +10,9 @@ import cv2
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
 from wsi_stain.files.notice import NOTICE, RESEARCH_USE
-from wsi_stain.files.page import template
+from wsi_stain.files.page import embedded, jpeg, template
 
 WIDTH_PX = 720
 LABELS = {
@@ -51,8 +49,8 @@ def html(content: Mapping[str, Any], thumbnail: np.ndarray, share: np.ndarray) -
         research_use=RESEARCH_USE,
         labels=[LABELS[name][0] for name in shown],
         rows={area: [_text(row.get(name), name) for name in shown] for area, row in areas.items()},
-        slide=_encoded(_picture(thumbnail, is_virtual=content["virtual"])),
-        heat=_encoded(_map(share, thumbnail.shape[0] / thumbnail.shape[1])),
+        slide=jpeg(_picture(thumbnail, is_virtual=content["virtual"]), quality=88),
+        heat=embedded(_map(share, thumbnail.shape[0] / thumbnail.shape[1])),
         settings=_settings(content["settings"]),
     )
 
@@ -81,12 +79,11 @@ def _numbers(values: list[float], digits: int) -> str:
     return ", ".join(f"{v:.{digits}f}" for v in values)
 
 
-def _encoded(data: bytes) -> str:
-    return base64.b64encode(data).decode()
+def _picture(thumbnail: np.ndarray, *, is_virtual: bool) -> np.ndarray:
+    """The slide, uint8 (h, w, 3), at most `WIDTH_PX` wide.
 
-
-def _picture(thumbnail: np.ndarray, *, is_virtual: bool) -> bytes:
-    """JPEG of the slide; a virtual stain is marked in the picture itself, which people copy out of the page."""
+    A virtual stain is marked in the picture itself, which people copy out of the page.
+    """
     h, w = thumbnail.shape[:2]
     width = min(w, WIDTH_PX)
     small = cv2.resize(thumbnail, (width, max(1, round(h * width / w))), interpolation=cv2.INTER_AREA)
@@ -95,9 +92,7 @@ def _picture(thumbnail: np.ndarray, *, is_virtual: bool) -> bytes:
         (across, up), down = cv2.getTextSize(NOTICE, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
         cv2.rectangle(small, (0, 0), (across + 8, up + down + 6), (255, 255, 255), -1)
         cv2.putText(small, NOTICE, (4, up + 4), cv2.FONT_HERSHEY_SIMPLEX, scale, (180, 0, 0), 1, cv2.LINE_AA)
-    target = io.BytesIO()
-    Image.fromarray(small).save(target, "JPEG", quality=88)
-    return target.getvalue()
+    return small
 
 
 def _map(share: np.ndarray, ratio: float) -> bytes:

@@ -85,7 +85,7 @@ def evidence(fixed: Picture, moving: Picture, affine: Affine) -> Evidence:
 
 def judged(windows: Surfaces) -> Agreement:
     """Which windows agree with their neighbours."""
-    shifts, _ = windows.peaks()
+    shifts = windows.peaks()
     if len(shifts) < FEWEST:
         return Agreement(windows, shifts, np.zeros(len(shifts), bool))
     apart = np.linalg.norm(windows.points[:, None] - windows.points[None], axis=-1)

@@ -80,13 +80,25 @@ class Stage:
 STAGES = (Stage(32, 12, 8, 6), Stage(16, 12, 8, 8), Stage(8, 14, 6, 8), Stage(4, 14, 5, 12))
 
 
-def nonrigid(fixed: Picture, moving: Picture, affine: Affine, finest_um: float) -> Field:
-    """The displacements that remain after an affine map, from 32 µm per px to `finest_um`."""
+def nonrigid(fixed: Picture, moving: Picture, affine: Affine) -> Field:
+    """The displacements that remain after an affine map, from about 32 µm per px to the scale of the pictures."""
     field = Field.still()
-    for stage in STAGES:
-        if stage.um >= 0.99 * finest_um:
-            field = _improved(fixed.at(stage.um), moving.at(stage.um), affine, field, stage)
+    for factor, stage in stages(fixed.um).items():
+        reduced = fixed.at(factor * fixed.um)
+        field = _improved(reduced, moving.at(reduced.um), affine, field, stage)
     return field
+
+
+def stages(um: float) -> dict[int, Stage]:
+    """The stages for pictures of `um` µm per px, by the whole factor to which each reduces them; the last is 1.
+
+    Slides may have any scale: without the last stage, the field of one at 9 µm per px would end at 18.
+    """
+    factors: dict[int, Stage] = {}
+    for stage in STAGES:
+        if factor := round(stage.um / um):
+            factors.setdefault(factor, stage)
+    return factors
 
 
 def _improved(fixed: Picture, moving: Picture, affine: Affine, before: Field, stage: Stage) -> Field:

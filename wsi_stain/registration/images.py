@@ -7,20 +7,28 @@ is at (i + 0.5) · um. So a point means the same at every scale.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
+from math import ceil
 
 import cv2
 import numpy as np
 
+from wsi_stain.geometry import Box, Size
 from wsi_stain.measure.deconvolution import HE_BACKGROUND, Background, stain_densities
 from wsi_stain.measure.stains import background_of
-from wsi_stain.slide.slide import Slide
+from wsi_stain.slide.slide import Slide, View
 from wsi_stain.tissue.detect import find_tissue
 
 FINEST_UM = 4.0
 """Finest working scale: a nucleus still has two pixels."""
 MOST_PX = 8_000_000
 """Most pixels of a working image, which bounds the memory: a picture and its structures take about 50 bytes each."""
+FINER = 4
+"""Pictures are read from levels that are finer by this, and reduced. Levels of an odd size are resized by some software
+and padded by other, which no file states: taken for the other, a level is off by up to one of its pixels at its end."""
+STRIP_PX = 256
+"""Rows of a picture that are read at a time."""
 MARGIN_UM = 400.0
 """Border of the picture of a fragment."""
 
@@ -101,8 +109,7 @@ def picture(slide: Slide, um: float) -> Picture:
     Raises:
         SlideError: the slide has no pixel size.
     """
-    longest = max(1, round(max(slide.size) * slide.mpp / um))
-    thumbnail, damage = slide.thumbnail_and_damage(longest)
+    thumbnail, damage = _overview(slide, max(1, round(max(slide.size) * slide.mpp / um)))
     background = background_in(thumbnail)
     mask = find_tissue(slide).array.astype(np.uint8)
     h, w = thumbnail.shape[:2]
@@ -112,3 +119,19 @@ def picture(slide: Slide, um: float) -> Picture:
         rows = thumbnail[y : y + 512]
         density[y : y + 512] = np.sqrt(stain_densities(rows, background)[..., 0])
     return Picture(density, tissue, max(slide.size) * slide.mpp / max(h, w))
+
+
+def _overview(slide: Slide, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """The whole slide, its longer side `longest` px, uint8 (h, w, 3); and where it cannot be decoded, bool (h, w)."""
+    exact = max(Fraction(max(slide.size), longest), Fraction(1))
+    h, w = (ceil(n / exact) for n in slide.size)
+    factor = min(FINER, int(exact))
+    scale = exact / factor
+    view = View(slide, Size(*(ceil(n / scale) for n in slide.size)), None, scale)
+    pixels, lost = np.empty((h, w, 3), np.uint8), np.empty((h, w), bool)
+    for y in range(0, h, STRIP_PX):
+        rows = min(STRIP_PX, h - y)
+        strip, damage = view.read_and_damage(Box.at(y * factor, 0, Size(rows * factor, w * factor)))
+        pixels[y : y + rows] = cv2.resize(strip, (w, rows), interpolation=cv2.INTER_AREA)
+        lost[y : y + rows] = cv2.resize(damage.astype(np.float32), (w, rows), interpolation=cv2.INTER_AREA) > 0
+    return pixels, lost

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from wsi_stain.measure.peak import vertex
 from wsi_stain.registration.structure import Structure
 
 LEAST_TISSUE = 0.5
@@ -35,15 +36,17 @@ class Surfaces:
         """Largest shift in px."""
         return self.scores.shape[1] // 2
 
-    def peaks(self) -> tuple[np.ndarray, np.ndarray]:
-        """The best shift of each point in µm, float64 (n, 2), to a fraction of a pixel; and its score, float32 (n,)."""
+    def peaks(self) -> np.ndarray:
+        """The best shift of each point in µm, float64 (n, 2), to a fraction of a pixel, except at the largest shift."""
         n, side, _ = self.scores.shape
         best = self.scores.reshape(n, side * side).argmax(1)
-        y, x = best // side, best % side
-        rows = np.arange(n)
-        dy = y + _vertex(self.scores[rows[:, None], np.clip(y[:, None] + (-1, 0, 1), 0, side - 1), x[:, None]])
-        dx = x + _vertex(self.scores[rows[:, None], y[:, None], np.clip(x[:, None] + (-1, 0, 1), 0, side - 1)])
-        return (np.stack([dy, dx], 1) - self.radius) * self.um, self.scores[rows, y, x]
+        y, x = (i[:, None] for i in (best // side, best % side))
+        rows, three = np.arange(n)[:, None], np.array([-1, 0, 1])
+        lines = self.scores[rows, (y + three).clip(0, side - 1), x], self.scores[rows, y, (x + three).clip(0, side - 1)]
+        offsets = [
+            np.where((i > 0) & (i < side - 1), vertex(a)[:, None], 0) for i, a in zip((y, x), lines, strict=True)
+        ]
+        return (np.hstack([y, x]) + np.hstack(offsets) - self.radius) * self.um
 
 
 def points_in(tissue: np.ndarray, *, step: int, half: int) -> np.ndarray:
@@ -76,11 +79,3 @@ def surfaces(fixed: Structure, moving: Structure, pixels: np.ndarray, *, half: i
         score[:] = cv2.matchTemplate(around, window, cv2.TM_CCORR_NORMED)
         score[energy[y - radius : y + radius + 1, x - radius : x + radius + 1] < least] = 0
     return Surfaces((pixels + 0.5) * fixed.um + fixed.origin, scores, fixed.um)
-
-
-def _vertex(three: np.ndarray) -> np.ndarray:
-    """Offset of the vertex of the parabola through three scores in a row, float (n, 3); 0 at the end of the range."""
-    bend = three[:, 0] - 2 * three[:, 1] + three[:, 2]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        offset = (three[:, 0] - three[:, 2]) / (2 * bend)
-    return np.where((bend < 0) & (np.abs(offset) <= 0.5), offset, 0.0)

@@ -36,7 +36,8 @@ def matched(
     fixed: Picture, moving: Picture, affine: Affine, um: float, *, radius: int = RADIUS_PX, step: int = STEP_PX
 ) -> Surfaces:
     """Block matching of two pictures at about `um` µm per px, after the moving one was laid over the fixed one."""
-    first, second = structure(fixed.at(um)), structure(moving.at(um))
+    first = structure(fixed.at(um))
+    second = structure(moving.at(first.um))  # the same factor, also if the slides differ a little
     warped = second.warped(through(affine, places(first.field.shape, first.um, first.origin)), first)
     pixels = points_in(first.tissue & warped.tissue, step=step, half=HALF_PX)
     return surfaces(first, warped, pixels, half=HALF_PX, radius=radius)
@@ -54,7 +55,7 @@ def _improved(fixed: Picture, moving: Picture, affine: Affine, um: float, *, is_
     result = matched(fixed, moving, affine, um)
     if len(result.points) < FEWEST:
         return affine
-    shifts, _ = result.peaks()
+    shifts = result.peaks()
     fit = cv2.estimateAffinePartial2D if is_rigid else cv2.estimateAffine2D
     matrix, inliers = fit(
         result.points[:, ::-1], (result.points + shifts)[:, ::-1],

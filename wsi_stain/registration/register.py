@@ -83,7 +83,7 @@ def register(
     pieces = tuple(
         Piece(
             affine,
-            Field.still() if verdict.word == "refuse" else nonrigid(he.only(labels.mask(i, he)), ihc, affine, he.um),
+            Field.still() if verdict.word == "refuse" else nonrigid(he.only(labels.mask(i, he)), ihc, affine),
         )
         for i, affine in enumerate(affines)
     )

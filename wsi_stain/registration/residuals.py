@@ -54,12 +54,13 @@ class Residuals:
 
 def residuals(he: Picture, ihc: Picture, transform: Transform) -> Residuals:
     """The shifts that block matching still finds after a transform."""
-    first, second = structure(he.at(UM)), structure(ihc.at(UM))
+    first = structure(he.at(UM))
+    second = structure(ihc.at(first.um))
     points = places(first.tissue.shape, first.um, first.origin)
     for row in range(0, len(points), 256):
         points[row : row + 256] = transform(points[row : row + 256])
     warped = second.warped(points, first)
     pixels = points_in(first.tissue & warped.tissue, step=STEP_PX, half=HALF_PX)
     windows = surfaces(first, warped, pixels, half=HALF_PX, radius=RADIUS_PX)
-    shifts, _ = windows.peaks()
+    shifts = windows.peaks()
     return Residuals(windows.points, np.linalg.norm(shifts, axis=1), windows.um)

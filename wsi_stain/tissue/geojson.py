@@ -11,7 +11,7 @@ import gzip
 import json
 import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -48,6 +48,35 @@ def read(path: Path) -> Areas:
     Raises:
         MaskError: the file is missing, not JSON, not GeoJSON, or has no polygon that is tissue.
     """
+    data, polygons, empty = _content(path)
+    areas: dict[bool, list[list[Ring]]] = {False: [], True: []}
+    for classes, rings in polygons:
+        areas[_is_ignored(classes)].append(rings)
+    if not areas[False]:
+        what = " that is tissue" if areas[True] or empty else ""
+        raise MaskError(
+            f"the mask {path} has no polygon{what}; draw an area around the tissue in QuPath and export it again"
+        )
+    return Areas(Polygons.of(areas[False]), Polygons.of(areas[True]), _cell(data))
+
+
+def read_classes(path: Path) -> dict[str, Polygons]:
+    """The areas of each class of a file, in its order; areas without a class, and those to be ignored, are left out.
+
+    Raises:
+        MaskError: the file is missing, not JSON, not GeoJSON, or has no area with a class.
+    """
+    areas: dict[str, list[list[Ring]]] = {}
+    for classes, rings in _content(path)[1]:
+        if classes and not _is_ignored(classes):
+            areas.setdefault(": ".join(classes), []).append(rings)
+    if not areas:
+        raise MaskError(f"{path} has no area with a class; set the class of its annotations in QuPath, and export them")
+    return {name: Polygons.of(polygons) for name, polygons in areas.items()}
+
+
+def _content(path: Path) -> tuple[Any, list[tuple[tuple[str, ...], list[Ring]]], int]:
+    """The parsed file, the classes and the rings of each of its polygons, and how many have no area."""
     try:
         data = _parsed(_text(path.read_bytes()))
     except OSError as err:
@@ -56,24 +85,17 @@ def read(path: Path) -> Areas:
         raise MaskError(f"the mask {path} is a damaged gzip file ({err}); export it again") from err
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as err:
         raise MaskError(f"the mask {path} is not JSON ({err}); export it from QuPath as GeoJSON") from err
-    areas: dict[bool, list[list[Ring]]] = {False: [], True: []}
-    empty = 0
     try:
-        for geometry, is_ignored in _geometries(data):
-            for polygon in _polygons(geometry):
-                rings = _checked(polygon)
-                empty += not rings
-                areas[is_ignored] += [rings] if rings else []
+        polygons = [
+            (classes, _checked(polygon)) for geometry, classes in _geometries(data) for polygon in _polygons(geometry)
+        ]
     except (TypeError, ValueError, KeyError, AttributeError, IndexError) as err:
         raise MaskError(f"the mask {path} is JSON but not GeoJSON ({err}); export it from QuPath as GeoJSON") from err
+    whole = [(classes, rings) for classes, rings in polygons if rings]
+    empty = len(polygons) - len(whole)
     if empty:
         log.warning("%s: skipped %d empty polygons", path, empty)
-    if not areas[False]:
-        what = " that is tissue" if areas[True] or empty else ""
-        raise MaskError(
-            f"the mask {path} has no polygon{what}; draw an area around the tissue in QuPath and export it again"
-        )
-    return Areas(Polygons.of(areas[False]), Polygons.of(areas[True]), _cell(data))
+    return data, whole, empty
 
 
 def _parsed(text: str) -> Any:
@@ -199,36 +221,40 @@ def _cell(data: Any) -> Fraction | None:
     return cell if cell > 0 else None
 
 
-def _geometries(data: Any, is_ignored: bool = False) -> Iterator[tuple[dict[str, Any], bool]]:
+def _geometries(data: Any, classes: tuple[str, ...] = ()) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
     """Every geometry in a FeatureCollection, a Feature, a list of them, a GeometryCollection or a bare geometry.
 
-    With each, whether its class is one of `Ignore*`.
+    With each, its classes.
     """
     if isinstance(data, list):
         for item in data:
-            yield from _geometries(item, is_ignored)
+            yield from _geometries(item, classes)
         return
     match data["type"]:
         case "FeatureCollection":
-            yield from _geometries(data["features"], is_ignored)
+            yield from _geometries(data["features"], classes)
         case "GeometryCollection":
-            yield from _geometries(data["geometries"], is_ignored)
+            yield from _geometries(data["geometries"], classes)
         case "Feature":
             if data["geometry"] is not None:
-                yield from _geometries(data["geometry"], _is_ignored(data.get("properties")))
+                yield from _geometries(data["geometry"], _classes(data.get("properties")))
         case "Polygon" | "MultiPolygon" | "Point" | "MultiPoint" | "LineString" | "MultiLineString":
-            yield data, is_ignored
+            yield data, classes
         case other:
             raise ValueError(f"unknown type {other!r}")
 
 
-def _is_ignored(properties: Any) -> bool:
-    """Whether a class name begins with `Ignore`; QuPath writes a name, a list of names, or an object with either."""
+def _classes(properties: Any) -> tuple[str, ...]:
+    """The class names of a feature; QuPath writes a name, a list of names, or an object with either."""
     what = properties.get("classification") if isinstance(properties, dict) else None
     if isinstance(what, dict):
         what = what.get("name") or what.get("names")
     names = what if isinstance(what, list) else [what]
-    return any(isinstance(name, str) and name.strip().casefold().startswith("ignore") for name in names)
+    return tuple(name.strip() for name in names if isinstance(name, str) and name.strip())
+
+
+def _is_ignored(classes: Iterable[str]) -> bool:
+    return any(name.casefold().startswith("ignore") for name in classes)
 
 
 def _polygons(geometry: dict[str, Any]) -> list[Any]:
