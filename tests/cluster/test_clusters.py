@@ -1,11 +1,9 @@
 """Clusters without any: what files say, which jobs they ask for, why workers died; and processes of this machine."""
 
 import os
-import re
 import shlex
 import subprocess
 import sys
-import tomllib
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -312,23 +310,3 @@ def test_outside_of_a_worker_nobody_retires() -> None:
 def test_importing_the_package_imports_no_dask() -> None:
     code = "import sys, wsi_stain.cluster; print([m for m in ('dask', 'distributed', 'torch') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
-
-
-def test_containers_copy_what_the_package_is_built_from() -> None:
-    folder = ROOT / "pipelines" / "container"
-    containerfile, definition = ((folder / name).read_text() for name in ("Containerfile", "wsi-stain.def"))
-    copied = {word for line in re.findall(r"^COPY (.+)$", containerfile, re.M) for word in line.split()[:-1]}
-    listed = {line.split()[0] for line in definition.split("%files")[1].split("%post")[0].strip().splitlines()}
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    build = project["tool"]["hatch"]["build"]["targets"]["wheel"]
-    needed = {"pyproject.toml", "constraints.txt", project["project"]["readme"], *project["project"]["license-files"]}
-    needed |= {*build["packages"], *build["force-include"]}
-    assert copied == listed == needed
-    assert all((ROOT / name).exists() for name in copied)
-    install = "pip install --no-cache-dir -c /src/constraints.txt '/src[cluster]'"
-    assert install in containerfile
-    assert install in definition
-    assert "cluster" in project["project"]["optional-dependencies"]
-    versions = set(re.findall(r"python:(3\.\d+)-slim", containerfile + definition))
-    assert len(versions) == 1
-    assert f"Programming Language :: Python :: {versions.pop()}" in project["project"]["classifiers"]

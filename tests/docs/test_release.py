@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 import yaml
-from builders.documents import ROOT
+from builders.documents import FENCE, ROOT
 
 import wsi_stain
 
@@ -13,7 +13,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def test_the_version_stands_in_one_place() -> None:
-    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert PROJECT["project"]["dynamic"] == ["readme", "version"]
     assert "version" not in PROJECT["project"]
     source = ROOT / PROJECT["tool"]["hatch"]["version"]["path"]
     assert f'__version__ = "{wsi_stain.__version__}"' in source.read_text(encoding="utf-8")
@@ -33,6 +33,21 @@ def test_classifiers_name_pythons_that_are_allowed() -> None:
     pythons = sorted((int(m[1]), int(m[2])) for m in names if m)
     assert pythons[0] == least
     assert pythons == [(3, minor) for minor in range(pythons[0][1], pythons[-1][1] + 1)]
+
+
+def test_readme_stands_alone_on_a_package_index() -> None:
+    original = text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for rule in PROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(rule["pattern"], rule["replacement"], text)
+    assert re.findall(r"\]\((?!https:)|<!--|\bMore\b|\( ", text) == []
+    assert FENCE.findall(text) == FENCE.findall(original)
+    assert re.findall(r"^#.*", text, re.MULTILINE) == re.findall(r"^#.*", original, re.MULTILINE)
+    assert len(text) > 0.7 * len(original)  # the links alone are gone
+
+
+def test_the_version_that_pages_name_is_this_one() -> None:
+    manifest = (ROOT / "pipelines/kubernetes/dask-cluster.yaml").read_text(encoding="utf-8")
+    assert set(re.findall(r"wsi-stain:(\d[\w.]*)", manifest)) == {wsi_stain.__version__}
 
 
 def test_what_the_source_archive_includes_exists() -> None:
