@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,6 +145,24 @@ def test_the_exit_code_of_a_sheet_is_that_of_its_worst_case(
         assert pairs_make(sheet, "-o", tmp_path / "out")[0] == code
     with (tmp_path / "out" / "pairs.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == len(list((tmp_path / "out").glob("*/he/*.png")))
+
+
+def test_negatives_that_were_added_stay_in_the_table(
+    slides: tuple[Path, Path], pair: MadePair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sheet, out = write_sheet(tmp_path, ("a", *slides)), tmp_path / "out"
+    by_case(monkeypatch, pair.truth, "register")
+    assert pairs_make(sheet, "-o", out)[0] == 0
+    made = find_pairs(out)
+    assert {row.mpp for row in made} == {UM}
+    for name in ("he", "ihc"):
+        (out / name).mkdir()
+        shutil.copy(getattr(made[0], name), out / name / "negative.png")
+    with (out / "pairs.csv").open("a") as file:
+        file.write(f"he/negative.png,ihc/negative.png,node,train,0,0,64,{UM},,,,,,\n")
+    assert pairs_make(sheet, "-o", out)[0] == 0
+    assert [row.slide_id for row in find_pairs(out)].count("node") == 1
+    assert len(find_pairs(out)) == len(made) + 1
 
 
 def test_a_table_of_others_is_kept(slides: tuple[Path, Path], tmp_path: Path) -> None:

@@ -73,6 +73,17 @@ def test_a_region_without_tissue_is_refused(pairs, slide, capsys):
     assert (pairs / "pairs.csv").read_bytes() == table
 
 
+def test_tiles_have_the_pixel_size_of_the_pairs(pairs, slide, capsys):
+    table = pairs / "pairs.csv"
+    header, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([header + ",mpp", *(row + ",0.5" for row in rows)]))
+    assert run(slide, pairs, "--tile", 256) == 1
+    assert "was cut at 0.5 µm/px, but --mpp is 1" in capsys.readouterr().err
+    table.write_text("\n".join([header + ",mpp", *(row + ",1.0" for row in rows)]))
+    assert run(slide, pairs, "--tile", 256) == 0
+    assert {pair.mpp for pair in find_pairs(pairs)} == {1.0}
+
+
 def test_a_coarser_slide_is_enlarged_only_on_request(pairs, slide):
     assert run(slide, pairs, "--tile", 256, "--mpp", 0.5) == 1
     assert run(slide, pairs, "--tile", 256, "--mpp", 0.5, "--allow-upsampling") == 0

@@ -190,8 +190,15 @@ def check(source: Path, output: Path | None, as_json: bool, crop: int) -> int:
 @click.argument("pairs", type=click.Path(path_type=Path))
 @click.option("--slide-mpp", type=float, help="Pixel size of SLIDE in µm, if the file has none or a wrong one.")
 @click.option("--region", type=RegionType(), help="Only this region, in level-0 pixels; keep the rest for testing.")
-@click.option("--mpp", default=1.0, show_default=True, help="Pixel size of the tiles in µm.")
+@click.option("--mpp", default=1.0, show_default=True, help="Pixel size of the tiles in µm, as of the pairs.")
 @click.option("--tile", default=512, show_default=True, help="Side of the tiles in px.")
+@click.option(
+    "--background",
+    type=(int, int, int),
+    default=(247, 247, 247),
+    show_default=True,
+    help="Colour of empty glass in the IHC, as output.background of the training.",
+)
 @click.option("--counterstain", default=2.0, show_default=True, help="As in the training's configuration.")
 @click.option(
     "--allow-upsampling",
@@ -199,7 +206,13 @@ def check(source: Path, output: Path | None, as_json: bool, crop: int) -> int:
     help="Enlarge a slide that is coarser than the tiles. A model may learn that enlarged tissue is negative.",
 )
 def negatives(
-    slide: Path, pairs: Path, slide_mpp: float | None, region: Any, counterstain: float, **options: Any
+    slide: Path,
+    pairs: Path,
+    slide_mpp: float | None,
+    region: Any,
+    background: tuple[int, int, int],
+    counterstain: float,
+    **options: Any,
 ) -> None:
     """Add the H&E of tissue that is known to be negative to the folder PAIRS, for training.
 
@@ -210,7 +223,7 @@ def negatives(
     from wsi_stain.slide.slide import Slide
 
     box = Box(region[1], region[0], region[1] + region[3], region[0] + region[2]) if region else None
-    head, shown = head_of(pairs, mpp=options["mpp"], counterstain=counterstain), _shown()
+    head, shown = head_of(pairs, mpp=options["mpp"], background=background, counterstain=counterstain), _shown()
     with Slide.open(slide, mpp=slide_mpp) as opened:
         count = add_negatives(
             opened, pairs, head, box, **options, progress=lambda done, total: shown("tiles", done, total)

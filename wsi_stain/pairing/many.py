@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from wsi_stain.pairing.table import COLUMNS, CSV
 
 OURS = ",".join(COLUMNS[:7])
 """Beginning of our tables, also of those of earlier versions."""
+NEGATIVES = "he/"
+"""Files of rows that `pairs negatives` added; those of cases are in the cases' folders."""
 
 log = logging.getLogger(__name__)
 
@@ -64,19 +66,26 @@ def make_all(
     else:
         outcomes = _on_workers(cluster, cases, progress)
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(table, _table(case for case, o in zip(cases, outcomes, strict=True) if o.tiles))
+    negatives = [row for row in _rows(table) if row["he"].startswith(NEGATIVES)] if table.exists() else []
+    atomic_write(table, _table([case for case, o in zip(cases, outcomes, strict=True) if o.tiles], negatives))
     return outcomes
 
 
-def _table(cases: Iterable[PairsRequest]) -> str:
+def _table(cases: Iterable[PairsRequest], negatives: Iterable[Mapping[str, str]]) -> str:
+    """The pairs of all cases, and the negatives that were added to them."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
     for case in cases:
-        with (case.output / CSV).open(newline="", encoding="utf-8") as file:
-            _, *rows = csv.reader(file)
-        writer.writerows([f"{case.case}/{he}", f"{case.case}/{ihc}", *rest] for he, ihc, *rest in rows)
+        for row in _rows(case.output / CSV):
+            writer.writerow({**row, "he": f"{case.case}/{row['he']}", "ihc": f"{case.case}/{row['ihc']}"})
+    writer.writerows(negatives)
     return text.getvalue()
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def _silent(stage: str, done: int, total: int) -> None:

@@ -22,7 +22,7 @@ from wsi_stain.measure.deconvolution import HE_BACKGROUND, Background, optical_d
 from wsi_stain.measure.palette import estimate
 from wsi_stain.nn.pixels import to_pixels, to_tensor
 from wsi_stain.nn.stain_head import CHANNELS, StainHead
-from wsi_stain.pairs.pair import find_pairs, read_pair
+from wsi_stain.pairs.pair import check_scale, evenly_spread, find_pairs, read_pair
 from wsi_stain.slide.slide import Slide, View
 
 LEAST_TISSUE, LEAST_OD = 0.5, 0.12
@@ -51,10 +51,9 @@ def head_of(
     """
     if not (pairs / TABLE).is_file():
         raise TrainingError(f"{pairs} has no {TABLE}: pass the folder of the pairs to which the tiles are added")
-    train = find_pairs(pairs, "train")
-    chosen = sorted(set(np.linspace(0, len(train) - 1, MOST_PAIRS).astype(int)))
+    train = evenly_spread(find_pairs(pairs, "train"), MOST_PAIRS)
     head = StainHead()
-    head.use(estimate((read_pair(train[i]) for i in chosen), background, mpp), counterstain)
+    head.use(estimate(map(read_pair, train), background, mpp), counterstain)
     return head
 
 
@@ -86,11 +85,12 @@ def add_negatives(
         The number of pairs added.
 
     Raises:
-        TrainingError: the folder holds tiles of this slide already.
+        TrainingError: the folder holds tiles of this slide already, or tiles of another pixel size.
         SlideError: the slide has no pixel size or is too coarse, or the region has no tile with enough tissue.
     """
     if any(pair.slide_id == slide.path.stem for pair in find_pairs(pairs)):
         raise TrainingError(f"{pairs / TABLE} holds tiles of {slide.path.stem} already: remove its rows first")
+    check_scale(find_pairs(pairs), mpp, "--mpp")
     view, rows = slide.at(mpp, allow_upsampling=allow_upsampling), list[dict[str, object]]()
     boxes = _boxes(view, region or Box.of(slide.size), tile)
     for n, box in enumerate(boxes):
@@ -131,7 +131,7 @@ def _write(folder: Path, slide: str, he: np.ndarray, ihc: np.ndarray, box: Box, 
         atomic_write(folder / kind / name, bytes(imagecodecs.png_encode(image)))
     x, y, side = (round(v * view.scale) for v in (box.x0, box.y0, box.size.w))
     files: dict[str, object] = {"he": f"he/{name}", "ihc": f"ihc/{name}"}
-    return files | {"slide_id": slide, "split": "train", "x": x, "y": y, "side": side}
+    return files | {"slide_id": slide, "split": "train", "x": x, "y": y, "side": side, "mpp": view.mpp}
 
 
 def _append(table: Path, rows: list[dict[str, object]]) -> None:

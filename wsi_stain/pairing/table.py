@@ -13,7 +13,7 @@ from wsi_stain.slide.slide import Slide
 
 CSV = "pairs.csv"
 COLUMNS = (
-    *("he", "ihc", "slide_id", "split", "x", "y", "side", "patient_id"),
+    *("he", "ihc", "slide_id", "split", "x", "y", "side", "mpp", "patient_id"),
     *("misalignment_px", "confidence", "dab_fraction", "tissue_fraction", "stratum"),
 )
 
@@ -35,5 +35,6 @@ def table(request: PairsRequest, tiles: Sequence[Tile], splits: Mapping[int, str
             stratum(areas, tile.row, tile.column, side),
         )
         files = (f"he/{tile.name}", f"ihc/{tile.name}")
-        writer.writerow([*files, request.name, splits[tile.column], x, y, round(side), request.patient, *figures])
+        place = (request.name, splits[tile.column], x, y, round(side), request.mpp)
+        writer.writerow([*files, *place, request.patient, *figures])
     return text.getvalue()
