@@ -165,7 +165,9 @@ def check_scale(pairs: Iterable[Pair], mpp: float | None, key: str) -> None:
     Raises:
         TrainingError: a pixel size of the table differs by more than 5 %.
     """
-    for pair in pairs if mpp else ():
+    if mpp is None:
+        return
+    for pair in pairs:
         if pair.mpp and max(pair.mpp / mpp, mpp / pair.mpp) > EQUAL_MPP:
             raise TrainingError(
                 f"{pair.he} was cut at {pair.mpp:g} µm/px, but {key} is {mpp:g}; set {key} to {pair.mpp:g}, or cut the "
