@@ -17,7 +17,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 
-from wsi_stain.files.atomic import atomic_write
+from wsi_stain.files.atomic import atomic_write, rename
 from wsi_stain.geometry import Box
 from wsi_stain.output.canvas import REMAINS, BlockStore, CanvasSpec, beside, claim, gather, nothing, pack_remains
 from wsi_stain.output.encoding import TILE_PX, pad_tile, split
@@ -108,8 +108,8 @@ class ZarrCanvas:
                     dict(self._write_chunks(tile))
             if output.exists():
                 shutil.rmtree(old, ignore_errors=True)  # left by a run that was killed here
-                output.replace(old)
-            self._spec.part.replace(output)
+                rename(output, old)
+            rename(self._spec.part, output)
         shutil.rmtree(old, ignore_errors=True)
 
     def _annotate(self, facts: Mapping[str, str]) -> None:
