@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wsi_stain.slide.slide import Slide
     from wsi_stain.view.virtual import VirtualSlide, virtual_slide
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Bundle": "model.bundle",

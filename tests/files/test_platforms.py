@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from builders.conversions import noise, pixels_of, write_slide
 
 import wsi_stain
-from wsi_stain.files import atomic
+from wsi_stain.files import atomic, lock
 
 PACKAGE = Path(wsi_stain.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -52,7 +53,7 @@ GUARDED = {
     ("doctor/machine.py", "resource"): "behind sys.platform",
     ("files/lock.py", "os.sysconf"): "behind sys.platform",
     ("files/record.py", "resource"): "behind os.name",
-    ("model/sandbox.py", "resource"): "behind suppress(ImportError)",
+    ("model/sandbox.py", "resource"): "behind sys.platform",
 }
 
 
@@ -105,6 +106,62 @@ def test_a_file_that_somebody_reads_is_replaced_a_moment_later(tmp_path: Path, m
     atomic.atomic_write(path, "2")
     assert path.read_text(encoding="utf-8") == "2"
     assert [file.name for file in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_a_folder_that_somebody_reads_is_renamed_a_moment_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, refusals, original = tmp_path / "a.zarr.part", [0, 0], os.replace
+    folder.mkdir()
+
+    def replace(source: Path, target: Path) -> None:
+        if refusals:
+            refusals.pop()
+            raise PermissionError(13, "The process cannot access the file", str(target))
+        original(source, target)
+
+    monkeypatch.setattr(atomic.os, "replace", replace)
+    monkeypatch.setattr(atomic, "IS_WINDOWS", True)
+    atomic.rename(folder, tmp_path / "a.zarr")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_a_lock_that_somebody_reads_is_released_a_moment_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals, original = [0, 0], Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if refusals:
+            refusals.pop()
+            raise PermissionError(13, "The process cannot access the file", str(path))
+        original(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(atomic, "IS_WINDOWS", True)
+    with lock.locked(tmp_path / "lock"):
+        monkeypatch.setattr(Path, "unlink", unlink)
+    assert (refusals, list(tmp_path.iterdir())) == ([], [])
+
+
+def test_renames_of_the_package_wait_for_readers() -> None:
+    impatient = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)) or node.keywords:
+                continue
+            name, arguments = ast.unparse(node.func), len(node.args)
+            # str.replace takes two arguments, Path.replace one.
+            is_rename = name in ("os.rename", "os.replace") or node.func.attr == "rename"
+            if name != "atomic.rename" and (is_rename or (node.func.attr == "replace" and arguments == 1)):
+                impatient.append(f"{path.relative_to(PACKAGE).as_posix()}: {name}")
+    assert impatient == ["files/atomic.py: os.replace"]
+
+
+def test_a_process_that_the_system_hides_counts_as_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int) -> None:
+        raise psutil.AccessDenied(pid)
+
+    monkeypatch.setattr(lock.sys, "platform", "darwin")
+    monkeypatch.setattr(lock.psutil, "Process", refuse)
+    assert lock._is_alive(os.getpid(), 0.0)
 
 
 KEPT = ("os.statvfs", "os.sysconf", "os.wait", "os.waitpid", "posix")

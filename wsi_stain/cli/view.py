@@ -102,4 +102,8 @@ def _login() -> str:
     import getpass
     import socket
 
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # in a container, a user may have a number only
+        user = "USER"
+    return f"{user}@{socket.gethostname()}"

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import psutil
 
-from wsi_stain.files import lock
+from wsi_stain.files import atomic, lock
 
 BEAT_S = 5.0
 """Interval between heartbeats."""
@@ -72,7 +72,7 @@ class Lease:
         self._thread.join()
         self._beat()
         if self._is_mine:
-            self._path.unlink(missing_ok=True)
+            atomic.delete(self._path)
 
     def check(self) -> None:
         """Raise LeaseLost if the lease was revoked."""

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def publish(temporary: Path, path: Path, *, sync: bool = True) -> None:
     """Give a complete file in the same folder its final name, after its content is on the disk."""
     if sync:
         _flush(temporary, os.O_RDWR)
-    _rename(temporary, path)
+    rename(temporary, path)
     if sync and os.name == "posix":  # Windows cannot open folders
         _flush(path.parent, os.O_RDONLY)
 
@@ -89,7 +89,7 @@ def new_folder(path: Path) -> Generator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        temporary.rename(path)
+        rename(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -103,8 +103,8 @@ def replace_folder(temporary: Path, path: Path) -> None:
     old = path.with_name(path.name + OLD)
     if path.exists():
         shutil.rmtree(old, ignore_errors=True)  # left by a run that was killed here
-        path.replace(old)
-    temporary.replace(path)
+        rename(path, old)
+    rename(temporary, path)
     if os.name == "posix":
         _flush(path.parent, os.O_RDONLY)
     shutil.rmtree(old, ignore_errors=True)
@@ -115,16 +115,26 @@ def is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(SUFFIX)
 
 
-def _rename(temporary: Path, path: Path) -> None:
-    """Rename; on Windows, wait for a reader (or a virus scanner) that has the old file open."""
+def rename(source: Path, target: Path) -> None:
+    """Rename a file or a folder; a file of the new name is replaced, a folder may not exist."""
+    _patiently(lambda: os.replace(source, target))
+
+
+def delete(path: Path) -> None:
+    """Delete a file that other processes may read; it may be missing."""
+    _patiently(lambda: path.unlink(missing_ok=True))
+
+
+def _patiently(act: Callable[[], None]) -> None:
+    """On Windows, wait for a reader (or a virus scanner) that has the file, or a file of the folder, open."""
     for wait_s in PATIENCE_S if IS_WINDOWS else ():
         try:
-            os.replace(temporary, path)
+            act()
         except PermissionError:
             time.sleep(wait_s)
         else:
             return
-    os.replace(temporary, path)
+    act()
 
 
 def _flush(path: Path, flags: int) -> None:

@@ -28,6 +28,7 @@ from typing import Any
 import psutil
 
 from wsi_stain.errors import InUse
+from wsi_stain.files.atomic import delete
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def locked(path: Path) -> Generator[None]:
         yield
     finally:
         if _text(path) == text:  # a lock that the user deleted may belong to another run by now
-            path.unlink(missing_ok=True)
+            delete(path)
 
 
 def take(path: Path, owner: Mapping[str, Any]) -> str:
@@ -140,10 +141,10 @@ def remove(path: Path, text: str, identity: tuple[int, int] | None = None) -> No
             return  # another process has removed it
     try:
         if _text(path) == text and identity in (None, _identity(path)):
-            path.unlink(missing_ok=True)
+            delete(path)
     finally:
         for guard in guards:
-            guard.unlink(missing_ok=True)
+            delete(guard)
 
 
 def _is_abandoned(guard: Path) -> bool:
@@ -178,7 +179,7 @@ def _create(path: Path, text: str) -> bool:
         with file:
             file.write(text)
     except OSError:  # a full disk
-        path.unlink(missing_ok=True)
+        delete(path)
         raise
     return True
 
@@ -240,8 +241,8 @@ def _is_alive(pid: int, started: float) -> bool:
     """Whether the process exists; process ids are reused, so the start time must match too."""
     try:
         current = _started(pid)
-    except psutil.NoSuchProcess:
-        return psutil.pid_exists(pid)  # on some clusters, /proc hides the processes of other users
+    except psutil.Error:
+        return psutil.pid_exists(pid)  # systems and clusters may hide the processes of other users
     return current is not None and abs(current - started) < 0.05
 
 

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import IO
 
 from wsi_stain.errors import BundleError
-from wsi_stain.files.atomic import replacing
+from wsi_stain.files.atomic import rename, replacing
 from wsi_stain.model.bundle import SPEC, Bundle
 
 ARCHIVES = (".zip", ".tar")
@@ -84,7 +84,7 @@ def unpack_archive(archive: Path, folder: Path) -> Bundle:
             for member, name in _checked(file, archive):
                 _extract(file, member, inner / name, archive)
         _check_bundle(inner, archive)
-        inner.replace(folder)
+        rename(inner, folder)
     return Bundle.open(folder)
 
 

@@ -85,12 +85,13 @@ def serve() -> None:
 
 
 def _limit(memory: int) -> None:
-    with suppress(ImportError):  # Windows has no limits of this kind
-        import resource
+    if sys.platform != "linux":  # Windows has no such limits, and macOS refuses one of the address space
+        return
+    import resource
 
-        for kind, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0)):
-            hard = resource.getrlimit(kind)[1]
-            resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    for kind, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0)):
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _end(code: int) -> str:
