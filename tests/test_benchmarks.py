@@ -42,6 +42,7 @@ def test_a_table_is_markdown() -> None:
     assert helper().table(["", "s"], [["a", 1]]) == "|  | s |\n| --- | --- |\n| a | 1 |"
 
 
+@pytest.mark.slow
 def test_scaling_measures_sizes_and_draws(tmp_path: Path) -> None:
     arguments = ("--folder", tmp_path, "--gigapixels", 0.002, "--workers", 1, "--picture", tmp_path / "p.png")
     lines = output_of("scaling.py", *arguments).splitlines()

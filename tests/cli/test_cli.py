@@ -329,6 +329,7 @@ def test_a_stain_of_a_real_slide_is_marked_virtual_and_carries_no_label(
     assert Bundle.open(DEFAULT).sha256 in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "end of a cluster's job"])
 def test_an_interrupted_call_says_how_to_go_on(slide: Path, folder: Path, number: signal.Signals) -> None:
     command = [

@@ -46,6 +46,7 @@ def test_slides_are_described_and_copied_without_torch(tmp_path) -> None:
     assert imported(SCRIPT, "validate", str(output)) == []
 
 
+@pytest.mark.slow
 def test_a_network_converts_without_what_only_training_and_reports_use(tmp_path) -> None:
     slide = write_slide(tmp_path / "s.tif", noise(300, 300))
     command = ("convert", str(slide), "--mpp", "1", "--mask", "none", "-o", str(tmp_path / "x.ome.tiff"))

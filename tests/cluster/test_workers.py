@@ -134,6 +134,7 @@ def test_an_error_of_the_one_who_gets_the_results_ends_the_rest(workers):
     assert sorted(results(workers, double, range(3))) == [0, 2, 4]
 
 
+@pytest.mark.slow
 def test_tasks_start_in_the_order_of_the_items(workers):
     started.clear()
     items = [n * 7919 % 1000 for n in range(1000)]  # more than one graph; in no order of names or numbers
@@ -143,6 +144,7 @@ def test_tasks_start_in_the_order_of_the_items(workers):
     assert max(abs(place - n) for n, place in enumerate(places)) <= 12
 
 
+@pytest.mark.slow
 def test_few_items_are_taken_and_few_results_are_kept(workers, monkeypatch):
     monkeypatch.setattr(module, "PER_THREAD", 4)
     taken, alive, most = count(), weakref.WeakSet(), []

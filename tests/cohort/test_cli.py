@@ -72,6 +72,7 @@ def test_a_failure_is_exit_code_1_with_its_reason_and_the_next_step(folder, caps
     assert json.loads(out)["slides"][0]["reason"] == "this slide is damaged"
 
 
+@pytest.mark.slow
 def test_bad_rows_are_a_wrong_call_with_a_table_if_the_user_is_strict(folder, capsys):
     write_tiff(folder / "a.tif")
     (folder / "sheet.csv").write_text("slide\na.tif\nb.tif\nc.tif\n")

@@ -105,6 +105,7 @@ def elsewhere(request, tmp_path):
     thread.join()
 
 
+@pytest.mark.slow
 def test_a_holder_is_judged_by_its_heartbeats_and_not_by_its_clock(elsewhere):
     (path, end), pulse = elsewhere, Pulse()
     until = time.monotonic() + 0.5

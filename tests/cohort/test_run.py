@@ -191,6 +191,7 @@ def noting_block(job, block):
     return stain_block(job, block)
 
 
+@pytest.mark.slow
 def test_large_slides_go_to_all_workers_and_are_the_same(tmp_path, out, address, monkeypatch):
     slide = write_large(tmp_path / "large.tif", 6, 6)
     painters.clear()
@@ -218,6 +219,7 @@ def painted(folder: Path) -> list[Path]:
     return list(folder.glob("*.spool/b_*"))
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced_and_loses_nothing(tmp_path, out):
     """With Ctrl-C afterwards, since a cluster of processes takes a while to start."""
     slide = write_large(tmp_path / "large.tif", 12, 12)
@@ -288,6 +290,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing_and_is_a_sentence(tmp_path, small_disk, address, monkeypatch):
     slides = write_slides(tmp_path / "slides", 3)
     shutil.copy(write_large(tmp_path / "x.tif", 6, 6), slides / "s1.tif")
@@ -358,6 +361,7 @@ def test_faulty_rows_fail_with_their_reasons_and_the_others_run(tmp_path):
     assert run(dataclasses.replace(request, retry_failed=True)).is_complete
 
 
+@pytest.mark.slow
 def test_a_replaced_slide_is_not_taken_for_done_and_a_copied_one_is(tmp_path):
     slides = write_slides(tmp_path / "slides", 1)
     request = request_of(slides, tmp_path / "out")

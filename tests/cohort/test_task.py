@@ -229,6 +229,7 @@ def beating(task: SlideTask, behind: float = 0.0):
         thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behind", [-60.0, 60.0, 3600.0])
 def test_a_living_worker_keeps_its_slide_whatever_its_clock_says(task, monkeypatch, behind):
     """An hour is far more than `STALE_S`; its worker waits for it, and converts the slide after it ended."""

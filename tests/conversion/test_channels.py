@@ -69,6 +69,7 @@ def expected(count: int) -> np.ndarray:
     return np.rint(stain * 255).astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3, 18])
 @pytest.mark.parametrize("ending", [".ome.tiff", ".ome.zarr"])
 def test_a_pointwise_network_gives_every_channel_exactly(panels, slide, tmp_path, count, ending):
@@ -110,6 +111,7 @@ def test_a_background_of_its_own_for_each_channel(panels, slide, tmp_path):
         assert pixels[:290, :290].std() > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".ome.tiff", ".ome.zarr"])
 def test_an_interrupted_run_ends_in_the_same_bytes(panels, slide, tmp_path, monkeypatch, ending):
     request = request_of(slide, tmp_path / f"a{ending}", model=str(panels[18]), mpp=1.0)
@@ -150,6 +152,7 @@ def test_other_names_of_channels_do_not_resume(panels, slide, tmp_path):
         convert(request)
 
 
+@pytest.mark.slow
 def test_networks_of_torch_have_channels_too(slide, tmp_path):
     network = network_of(config_of(outputs=5, norm="batch"))
     file = save(network, tmp_path / "x.pth")
@@ -192,6 +195,7 @@ def test_what_needs_colours_refuses_channels_by_name(panels, slide, tmp_path):
         convert(request_of(tmp_path / "x.ome.tiff", tmp_path / "y.ome.tiff", mpp=1.0, allow_virtual=True))
 
 
+@pytest.mark.slow
 def test_commands_name_the_channels(panels, slide, tmp_path):
     for ending in (".ome.tiff", ".ome.zarr"):
         output = tmp_path / f"x{ending}"
@@ -228,6 +232,7 @@ def test_the_viewer_shows_a_composite_while_and_after_staining(panels, slide, tm
     assert np.array_equal(shown, composite(file.read(0, Box(512, 1024, 700, 1100)), file.channels))
 
 
+@pytest.mark.slow
 def test_a_cohort_accounts_for_channels_without_a_positive_area(panels, slide, tmp_path):
     request = request_of(slide, tmp_path / "x.ome.tiff", model=str(panels[18]), mpp=1.0)
     convert(request)

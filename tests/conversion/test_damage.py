@@ -92,6 +92,7 @@ def outside(result) -> np.ndarray:
     return keep
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_what_is_not_reported_is_as_without_damage_at_every_level(tmp_path, pixels, name):
     path = tmp_path / name
@@ -149,6 +150,7 @@ def test_the_viewer_hatches_what_is_lost_and_shows_the_rest(tmp_path, pixels):
         layer.close()
 
 
+@pytest.mark.slow
 def test_lost_tables_and_a_lost_end_are_a_sentence_or_reported(tmp_path, pixels):
     for name in ("jpeg.tif", "pyramid.tif", "jpeg.svs"):
         path = tmp_path / name

@@ -70,6 +70,7 @@ def test_a_cluster_s_workers_say_what_auto_is_and_must_agree(tmp_path, use, monk
     assert job_of(chosen).fingerprint.precision == "bf16"
 
 
+@pytest.mark.slow
 def test_a_cluster_s_workers_in_another_folder_give_the_same_bytes(tmp_path, monkeypatch):
     elsewhere, home = tmp_path / "elsewhere", tmp_path / "home"
     elsewhere.mkdir()
@@ -83,6 +84,7 @@ def test_a_cluster_s_workers_in_another_folder_give_the_same_bytes(tmp_path, mon
         assert digest(convert(request).output) == digest(local.output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["ome.tiff", "ome.zarr"])
 def test_the_same_graph_gives_the_same_bytes_on_threads_and_on_a_scheduler(tmp_path, use, ending):
     use(InvertAndBlur)
@@ -107,6 +109,7 @@ def test_the_same_graph_gives_the_same_bytes_on_threads_and_on_a_scheduler(tmp_p
     assert len({json.dumps(record["seams"]) for record in records}) == 1
 
 
+@pytest.mark.slow
 def test_a_cluster_from_a_file_gives_the_same_bytes(tmp_path):
     slide = write_slide(tmp_path / "s.tif", noise(1100, 900))
     (tmp_path / "cluster.yaml").write_text("class: local\nworkers: [2, 2]\ncores: 1\n")
@@ -391,6 +394,7 @@ def test_an_unreadable_tile_becomes_background_and_is_told(tmp_path, use, damage
     assert b"unreadable in the source" in conversion.output.read_bytes()
 
 
+@pytest.mark.slow
 def test_an_unreadable_tile_of_several_blocks_is_told_once_and_survives_a_resume(tmp_path, use, damaged):
     class Failing(IdentityGenerator):
         def __call__(self, tiles):
@@ -432,6 +436,7 @@ def test_too_much_damage_fails_and_keeps_what_was_painted(tmp_path, use, damaged
 # Interruptions -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_failing_generator_is_heard_and_the_same_call_goes_on(tmp_path, use, workers):
     class Failing(InvertAndBlur):
@@ -522,6 +527,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path, ending, wo
     assert sorted(p.name for p in torn.parent.iterdir()) == [f"x.{ending}", f"x.{ending}.run.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_interrupt_keeps_what_was_painted(tmp_path, workers):
     slide = write_slide(tmp_path / "s.tif", noise(2500, 3000))

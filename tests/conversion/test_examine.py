@@ -52,6 +52,7 @@ def columns_of(image):
     return lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("period", "offset"), [(256, 0), (448, 37), (512, 100)])
 def test_period_offset_and_size_of_seams_are_found(field, period, offset):
     result = search(columns_of(with_steps(field, period, offset, 8)))
@@ -125,6 +126,7 @@ def slides(field, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_the_command_names_the_grid_and_draws_it(slides, tmp_path):
     run = CliRunner().invoke
     picture = tmp_path / "p.png"

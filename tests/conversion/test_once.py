@@ -45,6 +45,7 @@ def islands(path):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "two islands"])
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_block_decodes_each_tile_of_the_slide_once(tmp_path, use, monkeypatch, view, masked):
@@ -89,6 +90,7 @@ def repeated(size: Size, tile: int, overlap: int, order) -> float:
     return generated / grid.count(Box.of(size)) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tile", "overlap"), [(512, 128), (512, 256), (1024, 256)])
 @pytest.mark.parametrize("size", [Size(50_000, 150_000), Size(150_000, 50_000), Size(45_000, 45_000)])
 def test_tiles_between_blocks_are_kept_on_slides_of_any_shape(size, tile, overlap):
@@ -120,6 +122,7 @@ class Killed(IdentityGenerator):
         return 255 - tiles
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_slow_generator_makes_no_tile_again_after_an_interruption(tmp_path, use, monkeypatch, workers):
     use(Killed)

@@ -292,6 +292,7 @@ def run(slide: Path, output: Path, *keys: str, **fields) -> engine.ConversionRes
     return convert(ConvertRequest(slide, output, **{"mask": "none", "workers": 0, "config": config, **fields}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["ome.tiff", "ome.zarr"])
 def test_a_generator_that_sees_its_tile_fails_and_the_output_says_so(tmp_path: Path, use, ending: str) -> None:
     slide = slide_of(tmp_path, smooth(1200, 1200))
@@ -309,6 +310,7 @@ def test_a_generator_that_sees_its_tile_fails_and_the_output_says_so(tmp_path: P
         assert errors["seams_difference"].startswith(f"mean {actual['difference_mean']:.3f}")
 
 
+@pytest.mark.slow
 def test_the_certificate_is_the_same_for_all_workers_blocks_and_interruptions(tmp_path: Path, use) -> None:
     class Failing(Levelling):
         def __call__(self, tiles: np.ndarray) -> np.ndarray:
@@ -454,6 +456,7 @@ def test_statistics_per_tile_without_overlap_fail(
     assert "expect seams" in caplog.text
 
 
+@pytest.mark.slow
 def test_statistics_per_slide_are_the_default_and_bring_tiles_together(
     tmp_path: Path, field: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -467,6 +470,7 @@ def test_statistics_per_slide_are_the_default_and_bring_tiles_together(
     assert per_slide["seams"]["difference_mean"] < per_tile["seams"]["difference_mean"] / 5
 
 
+@pytest.mark.slow
 def test_statistics_are_measured_once_and_survive_workers_and_interruptions(
     tmp_path: Path, field: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

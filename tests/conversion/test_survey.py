@@ -103,6 +103,7 @@ def test_a_survey_counts_everything(tmp_path, use):
     assert Estimate.of(survey, job).seconds == 0
 
 
+@pytest.mark.slow
 def test_the_tissue_tiles_of_blocks_are_those_of_the_naive_twin(tmp_path, use):
     use(InvertAndBlur, mpp=1.0)
     slide = write_slide(tmp_path / "s.tif", noise(3000, 2600))

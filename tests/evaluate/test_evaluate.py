@@ -197,6 +197,7 @@ def test_intervals_come_from_groups() -> None:
     assert np.isnan(one.rows["shift"][metric].low)
 
 
+@pytest.mark.slow
 def test_images_do_not_pile_up_in_memory() -> None:
     alive: list[weakref.ref] = []
 
@@ -479,6 +480,7 @@ def test_rows_of_one_name_are_told_apart(pairs: Path, tmp_path: Path, capsys: py
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_shipped_model_beats_the_he_itself_on_its_own_slide(data: Path) -> None:
     from wsi_stain.pairs.pair import find_pairs, read_pair
 

@@ -37,6 +37,7 @@ def evaluated(case: Path, output: Path) -> Result:
     )
 
 
+@pytest.mark.slow
 def test_the_whole_slides_are_compared_where_they_correspond(pair: MadePair, tmp_path: Path) -> None:
     image = rgb(pair.he, MIXED)  # the second slide is a copy, 40 px further down and 24 px further left
     copy = np.roll(image, (40, -24), (0, 1))

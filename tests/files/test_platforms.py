@@ -197,6 +197,7 @@ def restricted(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *arguments], cwd=cwd, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_slide_is_converted_without_what_windows_lacks(tmp_path: Path) -> None:
     write_slide(tmp_path / "slide.tif", noise(600, 700))
     call = ["convert", "slide.tif", "--model", "identity", "--mask", "none", "--compression", "deflate"]

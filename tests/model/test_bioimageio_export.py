@@ -30,6 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "folder"
 
 
+@pytest.mark.slow
 def test_the_description_states_scale_halo_and_hashes(folder: Path) -> None:
     text = (folder / "rdf.yaml").read_text()
     description = yaml.safe_load(text)

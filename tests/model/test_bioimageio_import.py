@@ -35,6 +35,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
+@pytest.mark.slow
 def test_our_own_export_comes_back_with_the_same_pixels(tmp_path: Path) -> None:
     bundle = Bundle.open(own_bundle(tmp_path / "small"))
     export_folder(bundle.folder or "", tmp_path / "folder", authors=["A"])
@@ -88,6 +89,7 @@ def imported(folder: Path, target: Path, **more: object) -> Bundle:
     return import_model(resource.weights, target, config, resource.tensors)
 
 
+@pytest.mark.slow
 def test_test_tensors_prove_values_colours_and_layout(tmp_path: Path) -> None:
     he = noise(64, 64).transpose(2, 0, 1)[None]
     right = blurred(he)

@@ -60,6 +60,7 @@ def swap(folder: Path, old: str, new: str) -> None:
     (folder / "card.md").write_text(text.replace(old, new))
 
 
+@pytest.mark.slow
 def test_a_packed_bundle_lacks_nothing_but_words_in_its_card(packed: Path, folder: Path) -> None:
     assert check(packed) == [INCOMPLETE]
     assert check(folder) == []
@@ -117,6 +118,7 @@ def test_packing_never_overwrites(run: Path, tmp_path: Path, name: str) -> None:
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, "mine")]
 
 
+@pytest.mark.slow
 def test_a_card_that_is_there_is_kept(run: Path, tmp_path: Path) -> None:
     (tmp_path / "card.md").write_text("1.0.0, RESEARCH USE ONLY, Apache-2.0")
     bundle = pack(run, tmp_path)

@@ -379,6 +379,7 @@ def test_a_crash_of_the_other_process_is_a_sentence(tmp_path: Path, monkeypatch:
     assert "crashed the process that read it (SIGSEGV)" in sentence
 
 
+@pytest.mark.slow
 def test_the_other_process_returns_tensors_and_json(tmp_path: Path) -> None:
     save(network_of(config_of(width=2)), tmp_path / "x.pth")
     assert sandboxed(tmp_path / "x.pth", tmp_path, RESNET, 120) is None

@@ -40,6 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["torch", "graph"])
 def test_a_bundle_states_what_was_measured(folder: Path, name: str) -> None:
     bundle = Bundle.open(folder / name)
@@ -64,6 +65,7 @@ def test_both_forms_are_the_same_network(folder: Path) -> None:
     assert facts.psnr(plain(tile), torch_) > 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["torch", "graph"])
 def test_slide_statistics_pass_where_tile_statistics_fail(folder: Path, tmp_path: Path, name: str) -> None:
     image = noise(640, 640)

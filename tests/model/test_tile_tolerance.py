@@ -84,6 +84,7 @@ def test_overlap_brings_a_real_network_nearer_to_one_pass() -> None:
     assert blended.max < cut.max / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mpp", [0.05, 0.25, 1.0, None, 10.0])
 def test_the_field_is_tissue_and_always_the_same(mpp: float | None) -> None:
     pixels = field(bundle(64, 0, mpp), 96)

@@ -199,6 +199,7 @@ def tiles() -> np.ndarray:
     return to_pixels(F.interpolate(coarse, size=256, mode="bicubic").mul(2).sub(1).clamp(-1, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_tile_does_not_depend_on_its_companions(tiles, precision) -> None:
     generator = TorchGenerator(make(channels=16).float(), "cpu", precision)
@@ -207,6 +208,7 @@ def test_a_tile_does_not_depend_on_its_companions(tiles, precision) -> None:
     np.testing.assert_array_equal(generator(tiles[::-1])[::-1], together)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     "settings", [{"upsample": "transposed"}, {"upsample": "resize"}, {"head": "stain", "window": 64}], ids=str
@@ -221,6 +223,7 @@ def test_no_bit_depends_on_the_number_of_threads(tiles, threads, precision, sett
         assert torch.equal(generator.module(x), expected), f"{n} threads"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 70), ("bf16", LEAST_PSNR)])
 def test_a_stain_head_on_drawn_tissue_is_near_the_plain_module(precision, least: float) -> None:
     plain = make(channels=16, head="stain", upsample="resize").float()
@@ -254,6 +257,7 @@ def real_tiles(data: Path) -> list[np.ndarray]:
     return [np.asarray(Image.open(data / "pairs/cam52" / name).convert("RGB"))[None] for name in HARD]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_shipped_model_on_real_tiles_is_within_45_db_of_the_plain_module(data: Path, precision) -> None:
     bundle = Bundle.open()

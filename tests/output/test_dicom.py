@@ -238,6 +238,7 @@ convert(request_of(Path(sys.argv[1]), Path(sys.argv[2]), "output.compression=jpe
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["frames", "complete", "renamed"])
 def test_killed_while_it_is_written_nothing_half_has_the_final_name_and_the_run_resumes(tmp_path, at):
     slide = write_slide(tmp_path / "s.tif", noise(700, 601))

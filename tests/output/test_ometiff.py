@@ -171,6 +171,7 @@ def test_tiffslide_sees_pyramid_and_scale_and_decodes_every_level_as_painted(cas
             file.check(np.asarray(slide.read_region((0, 0), level, (size.w, size.h), as_array=True))[..., :3], level)
 
 
+@pytest.mark.slow
 def test_openslide_sees_the_scale_and_level_0_and_with_compat_all_levels(case, written):
     file, is_compat = written[case], case[2]
     with openslide.OpenSlide(file.path) as slide:

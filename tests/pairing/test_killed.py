@@ -91,6 +91,7 @@ def kill_at(moments: Iterable[str], slides: tuple[Path, Path], folder: Path, unb
     assert len([name for name in unbroken if name.startswith("ihc/")]) > 8
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_in_the_same_files(
     slides: tuple[Path, Path], tmp_path: Path, unbroken: dict[str, str]
 ) -> None:

@@ -107,6 +107,7 @@ def test_a_sheet_gives_each_patient_one_split(tmp_path: Path) -> None:
         split_groups(["a", "b"])
 
 
+@pytest.mark.slow
 def test_what_must_not_become_pairs_is_refused(slides: tuple[Path, Path], tmp_path: Path) -> None:
     he, ihc = slides
     copy = tmp_path / "copy.svs"
@@ -126,6 +127,7 @@ def test_one_slide_alone_is_not_taken_for_a_sheet(slides: tuple[Path, Path], tmp
         CliRunner().invoke(group, ["pairs", "make", str(slides[0]), "-o", str(tmp_path)], catch_exceptions=False)
 
 
+@pytest.mark.slow
 def test_slides_in_the_wrong_order_are_refused(tmp_path: Path) -> None:
     pair = made_pair(bend_um=0.0)
     pink = 0.7 * np.repeat(pair.he.tissue[..., None], 3, 2) * [0.07, 0.99, 0.11]  # eosin (Ruifrok and Johnston, 2001)

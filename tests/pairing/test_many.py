@@ -78,6 +78,7 @@ def test_the_exit_code_is_that_of_the_verdict(
     assert (tmp_path / "case" / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_case_that_leaves_no_tile_fails_alone_and_in_a_sheet(
     slides: tuple[Path, Path], pair: MadePair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +91,7 @@ def test_a_case_that_leaves_no_tile_fails_alone_and_in_a_sheet(
     assert "a: failed, 0 tiles: no tile is left: misaligned (" in output
 
 
+@pytest.mark.slow
 def test_every_case_of_a_sheet_that_can_be_made_is_made_and_the_others_are_named(
     slides: tuple[Path, Path], pair: MadePair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +129,7 @@ def test_every_case_of_a_sheet_that_can_be_made_is_made_and_the_others_are_named
     assert len(pairs) == 2 * len(list((tmp_path / "out" / "a" / "he").glob("*.png")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "code"),
     [(("poor", "register"), 3), (("refuse", "poor"), 4), (("refuse", "refuse"), 4)],
@@ -172,6 +175,7 @@ def test_a_table_of_others_is_kept(slides: tuple[Path, Path], tmp_path: Path) ->
     assert (tmp_path / "pairs.csv").read_text() == "mine\n"
 
 
+@pytest.mark.slow
 def test_workers_of_a_scheduler_make_the_same_cases(
     slides: tuple[Path, Path], pair: MadePair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def test_what_a_field_tears_apart_is_read_in_bounded_memory() -> None:
     assert max(read.size.w for read in backend.boxes) <= FURTHEST_PX + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drifts", [False, True])
 def test_a_pixel_is_the_same_in_every_box(drifts: bool) -> None:
     truth = made_pair().truth

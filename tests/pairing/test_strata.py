@@ -56,6 +56,7 @@ def test_areas_without_a_class_are_refused(tmp_path: Path) -> None:
         strata_of(write_areas(tmp_path / "a.geojson", ("", 0, 0, 9, 9), ({"name": "Ignore*"}, 0, 0, 9, 9)))
 
 
+@pytest.mark.slow
 def test_the_table_holds_what_training_and_people_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = made_pair(bend_um=0.0)
     monkeypatch.setattr(module, "register", registers(pair.truth, "register"))
@@ -68,7 +69,7 @@ def test_the_table_holds_what_training_and_people_read(tmp_path: Path, monkeypat
     with (tmp_path / "case" / "pairs.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert ",".join(rows[0]) == (
-        "he,ihc,slide_id,split,x,y,side,patient_id,misalignment_px,confidence,dab_fraction,tissue_fraction,stratum"
+        "he,ihc,slide_id,split,x,y,side,mpp,patient_id,misalignment_px,confidence,dab_fraction,tissue_fraction,stratum"
     )
     assert len(rows) == result.content["tiles"] > 8
     for row in rows:

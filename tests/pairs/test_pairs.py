@@ -309,6 +309,7 @@ def cut(folder: Path, splits: str, slide: str = "") -> list[Pair]:
     ]
 
 
+@pytest.mark.slow
 def test_neighbours_in_two_splits_are_seen_without_knowing_slides(tmp_path: Path) -> None:
     touching = check(cut(tmp_path / "touching", "rree"))
     (sentence,) = touching.flagged
@@ -317,6 +318,7 @@ def test_neighbours_in_two_splits_are_seen_without_knowing_slides(tmp_path: Path
     assert check(cut(tmp_path / "one", "rrrr")).flagged == ()
 
 
+@pytest.mark.slow
 def test_neighbours_are_left_to_the_table_where_it_knows_the_slide(tmp_path: Path) -> None:
     (sentence,) = check(cut(tmp_path, "rree", slide="s")).flagged
     assert "has tiles without coordinates" in sentence
@@ -547,6 +549,7 @@ def test_broken_files_leave_a_report(tmp_path: Path) -> None:
 # Real tiles
 
 
+@pytest.mark.slow
 def test_registered_sections_pass(data: Path) -> None:
     pairs = find_pairs(data / "pairs/cam52")
     assert problems(pairs, crop=512) == []
@@ -567,6 +570,7 @@ def test_sections_that_do_not_correspond_are_flagged(data: Path) -> None:
     assert agreeing(actual.figures) < 0.25
 
 
+@pytest.mark.slow
 def test_registered_sections_with_each_others_partners_are_flagged(data: Path) -> None:
     actual = check(turned(find_pairs(data / "pairs/cam52", "train"), 40))
     assert "the stains disagree" in actual.flagged[0]
@@ -582,6 +586,7 @@ def test_sixteen_registered_pairs_suffice(data: Path, seed: int) -> None:
     assert not any("the stains disagree:" in sentence and "split" not in sentence for sentence in actual.flagged)
 
 
+@pytest.mark.slow
 def test_real_neighbours_in_two_splits_are_seen_without_knowing_the_slide(data: Path) -> None:
     pairs = [replace(p, slide_id="") for p in find_pairs(data / "pairs/cam52", "train")]
     mixed = [replace(p, split="test" if i % 5 == 0 else "train") for i, p in enumerate(pairs)]

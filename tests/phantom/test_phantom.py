@@ -45,6 +45,7 @@ def test_pixels_do_not_depend_on_the_box(whole, y, x, h, w):
     assert np.array_equal(phantom.render(box, **SCALE), whole[box.slices()])
 
 
+@pytest.mark.slow
 def test_another_process_renders_the_same_pixels(whole):
     code = (
         "import hashlib; from wsi_stain.phantom import render; from wsi_stain.geometry import Box, Size;"
@@ -55,6 +56,7 @@ def test_another_process_renders_the_same_pixels(whole):
     assert out.strip() == hashlib.sha256(np.ascontiguousarray(whole[900:1200, 900:1300])).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mpp", [0.25, 0.5, 2.0])
 def test_no_seam_shows_where_patches_meet(mpp):
     """Steps across patch borders are no larger than steps elsewhere."""
@@ -67,6 +69,7 @@ def test_no_seam_shows_where_patches_meet(mpp):
     assert rows[199] < 1.5 * np.median(rows)
 
 
+@pytest.mark.slow
 def test_seeds_differ_and_structures_keep_their_physical_size(whole):
     other = phantom.render(Box.of(SIZE), size=SIZE, mpp=2.0, seed=3)
     assert (other != whole).mean() > 0.3
@@ -136,6 +139,7 @@ def test_the_file_holds_what_render_gives(slide, whole):
     assert np.abs((quarter - mean).mean()) < 0.5, "no shift of colour or place"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [Size(100, 130), Size(513, 40), Size(520, 1030)])
 def test_odd_sizes_are_whole_at_every_level(tmp_path, size):
     phantom.write_slide(tmp_path / "s.svs", size=size, mpp=2.0, seed=1)
@@ -183,6 +187,7 @@ def test_an_absurd_scale_is_refused(tmp_path, mpp):
         phantom.write_slide(tmp_path / "s.svs", size=Size(64, 64), mpp=mpp)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_memory_does_not_grow_with_the_slide(tmp_path):
     # Not ru_maxrss: a child inherits the peak of the process that started it.

@@ -94,6 +94,7 @@ def test_it_agrees_with_a_naive_twin_of_the_whole_slide(tmp_path, mpp, at) -> No
     assert float(row["dab_p90"]) == pytest.approx(np.percentile(cut, 90), abs=2e-3)
 
 
+@pytest.mark.slow
 def test_tables_do_not_depend_on_the_number_of_threads(tmp_path) -> None:
     slide = write_slide(tmp_path / "patches.tif", paint(*patchwork(2300, 2500)))
     for workers in (0, 3):
@@ -139,6 +140,7 @@ def test_regions_without_an_area_are_refused(tmp_path) -> None:
             measure(request(slide, tmp_path / "out", roi=tmp_path / "roi.geojson"))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_left_out_and_listed(tmp_path) -> None:
     dab = np.full((2048, 2048), 0.3)
     slide = write_svs(tmp_path / "damaged.svs", paint(0 * dab, dab), mpp=0.5, tile=256)

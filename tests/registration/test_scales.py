@@ -18,6 +18,7 @@ from wsi_stain.slide.slide import Slide
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ihc_um", "degrees", "mirrored"),
     [

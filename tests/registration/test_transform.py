@@ -30,11 +30,13 @@ def test_a_turn_is_clockwise_and_reports_its_angle() -> None:
         assert affine.angle == pytest.approx(37)
 
 
+@pytest.mark.slow
 def test_the_inverse_brings_points_back() -> None:
     both = transform()
     np.testing.assert_allclose(both.inverse(both(POINTS)), POINTS, atol=0.01)
 
 
+@pytest.mark.slow
 def test_a_saved_transform_maps_alike_and_saves_to_the_same_bytes(tmp_path: Path) -> None:
     before = transform()
     before.save(tmp_path / "a.npz")

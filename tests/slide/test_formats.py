@@ -27,6 +27,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return FORMATS[request.param](tmp_path_factory.mktemp("slide"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1, 2, 4, 16])
 def test_every_scale_shows_the_same_place_with_the_same_colours(built: Built, factor: int) -> None:
     with Slide.open(built.path) as slide:

@@ -57,6 +57,7 @@ def test_lost_parts_that_a_decoder_shows_as_a_picture_are_damage(kind: str) -> N
     assert shown == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ENCODERS)
 @pytest.mark.parametrize("grey", [None, 0, 128, 243, 255])
 def test_whole_streams_are_whole_also_blank_ones(kind: str, grey: int | None) -> None:

@@ -70,6 +70,7 @@ def test_the_list_of_real_slides_is_complete(data: Path) -> None:
     assert {p.name for p in (data / "slides").iterdir()} == set(REAL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n, way in REAL.items() if way == "tifffile"])
 def test_openslide_and_tiffslide_give_the_same_pixels(data: Path, name: str) -> None:
     path = data / "slides" / name
@@ -132,6 +133,7 @@ def test_a_box_is_a_cut_of_the_whole(tmp_path: Path, reader: type) -> None:
     backend.close()
 
 
+@pytest.mark.slow
 def test_openslide_gives_a_pixel_the_same_value_in_every_box(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (2800, 9203, 3), dtype=np.uint8)
     path = tmp_path / "a.tif"

@@ -147,6 +147,7 @@ def test_an_outline_survives_a_file_and_a_journey(tmp_path):
     assert from_geojson(path, SIZE) != mask
 
 
+@pytest.mark.slow
 def test_many_polygons_take_seconds(tmp_path):
     rng = np.random.default_rng(0)
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)

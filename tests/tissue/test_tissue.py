@@ -258,6 +258,7 @@ def test_an_empty_mask_is_written_as_an_empty_collection(tmp_path):
 # Finding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("side", "mpp"), [(1536, 2.0)])
 def test_nearly_all_of_a_phantom_is_found_and_most_of_its_background_is_not(seed, side, mpp):

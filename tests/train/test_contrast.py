@@ -160,6 +160,7 @@ def test_pretrained_encoders_tell_held_out_pairs_from_negatives(tmp_path: Path) 
     assert file.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_resumed_pretraining_takes_the_same_steps(tmp_path: Path, pairs: Path) -> None:
     whole, broken = (config(pairs, tmp_path / name) for name in ("whole", "broken"))
     pretrain(whole)

@@ -48,6 +48,7 @@ def test_a_crop_depends_on_its_number_alone(pairs: Path) -> None:
     np.testing.assert_array_equal(jittered.batch(0, 8)[0][5], jittered.batch(5, 1)[0][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_bring_the_same_crops_in_the_same_order(pairs: Path, workers: int) -> None:
     wanted = crops(pairs)

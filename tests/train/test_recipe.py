@@ -112,6 +112,7 @@ def pretrained(folder: Path, channels: int = 4) -> Path:
     return folder / "encoders.safetensors"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [8, 16])
 def test_a_step_is_the_same_whatever_the_order_of_axes_in_memory(
     tmp_path: Path, pairs: Path, channels: int, monkeypatch: pytest.MonkeyPatch
@@ -420,6 +421,7 @@ def test_calibrated_statistics_make_evaluation_equal_training_on_the_same_batch(
     assert near < 1e-3 < far / 10  # all that is left is n / (n - 1) of the variance
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_freezing_does_not_throw_the_network_off(tmp_path: Path, pairs: Path) -> None:
     """Frozen as they run, statistics of a few noisy steps once turned a trained network white."""
     train(config(pairs, tmp_path / "run", "schedule.images=80", "schedule.save_images=80", "schedule.lr=0.003"))

@@ -75,6 +75,7 @@ def test_whole_steps_of_the_multiple_move_the_answer_along() -> None:
     torch.testing.assert_close(torch.roll(whole, shift, (2, 3))[..., inner, inner], moved[..., inner, inner])
 
 
+@pytest.mark.slow
 def test_it_learns_a_toy_share_in_seconds() -> None:
     torch.manual_seed(0)
     learner = recipe()

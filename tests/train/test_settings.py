@@ -81,6 +81,7 @@ def trainings(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @hypothesis_settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
 @given(trainings())
 def test_settings_are_refused_exactly_when_the_first_step_cannot_run(changes: dict[str, Any]) -> None:
@@ -126,6 +127,7 @@ def test_encoders_accept_the_smallest_crop_of_the_settings() -> None:
         config(Path("pairs"), Path("run"), "pretrain.crop=4")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", NETWORKS)
 def test_the_multiple_is_the_coarsest_grid_of_the_network(shape: dict[str, Any]) -> None:
     """A shift by the multiple moves the result along; a shift by half of it changes it."""

@@ -138,6 +138,7 @@ REAL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_real_slides(data: Path, name: str) -> None:
     from wsi_stain.conversion.input_check import examine

@@ -137,6 +137,7 @@ def test_foreign_hosts_and_pages_are_refused(finished):
         assert page.status("POST", "/slides/0/look", body={}, Host=here, Origin=f"http://{here}") == 200
 
 
+@pytest.mark.slow
 def test_what_does_not_exist_is_not_found_in_one_line_of_log(finished, caplog):
     caplog.set_level(logging.INFO)
     with serving(finished) as (page, _):
@@ -297,6 +298,7 @@ def test_a_slide_that_the_model_does_not_know_is_marked_while_it_is_stained(tmp_
 # ---- staining on demand --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_is_looked_at_is_stained_from_the_centre_and_convert_completes_it(tmp_path, use):
     use(InvertAndBlur)
     source = live(tmp_path, 2300, 2700)

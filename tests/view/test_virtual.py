@@ -21,6 +21,7 @@ def slide_of(folder, h=1300, w=1700):
     return write_slide(folder / "s.tif", noise(h, w))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["ome.tiff", "ome.zarr"])
 @pytest.mark.parametrize("block", [512, 1024])
 def test_every_level_is_that_of_a_conversion(tmp_path, use, ending, block):
@@ -52,6 +53,7 @@ def test_a_block_is_stained_once_whoever_asks(tmp_path, use, painted):
     assert sorted(painted) == [(0, 0), (0, 1), (1, 0)], "a block of an earlier session is not stained again"
 
 
+@pytest.mark.slow
 def test_one_chunk_of_dask_stains_one_block(tmp_path, use, painted):
     use(InvertAndBlur)
     slide = slide_of(tmp_path)
@@ -82,6 +84,7 @@ def test_the_graph_of_a_large_slide_is_small(tmp_path):
     assert len(dict(small.__dask_graph__())) < 10
 
 
+@pytest.mark.slow
 def test_a_restarted_slide_replaces_the_output_when_it_is_saved(tmp_path, use):
     use(InvertAndBlur)
     slide = slide_of(tmp_path)
@@ -95,6 +98,7 @@ def test_a_restarted_slide_replaces_the_output_when_it_is_saved(tmp_path, use):
     np.testing.assert_array_equal(pixels_of(output)[:64, :64], read)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["ome.tiff", "ome.zarr"])
 def test_save_completes_what_was_read_to_the_same_bytes(tmp_path, use, painted, ending):
     use(InvertAndBlur)
@@ -111,6 +115,7 @@ def test_save_completes_what_was_read_to_the_same_bytes(tmp_path, use, painted, 
         assert virtual.share_painted == 1
 
 
+@pytest.mark.slow
 def test_save_under_another_name(tmp_path, use, painted):
     use(InvertAndBlur)
     slide = slide_of(tmp_path)
@@ -142,6 +147,7 @@ def test_the_store_is_an_ome_zarr_that_stains_what_is_read(tmp_path, use, painte
         assert da.from_zarr(group["1"]).shape == (3, *virtual.levels[1].size)
 
 
+@pytest.mark.slow
 def test_a_second_one_reads_what_is_painted_and_says_who_paints(tmp_path, use, painted):
     use(InvertAndBlur)
     request = request_of(slide_of(tmp_path), tmp_path / "a.ome.tiff")

@@ -35,10 +35,10 @@ class DicomCanvas(TiffCanvas):
             OutputError: the series fails its check.
         """
         self.finish()
-        part, output = self._spec.part, self._spec.output
+        part, output = self.spec.part, self.spec.output
         self._discard(part)
         part.mkdir()
-        dicom.write(part, self, self._metadata(facts, unreadable))
+        dicom.write(part, self, self.metadata(facts, unreadable))
         on_check()
         errors = [problem for problem in dicom.problems(part) if problem.severity == "error"]
         if errors:

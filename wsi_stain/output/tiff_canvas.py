@@ -44,12 +44,12 @@ class TiffCanvas:
         self._names = [""] if len(spec.channels) < 2 else [f"/{plane}" for plane in range(len(spec.channels))]
         """Endings of the names of a tile's planes."""
         self.store = BlockStore(spec.spool, self.pyramid, spec.background)
-        self._spec = spec
+        self.spec = spec
 
     def begin(self, fingerprint: Mapping[str, Any], restart: bool = False) -> None:
         """Start, or resume a run of the same fingerprint; raises `OutputError` if the folder belongs to another run."""
         if not claim(self.store, fingerprint, restart=restart):
-            self._discard(self._spec.part)
+            self._discard(self.spec.part)
             self.store.begin(fingerprint)
 
     @staticmethod
@@ -75,7 +75,7 @@ class TiffCanvas:
 
     def jpeg(self, level: int, row: int, column: int) -> bytes | None:
         """The same tile as the file will hold it; None if that is not a JPEG of colours."""
-        if self.encoding.compression != "jpeg" or self._spec.channels:
+        if self.encoding.compression != "jpeg" or self.spec.channels:
             return None
         return self._encoded(level, row, column)[0]
 
@@ -93,8 +93,8 @@ class TiffCanvas:
             OutputError: the file fails its check.
         """
         self.finish()
-        spec, part = self._spec, self._spec.part
-        ometiff.write(part, self, self._metadata(facts, unreadable), compat_openslide=spec.encoding.compat_openslide)
+        spec, part = self.spec, self.spec.part
+        ometiff.write(part, self, self.metadata(facts, unreadable), compat_openslide=spec.encoding.compat_openslide)
         on_check()
         errors = [p for p in ometiff.problems(part, name=spec.output.name) if p.severity == "error"]
         if errors:
@@ -131,8 +131,9 @@ class TiffCanvas:
                         for column in self.pyramid.spans(level, block_column, grid.w):
                             yield self._tile(file, f"{level}/{row}/{column}", plane)
 
-    def _metadata(self, facts: Mapping[str, str], unreadable: Sequence[Box]) -> ometiff.OmeMetadata:
-        spec = self._spec
+    def metadata(self, facts: Mapping[str, str], unreadable: Sequence[Box]) -> ometiff.OmeMetadata:
+        """What the header of the output states."""
+        spec = self.spec
         return ometiff.OmeMetadata(
             name=spec.output.name,
             mpp=spec.mpp,
