@@ -99,6 +99,7 @@ FOREIGN_OPTIONS = {
     "--cpus-per-task",
     "--eval",
     "--gres",
+    "--user",
     "--userns",
     "--set-threads",
     "--unlock",
