@@ -15,6 +15,7 @@ import numpy as np
 
 from wsi_stain import phantom
 from wsi_stain.conversion import seams
+from wsi_stain.conversion.certificate import Certificate, judge
 from wsi_stain.geometry import Box, Size
 from wsi_stain.output.encoding import Encoding
 from wsi_stain.tiling.grid import TileGrid
@@ -43,12 +44,12 @@ def with_steps(image: np.ndarray, step: int) -> np.ndarray:
     return np.clip(image.astype(int) + step * ((y + x) % 2)[..., None], 0, 255).astype(np.uint8)
 
 
-def certificate(image: np.ndarray) -> seams.Certificate:
+def certificate(image: np.ndarray) -> Certificate:
     """The examination of the steps at tile lines alone (question a)."""
     grid = TileGrid(Size(SIDE, SIDE), TILE, 0)
     lines = seams.choose(grid, list(grid.tiles(Box.of(grid.size))), 0).lines
     steps = [seams.steps(image[line.box.slices()], line, seams.shifts(grid)) for line in lines]
-    return seams.judge(steps, [], tolerance=None, stride=grid.stride)
+    return judge(steps, [], tolerance=None, stride=grid.stride)
 
 
 def amplified(image: np.ndarray, without: np.ndarray) -> np.ndarray:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from wsi_stain.conversion import outline, seams
+from wsi_stain.conversion import outline
+from wsi_stain.conversion.certificate import judge
 from wsi_stain.geometry import Box, Size
 from wsi_stain.output.encoding import Encoding
 from wsi_stain.tiling.grid import TileGrid
@@ -74,6 +75,6 @@ def test_the_question_is_not_asked_where_there_is_one_side_only(tissue: str):
 
 
 def test_the_certificate_fails_above_the_limit_and_says_why():
-    verdicts = [seams.judge([], [], tolerance=None, stride=480, outline=value) for value in (0.0, 0.3, 0.31, None)]
+    verdicts = [judge([], [], tolerance=None, stride=480, outline=value) for value in (0.0, 0.3, 0.31, None)]
     assert [v.verdict for v in verdicts] == ["pass", "pass", "fail", "not applicable"]
     assert verdicts[2].reasons == ("stained tiles have a visible outline on the background",)

@@ -23,7 +23,8 @@ from wsi_stain.config.convert import ConvertConfig, OutputConfig
 from wsi_stain.config.loader import dump
 from wsi_stain.config.loader import load as load_config
 from wsi_stain.config.model import GeneratorConfig, TileTolerance
-from wsi_stain.conversion import certificate, engine, painter, seams, survey
+from wsi_stain.conversion import certify, engine, painter, seams, survey
+from wsi_stain.conversion.certificate import FEWEST_LINES, ROUNDING, Certificate, judge
 from wsi_stain.conversion.engine import ConvertRequest, convert
 from wsi_stain.errors import ConfigError
 from wsi_stain.geometry import Box, Size
@@ -69,12 +70,12 @@ def as_viewed(image: np.ndarray) -> np.ndarray:
     return out
 
 
-def examined(image: np.ndarray, grid: TileGrid, seed: int = 0) -> seams.Certificate:
+def examined(image: np.ndarray, grid: TileGrid, seed: int = 0) -> Certificate:
     """The certificate of an image, of its steps alone."""
     whole = Box.of(grid.size)
     lines = seams.choose(grid, list(grid.tiles(whole)), seed).lines
     actual = [seams.steps(image[line.box.slices()], line, seams.shifts(grid)) for line in lines]
-    return seams.judge(actual, [], tolerance=None, stride=grid.stride)
+    return judge(actual, [], tolerance=None, stride=grid.stride)
 
 
 # Steps ---------------------------------------------------------------------------------------------------------------
@@ -94,7 +95,7 @@ def test_an_image_that_knows_no_tiles_passes(tile: int, overlap: int, kind: str)
             image = np.roll(histology(), (40 * seed, 24 * seed), (0, 1))
             image = as_viewed(image) if "JPEG" in kind else image
         certificate = examined(image, grid, seed)
-        assert certificate.lines >= seams.FEWEST_LINES
+        assert certificate.lines >= FEWEST_LINES
         failed += certificate.verdict == "fail"
     assert failed == 0
 
@@ -173,7 +174,7 @@ def test_a_slide_without_two_tiles_of_tissue_side_by_side_is_not_applicable() ->
     grid = TileGrid(Size(2000, 2000), 256, 64)
     for tissue in ([], [Box(384, 384, 640, 640)]):
         assert seams.choose(grid, tissue, 0) == seams.SeamSites()
-    assert seams.judge([], [], tolerance=None, stride=192).verdict == "not applicable"
+    assert judge([], [], tolerance=None, stride=192).verdict == "not applicable"
 
 
 # Other tiles, other pixels -------------------------------------------------------------------------------------------
@@ -196,9 +197,9 @@ def test_what_is_noted_of_a_place_counts_channels_and_positive_pixels() -> None:
 @pytest.mark.parametrize(
     ("tolerance", "allowed"),
     [
-        (None, seams.ROUNDING),
+        (None, ROUNDING),
         (TileTolerance(0.02, 1, 3), 0.02 * (256 / 128) ** 2),
-        (TileTolerance(9.0, 40, 90), seams.ROUNDING),  # no tolerance excuses what can be seen
+        (TileTolerance(9.0, 40, 90), ROUNDING),  # no tolerance excuses what can be seen
     ],
 )
 def test_the_mean_is_held_to_the_tolerance_and_never_beyond_rounding(tolerance: TileTolerance, allowed: float) -> None:
@@ -206,7 +207,7 @@ def test_the_mean_is_held_to_the_tolerance_and_never_beyond_rounding(tolerance: 
         place = noted(0)
         ones = round(share * place["differences"][0])
         place["differences"] = [place["differences"][0] - ones, ones]
-        return seams.judge([], [place], tolerance=tolerance, stride=256).verdict
+        return judge([], [place], tolerance=tolerance, stride=256).verdict
 
     assert verdict(0.9 * allowed) == "pass"
     assert verdict(1.1 * allowed) == "fail"
@@ -218,15 +219,15 @@ def test_more_pixels_beyond_the_percentile_allowed_than_can_be_fail() -> None:
     for share, verdict in ((0.01 * 4 * 0.9, "pass"), (0.01 * 4 * 1.1, "fail")):
         few = round(share * total)
         counted = {**place, "differences": [total - few, 0, 0, few]}
-        assert seams.judge([], [counted], tolerance=tolerance, stride=256).verdict == verdict
+        assert judge([], [counted], tolerance=tolerance, stride=256).verdict == verdict
 
 
 def test_a_changed_positive_area_fails_even_where_places_cancel_out() -> None:
     one, other = noted(0, (0, 200)), noted(0, (200, 0))  # 1.2 % of 128² px each
-    actual = seams.judge([], [one, other], tolerance=None, stride=256)
+    actual = judge([], [one, other], tolerance=None, stride=256)
     assert actual.dab_change == pytest.approx(100 * 200 / 128**2, abs=1e-3)
     assert actual.reasons == ("a shifted tile grid gives a different positive area",)
-    assert seams.judge([], [noted(0, (0, 70))], tolerance=None, stride=256).verdict == "pass"
+    assert judge([], [noted(0, (0, 70))], tolerance=None, stride=256).verdict == "pass"
 
 
 # Whole conversions ---------------------------------------------------------------------------------------------------
@@ -497,7 +498,7 @@ def test_statistics_are_measured_once_and_survive_workers_and_interruptions(
         run(field, tmp_path / "b" / "x.ome.tiff", model=bad, region=region)
     monkeypatch.setattr(TiffCanvas, "put", put)
     resumed = run(field, tmp_path / "b" / "x.ome.tiff", model=bad, region=region, workers=2)
-    assert measured == [min(certificate.CALIBRATION, whole.record["tiles"]["tissue"])] * 2
+    assert measured == [min(certify.CALIBRATION, whole.record["tiles"]["tissue"])] * 2
     assert resumed.output.read_bytes() == whole.output.read_bytes()
 
 
@@ -554,7 +555,7 @@ def test_the_default_model_passes_on_real_slides(data: Path, tmp_path: Path, nam
     actual = result.record["seams"]
     assert actual["verdict"] == "pass", actual
     assert actual["places"] == 1
-    assert actual["lines"] >= seams.FEWEST_LINES
+    assert actual["lines"] >= FEWEST_LINES
 
 
 @pytest.mark.parametrize("name", REAL)

@@ -145,7 +145,7 @@ def report(result: ConversionResult) -> None:
 
 def about_seams(certificate: dict[str, Any] | None) -> str:
     """The seam certificate in one line."""
-    from wsi_stain.conversion.seams import in_words
+    from wsi_stain.conversion.certificate import in_words
 
     if certificate is None:
         return "seams: not checked"

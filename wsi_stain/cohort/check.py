@@ -16,7 +16,7 @@ from wsi_stain.cohort.request import CohortRequest, Row, named, to_convert
 from wsi_stain.cohort.sheet import Problem
 from wsi_stain.config.convert import ConvertConfig
 from wsi_stain.config.loader import dump, load
-from wsi_stain.conversion.source import check_source
+from wsi_stain.conversion.refusal import check_source
 from wsi_stain.errors import BundleError, ConfigError, MaskError, WsiStainError
 from wsi_stain.files import record
 from wsi_stain.files.paths import without_home

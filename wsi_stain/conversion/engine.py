@@ -28,9 +28,9 @@ from typing import Any
 from wsi_stain.cluster import ClusterConfig, open_cluster
 from wsi_stain.cluster.workers import Workers
 from wsi_stain.config.loader import dump, load
-from wsi_stain.conversion import seams
 from wsi_stain.conversion.begin import begin
-from wsi_stain.conversion.certificate import certify
+from wsi_stain.conversion.certificate import in_words
+from wsi_stain.conversion.certify import certify
 from wsi_stain.conversion.estimate import Estimate, check_resources
 from wsi_stain.conversion.input_check import check_input, facts_of
 from wsi_stain.conversion.job import BlockReport, Job, mask_beside
@@ -190,7 +190,7 @@ class _Run:
                 self.report("check")
                 check.enter_context(self._stage("check"))
 
-            facts = ({} if certificate is None else seams.in_words(certificate)) | facts_of(self.verdict)
+            facts = ({} if certificate is None else in_words(certificate)) | facts_of(self.verdict)
             canvas.publish(facts, unreadable, on_check)
 
     def _load(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from wsi_stain.conversion import certificate
+from wsi_stain.conversion import certify
 from wsi_stain.conversion.names import check_name
 from wsi_stain.conversion.provenance import Fingerprint, provenance
 from wsi_stain.conversion.seams import OffsetTile
@@ -80,8 +80,8 @@ class Job:
             cache_mib=request.config.cache_mib,
             mask=None if request.mask == "none" else canvas.spool / "tissue.npz",
         )
-        tiles = certificate.calibration(survey, job.seed) if survey.norm == "slide" else ()
-        return replace(job, offset_tiles=certificate.sites(survey, job.seed).offset_tiles, calibration=tiles)
+        tiles = certify.calibration(survey, job.seed) if survey.norm == "slide" else ()
+        return replace(job, offset_tiles=certify.sites(survey, job.seed).offset_tiles, calibration=tiles)
 
     @property
     def output(self) -> Path:
@@ -91,7 +91,7 @@ class Job:
     @property
     def seed(self) -> int:
         """Seed of the places where the output is examined; equal for equal settings."""
-        return certificate.seed(self.grid, self.canvas.provenance)
+        return certify.seed(self.grid, self.canvas.provenance)
 
     @property
     def colour_of_background(self) -> Background | None:

@@ -16,6 +16,7 @@ from contextlib import suppress
 import cv2
 import numpy as np
 
+from wsi_stain.conversion.device_lock import device_lock
 from wsi_stain.conversion.job import BlockReport, Job
 from wsi_stain.conversion.seams import compare
 from wsi_stain.conversion.timing import Clock
@@ -262,15 +263,6 @@ class Painter:
 
 _painters: dict[Job, Painter] = {}
 _opening = threading.Lock()
-_device_locks: dict[str, threading.Lock] = {}
-
-
-def device_lock(device: str) -> threading.Lock:
-    """The lock of a device, held by the thread that generates.
-
-    Two threads on one device are not faster and may exhaust its memory; two devices do not wait for each other.
-    """
-    return _device_locks.setdefault("cuda:0" if device == "cuda" else device, threading.Lock())
 
 
 def painter(job: Job) -> Painter:

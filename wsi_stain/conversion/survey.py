@@ -14,8 +14,8 @@ from typing import Any, Literal
 from wsi_stain.cluster.workers import ask
 from wsi_stain.config.convert import Precision
 from wsi_stain.config.loader import dump
+from wsi_stain.conversion.refusal import check_source
 from wsi_stain.conversion.request import ConvertRequest
-from wsi_stain.conversion.source import check_source
 from wsi_stain.conversion.view import ViewSpec, stained
 from wsi_stain.errors import ConfigError, MaskError, SlideError
 from wsi_stain.geometry import Box, Size
