@@ -56,6 +56,7 @@ def test_the_whole_slides_are_compared_where_they_correspond(pair: MadePair, tmp
     assert sorted(p.name for p in (tmp_path / "report").iterdir()) == ["metrics.json", "report.html", "table.md"]
 
 
+@pytest.mark.slow
 def test_only_blocks_with_tissue_in_both_and_a_registration_that_holds_count(
     pair: MadePair, slides: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def test_the_description_states_scale_halo_and_hashes(folder: Path) -> None:
     assert "&id" not in text, "YAML without aliases"
 
 
+@pytest.mark.slow
 def test_the_test_tensors_are_drawn_tissue_and_what_the_network_makes_of_it(folder: Path) -> None:
     bundle = Bundle.open(folder.parent / "small")
     pixels = field(bundle, 64)

@@ -57,6 +57,7 @@ def test_a_bundle_states_what_was_measured(folder: Path, name: str) -> None:
     assert yaml.safe_load((folder / name / "bundle.yaml").read_text())["generator"] == {"kind": "imported"}
 
 
+@pytest.mark.slow
 def test_both_forms_are_the_same_network(folder: Path) -> None:
     tile = noise(256, 256)[None]
     torch_, graph = (Bundle.open(folder / name).generator("cpu")(tile) for name in ("torch", "graph"))

@@ -122,6 +122,7 @@ def test_what_must_not_become_pairs_is_refused(slides: tuple[Path, Path], tmp_pa
     assert not list(tmp_path.rglob("*.png"))
 
 
+@pytest.mark.slow
 def test_one_slide_alone_is_not_taken_for_a_sheet(slides: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="pass both slides, or a CSV of cases"):
         CliRunner().invoke(group, ["pairs", "make", str(slides[0]), "-o", str(tmp_path)], catch_exceptions=False)
