@@ -151,6 +151,17 @@ def test_steps_of_the_scan_are_not_those_of_the_stain(slides):
     assert "the H&E has them, too" in report.sentence
 
 
+@pytest.mark.parametrize("cut", [(1024 + 76, 1400), (1400, 1024 + 76)])
+def test_boxes_at_the_edge_of_a_slide_may_be_narrow(field, tmp_path, cut):
+    part = field[: cut[0], : cut[1]]
+    he, stain = write(tmp_path / "he.tif", part), write(tmp_path / "x.tif", with_steps(part, 256, 0, 8))
+    columns, rows = examine(stain, he, tile=256).axes
+    assert (columns.is_seam, rows.is_seam) == (True, False)
+    small = write(tmp_path / "small.tif", field[:90, :300])
+    with pytest.raises(SlideError, match="too little tissue"):
+        examine(small, small)
+
+
 def test_what_cannot_be_judged_is_refused(slides, tmp_path, field):
     with pytest.raises(ConfigError, match="--overlap needs --tile"):
         examine(slides["seams"], slides["he"], overlap=3)

@@ -163,7 +163,7 @@ def _count(block: Box, pictures: tuple[_Picture, _Picture], lines: list[list[Lin
         turned = [luma if axis == 0 else luma.T for luma in lumas]
         low, high, start = (block.y0, block.y1, outer.y0) if axis == 0 else (block.x0, block.x1, outer.x0)
         inner, across = [luma[low - start : high - start] for luma in turned], turned[0].shape[1]
-        if across <= 2 * REACH:
+        if across <= 2 * REACH or len(inner[0]) < PIECE:  # at the edge of the slide
             continue
         tissue = _pieces(inner[1])[:, REACH : across - REACH] < white - DARKER
         first = (outer.x0 if axis == 0 else outer.y0) + REACH
