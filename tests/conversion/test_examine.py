@@ -102,6 +102,14 @@ def test_a_known_grid_needs_less_than_an_unknown_one(field):
     assert known.limit < unknown.limit
 
 
+@pytest.mark.parametrize("offset", [0, 100])
+def test_a_known_period_is_found_wherever_it_begins(slides, field, tmp_path, offset):
+    stain = write(tmp_path / "x.tif", with_steps(255 - (255 - field[..., ::-1]) // 2, 256, offset, 8))
+    columns, rows = examine(stain, slides["he"], tile=320, overlap=64).axes
+    assert (columns.is_seam, columns.virtual.period, columns.virtual.offset % 256) == (True, 256, offset)
+    assert not rows.is_seam
+
+
 def test_the_certificate_and_the_search_measure_the_same_step(field):
     line = TileBoundary(1, 512, 256, 256 + 640)
     pixels = field[line.box.slices()]

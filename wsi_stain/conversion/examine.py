@@ -181,9 +181,11 @@ def _report(axis: str, virtual: Lines, he: Lines, tile: int | None, overlap: int
     if tile is None:
         found = search(virtual)
     else:
-        offsets = sorted({0, overlap})
-        kinds = [at_grid(virtual, tile - overlap, tile - overlap + o, len(offsets)) for o in offsets]
-        found = max(kinds, key=lambda kind: kind.score)
+        stride, offsets = tile - overlap, sorted({0, overlap})
+        kinds = [at_grid(virtual, stride, stride + o, len(offsets)) for o in offsets]
+        anywhere = search(virtual, stride)  # of a part of a slide, the tiles may begin at any pixel
+        kinds += [anywhere] if anywhere.period else []
+        found = max(kinds, key=lambda kind: kind.score - kind.limit)
     same = at_grid(he, found.period, found.offset, 2) if found.period else found
     return AxisReport(axis, found, same)
 

@@ -112,28 +112,28 @@ class GridSteps:
         return self.score > self.limit
 
 
-def search(lines: Lines) -> GridSteps:
-    """The grid with the highest score among all periods and offsets."""
+def search(lines: Lines, known: int | None = None) -> GridSteps:
+    """The grid with the highest score among all offsets, and all periods unless that is `known`."""
     z, is_known = lines.deviations(), lines.count > 0
     hypotheses, best = 0, (-math.inf, 0, 0)
-    for period, scores in _scores(z, is_known):
+    for period, scores in _scores(z, is_known, known):
         hypotheses += len(scores)
         offset = int(scores.argmax())
         best = max(best, (float(scores[offset]), period, offset))
-    _, period, offset = best
-    if not period:
+    score, period, offset = best
+    if not math.isfinite(score):
         return GridSteps(0, 0, 0.0, 0.0, 0.0, 0.0, 0)
-    return at_grid(lines, *_refined(lines, period, offset), hypotheses)
+    return at_grid(lines, *_refined(lines, period, offset, 0 if known else 2), hypotheses)
 
 
-def _refined(lines: Lines, period: int, offset: int) -> tuple[int, int]:
-    """The grid near this one whose lines have the largest steps.
+def _refined(lines: Lines, period: int, offset: int, reach: int) -> tuple[int, int]:
+    """The grid near this one, with a period that differs by at most `reach`, whose lines have the largest steps.
 
     A strong step also shows one line off, and there, too, a line has the highest score that it may have.
     """
     near = [
         (p, o)
-        for p in range(period - 2, period + 3)
+        for p in range(period - reach, period + reach + 1)
         for o in range(max(0, offset - 6), min(p, offset + 7))
         if (lines.count[o::p] > 0).sum() >= (lines.count[offset::period] > 0).sum()
     ]
@@ -164,13 +164,13 @@ def at_grid(lines: Lines, period: int, offset: int, hypotheses: int = 1) -> Grid
     )
 
 
-def _scores(z: np.ndarray, is_known: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Every period, and the score of each of its offsets."""
+def _scores(z: np.ndarray, is_known: np.ndarray, only: int | None) -> Iterator[tuple[int, np.ndarray]]:
+    """Every period, or `only` this one, and the score of each of its offsets."""
     places = np.flatnonzero(is_known)
     if len(places) == 0:
         return
     values, extent = z[places], int(places[-1] - places[0])
-    for period in range(SHORTEST, min(LONGEST, extent // (FEWEST_LINES - 1)) + 1):
+    for period in (only,) if only else range(SHORTEST, min(LONGEST, extent // (FEWEST_LINES - 1)) + 1):
         fold = places % period
         counts = np.bincount(fold, minlength=period)
         sums = np.bincount(fold, weights=values, minlength=period)
