@@ -175,6 +175,8 @@ def test_what_cannot_be_judged_is_refused(slides, tmp_path, field):
         examine(slides["seams"], slides["he"], overlap=3)
     with pytest.raises(ConfigError, match="must be at least 0 and smaller"):
         examine(slides["seams"], slides["he"], tile=64, overlap=64)
+    with pytest.raises(SlideError, match="no line of a grid with --tile 4096"):
+        examine(slides["seams"], slides["he"], tile=4096)
     with pytest.raises(SlideError, match="has another shape"):
         examine(slides["seams"], write(tmp_path / "cut.tif", field[:1000]))
     glass = write(tmp_path / "glass.tif", np.full_like(field, 240))

@@ -47,7 +47,7 @@ class AxisReport:
     def sentence(self) -> str:
         """What was found, with the figures."""
         v = self.virtual
-        if not v.period:
+        if not v.lines:
             return f"{self.axis}: too few lines with tissue to judge"
         beside = f"beside {v.texture:.2f} in the tissue itself (score {v.score:.1f}, chance gives up to {v.limit:.1f})"
         grid = f"every {v.period} px from {v.offset} ({v.lines} lines)"
@@ -104,6 +104,8 @@ def examine(virtual: Path, he: Path, *, tile: int | None = None, overlap: int = 
         if sum(line.count.sum() for line in lines[0]) < FEWEST_PIECES:
             raise SlideError(f"{he.name} has too little tissue to judge seams; pass slides with more of it")
         axes = tuple(_report(*along, tile, overlap) for along in zip(AXES, lines[0], lines[1], strict=True))
+        if tile is not None and not any(axis.virtual.lines for axis in axes):
+            raise SlideError(f"no line of a grid with --tile {tile} lies in the tissue of {virtual.name}; check --tile")
         box = _shown(axes, blocks, size)
         return Examination(axes, tuple(line.deviations() for line in lines[0]), pictures[0].read(box), box)
 
