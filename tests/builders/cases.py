@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.builders.tiffs import write_tiff
 from wsi_stain.registration.affine import Affine
-from wsi_stain.registration.field import Field
+from wsi_stain.registration.field import Deformation
 from wsi_stain.registration.fragments import Fragments
 from wsi_stain.registration.transform import Piece, Transform
 
@@ -24,7 +24,7 @@ def write_scan(path: Path, pixels: np.ndarray, mpp: float) -> Path:
 
 def shifted(dy_um: float, dx_um: float) -> Piece:
     """A piece that only shifts."""
-    return Piece(Affine(np.array([[1.0, 0, dy_um], [0, 1.0, dx_um]])), Field.still())
+    return Piece(Affine(np.array([[1.0, 0, dy_um], [0, 1.0, dx_um]])), Deformation.still())
 
 
 def write_case(

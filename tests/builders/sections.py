@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from wsi_stain.registration.affine import Affine
-from wsi_stain.registration.field import Field
+from wsi_stain.registration.field import Deformation
 from wsi_stain.registration.images import Picture
 from wsi_stain.registration.structure import places
 from wsi_stain.registration.transform import Piece
@@ -51,7 +51,7 @@ def made_pair(
     truth = Piece(
         Affine.turned(degrees, mirrored=mirrored, about=he.centre, to=he.centre + np.array([70.0, -40.0]))
         @ Affine(np.array([[1.03, 0, -70.0], [0, 1.0, 0]])),
-        Field(bends.astype(np.float32), side * UM / 40),
+        Deformation(bends.astype(np.float32), side * UM / 40),
     )
     grid = places((round(side * UM / ihc_um),) * 2, ihc_um)
     back = truth.inverse(grid.astype(np.float64)) / UM - 0.5

@@ -22,7 +22,7 @@ from wsi_stain.pairing.sheet import requests, split_groups
 from wsi_stain.pairing.splits import split_of
 from wsi_stain.pairs.pair import find_pairs, load_pair
 from wsi_stain.registration.affine import Affine
-from wsi_stain.registration.field import Field
+from wsi_stain.registration.field import Deformation
 from wsi_stain.registration.fragments import Fragments
 from wsi_stain.registration.transform import Piece, Transform
 from wsi_stain.slide.slide import Slide
@@ -78,7 +78,7 @@ def test_two_slides_become_pairs_that_training_reads_and_an_interrupted_run_the_
 def test_both_sides_are_blurred_alike(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1400, 1400, 1), np.uint8).repeat(3, axis=2)
     turned = Affine.turned(33, mirrored=False, about=np.full(2, 700.0), to=np.full(2, 700.0))
-    transform = Transform((Piece(turned, Field.still()),), Fragments(np.zeros((1, 1), np.uint8), 1.0), {})
+    transform = Transform((Piece(turned, Deformation.still()),), Fragments(np.zeros((1, 1), np.uint8), 1.0), {})
     with Slide.open(write_svs(tmp_path / "a.svs", noise, mpp=1.0, quality=100)) as slide:
         view = slide.at(1.0)
         box = Box.at(400, 400, Size(512, 512))

@@ -11,7 +11,7 @@ from builders.slides import ComputedBackend, hashed
 from wsi_stain.geometry import Box, Size
 from wsi_stain.pairing.resample import FURTHEST_PX, PART_PX, Warped, he_tile
 from wsi_stain.registration.affine import Affine
-from wsi_stain.registration.field import Field
+from wsi_stain.registration.field import Deformation
 from wsi_stain.registration.fragments import Fragments
 from wsi_stain.registration.transform import Piece, Transform
 from wsi_stain.slide.slide import Slide
@@ -50,7 +50,7 @@ def test_what_a_field_tears_apart_is_read_in_bounded_memory() -> None:
     backend, slide = computed()
     torn = np.zeros((2, 2, 2), np.float32)
     torn[:, 1, 1] = 20_000  # 20 mm further right, 256 µm further right
-    transform = Transform((Piece(Affine.identity(), Field(torn, 256.0)),), ALL_ONE, {})
+    transform = Transform((Piece(Affine.identity(), Deformation(torn, 256.0)),), ALL_ONE, {})
     _, inside = Warped(slide.at(1.0), transform, 1.0).read(Box(0, 0, 8, 512))
     assert inside.all()
     assert max(read.size.w for read in backend.boxes) <= FURTHEST_PX + 2

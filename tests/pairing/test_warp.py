@@ -24,7 +24,7 @@ from wsi_stain.output.virtual import virtual_stain
 from wsi_stain.pairing import warp as module
 from wsi_stain.pairing.warp import WarpRequest, warp
 from wsi_stain.registration.affine import Affine
-from wsi_stain.registration.field import Field
+from wsi_stain.registration.field import Deformation
 from wsi_stain.registration.images import background_in
 from wsi_stain.registration.structure import places
 from wsi_stain.registration.transform import Piece
@@ -57,7 +57,9 @@ def test_a_known_warp_is_undone(tmp_path: Path) -> None:
     centre = np.full(2, SIDE * UM / 2)
     turned = Affine.turned(140, mirrored=False, about=centre, to=centre + np.array([70.0, -40.0]))
     y, x = np.mgrid[:20, :20] / 3
-    truth = Piece(turned, Field((100 * np.stack([np.sin(x), np.cos(y + x)], -1)).astype(np.float32), SIDE * UM / 20))
+    truth = Piece(
+        turned, Deformation((100 * np.stack([np.sin(x), np.cos(y + x)], -1)).astype(np.float32), SIDE * UM / 20)
+    )
     grid = places((SIDE, SIDE), UM).astype(np.float64)
     he = write_scan(tmp_path / "he.tif", wave(grid / UM), UM)
     ihc = write_scan(tmp_path / "ihc.tif", wave(truth.inverse(grid) / UM), UM)

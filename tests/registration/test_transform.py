@@ -8,7 +8,7 @@ from builders.sections import made_pair
 
 from wsi_stain.errors import OutputError
 from wsi_stain.registration.affine import Affine
-from wsi_stain.registration.field import Field, unfolded
+from wsi_stain.registration.field import Deformation, unfolded
 from wsi_stain.registration.fragments import Fragments
 from wsi_stain.registration.transform import Piece, Transform
 
@@ -17,7 +17,7 @@ POINTS = np.random.default_rng(0).uniform(500, 4500, (200, 2))
 
 def transform() -> Transform:
     halves = Fragments(np.array([[0, 1], [0, 1]], np.uint8), 2560.0)
-    shifted = Piece(Affine(np.array([[1, 0, 9000.0], [0, 1, 50.0]])), Field.still())
+    shifted = Piece(Affine(np.array([[1, 0, 9000.0], [0, 1, 50.0]])), Deformation.still())
     return Transform((made_pair().truth, shifted), halves, {"he": {"name": "a.svs"}})
 
 
@@ -56,6 +56,6 @@ def test_a_broken_file_is_refused_by_name(tmp_path: Path, content: bytes) -> Non
 
 def test_a_field_that_folds_is_smoothed_until_it_does_not() -> None:
     values = np.random.default_rng(1).normal(0, 40, (30, 30, 2)).astype(np.float32)
-    folded = Field(values, 32.0)
+    folded = Deformation(values, 32.0)
     assert folded.jacobian.min() < 0
     assert unfolded(folded).jacobian.min() > 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from wsi_stain.cohort import sheet
 from wsi_stain.cohort.files import Folder
 from wsi_stain.cohort.request import CohortRequest, Row, named, to_convert
-from wsi_stain.cohort.sheet import Problem
+from wsi_stain.cohort.sheet import RowProblem
 from wsi_stain.config.convert import ConvertConfig
 from wsi_stain.config.loader import dump, load
 from wsi_stain.conversion.refusal import check_source
@@ -38,7 +38,7 @@ class Examined:
 
     rows: list[Row]
     """All rows; faulty ones too, with names for their records."""
-    problems: list[Problem]
+    problems: list[RowProblem]
     """Sorted by line; a row may have several."""
 
     @property
@@ -87,7 +87,7 @@ def _named(row: Row, bundles: Mapping[str, Bundle]) -> Row:
     return named(row, bundles[row.model]) if row.model in bundles else replace(row, output=f"{row.slide_id}.ome.tiff")
 
 
-def _bundles(rows: list[Row], default: str) -> tuple[dict[str, Bundle], list[Problem]]:
+def _bundles(rows: list[Row], default: str) -> tuple[dict[str, Bundle], list[RowProblem]]:
     """The model bundles of the rows by name, and the problems of rows whose model cannot be opened."""
     bundles: dict[str, Bundle] = {}
     problems = []
@@ -97,7 +97,7 @@ def _bundles(rows: list[Row], default: str) -> tuple[dict[str, Bundle], list[Pro
         except (BundleError, ConfigError) as err:
             if name == default:
                 raise ConfigError(f"{err}; nothing was started") from err
-            problems += [Problem(row.line, str(row.slide), str(err)) for row in rows if row.model == name]
+            problems += [RowProblem(row.line, str(row.slide), str(err)) for row in rows if row.model == name]
     return bundles, problems
 
 
@@ -109,12 +109,12 @@ def _check_chosen(request: CohortRequest, rows: list[Row]) -> None:
 
 def _opened(
     request: CohortRequest, rows: list[Row], bundles: Mapping[str, Bundle], wrong: frozenset[int]
-) -> tuple[list[Row], list[Problem]]:
+) -> tuple[list[Row], list[RowProblem]]:
     """The rows with their sizes, and the problems of rows whose lines are not yet in `wrong`."""
     folder = Folder(request.folder)
     known = {row.slide_id: row.pixels for row in folder.rows()}
 
-    def look(index: int, row: Row) -> tuple[Row, list[Problem]]:
+    def look(index: int, row: Row) -> tuple[Row, list[RowProblem]]:
         row = replace(row, pixels=known.get(row.slide_id, 0))
         if row.line in wrong or not request.is_chosen(index):
             return row, []
@@ -122,7 +122,7 @@ def _opened(
         if state == "done" and (changed := _changed(request, row, bundles[row.model])):
             what = f"{row.output} was converted with different inputs or settings ({', '.join(changed)})"
             message = f"{what}; choose another folder with -o, or delete it"
-            return row, [Problem(row.line, str(row.slide), message, stops_all=True)]
+            return row, [RowProblem(row.line, str(row.slide), message, stops_all=True)]
         if state in ("done", "failed"):
             return row, []
         return _look(request, row, bundles[row.model])
@@ -153,9 +153,9 @@ def _changed(request: CohortRequest, row: Row, bundle: Bundle) -> list[str]:
     return [key for key, value in json.loads(json.dumps(expected)).items() if previous.get(key) != value]
 
 
-def _look(request: CohortRequest, row: Row, bundle: Bundle) -> tuple[Row, list[Problem]]:
+def _look(request: CohortRequest, row: Row, bundle: Bundle) -> tuple[Row, list[RowProblem]]:
     """The row with its size, and its problems."""
-    problem = partial(Problem, row.line, str(row.slide))
+    problem = partial(RowProblem, row.line, str(row.slide))
     try:
         with Slide.open(row.slide, mpp=row.mpp, image=row.image, z=row.z) as slide:
             check_source(slide, allow_virtual=request.allow_virtual, force_brightfield=request.force_brightfield)

@@ -10,7 +10,7 @@ import psutil
 
 from wsi_stain.cohort.check import Examined, checked, examined
 from wsi_stain.cohort.request import CohortRequest, Row, to_convert
-from wsi_stain.cohort.sheet import Problem
+from wsi_stain.cohort.sheet import RowProblem
 from wsi_stain.conversion import estimate
 from wsi_stain.conversion.estimate import Estimate, TimingSample
 from wsi_stain.conversion.job import Job
@@ -54,7 +54,7 @@ class CohortPlan:
     free_memory_bytes: int
     samples: tuple[tuple[str, TimingSample], ...]
     """Model name and timing sample of every model."""
-    faulty: tuple[Problem, ...] = ()
+    faulty: tuple[RowProblem, ...] = ()
     """Problems of rows that cannot be converted."""
 
     @property
@@ -115,7 +115,7 @@ def plan(request: CohortRequest, on_progress: Callable[[int, int], None] = lambd
             try:
                 slides.append(_slide(request, row, parent, samples))
             except WsiStainError as err:
-                faulty.append(Problem(row.line, str(row.slide), str(err)))
+                faulty.append(RowProblem(row.line, str(row.slide), str(err)))
         on_progress(n + 1, len(rows))
     free = disk_free(parent / "output"), psutil.virtual_memory().available
     return CohortPlan(tuple(slides), done, *free, tuple(samples.items()), tuple(faulty))

@@ -32,7 +32,7 @@ LONGEST_ID = 150
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class RowProblem:
     """Problem of a row."""
 
     line: int
@@ -42,7 +42,7 @@ class Problem:
     """Whether it concerns finished outputs, so that no slide may be started."""
 
 
-def read(request: CohortRequest) -> tuple[list[Row], list[Problem]]:
+def read(request: CohortRequest) -> tuple[list[Row], list[RowProblem]]:
     """All rows of the sheet, and the problems visible without opening a slide.
 
     Raises:
@@ -72,7 +72,7 @@ def read(request: CohortRequest) -> tuple[list[Row], list[Problem]]:
     return _with_ids(rows, [])
 
 
-def _with_ids(rows: list[Row], problems: list[Problem]) -> tuple[list[Row], list[Problem]]:
+def _with_ids(rows: list[Row], problems: list[RowProblem]) -> tuple[list[Row], list[RowProblem]]:
     """The rows, each with an id that can name files: a row whose own id cannot is faulty, and gets one by its line."""
     wrong = list(_double_ids(rows))
     lines = {problem.line for problem in wrong}
@@ -88,7 +88,7 @@ def _each_model(row: Row) -> list[Row]:
     return [replace(row, model=model, slide_id=f"{row.slide_id}~{Path(model).name}") for model in models]
 
 
-def table(problems: Sequence[Problem], sheet: str, consequence: str = "") -> str:
+def table(problems: Sequence[RowProblem], sheet: str, consequence: str = "") -> str:
     """All problems in one table with line numbers."""
     widths = [
         max(len(str(value)) for value in column) for column in zip(*((p.line, p.slide) for p in problems), strict=True)
@@ -99,7 +99,7 @@ def table(problems: Sequence[Problem], sheet: str, consequence: str = "") -> str
     return "\n".join([what, *lines, "correct these rows, or delete them from the sheet"])
 
 
-def _from_csv(sheet: Path, request: CohortRequest) -> tuple[list[Row], list[Problem]]:
+def _from_csv(sheet: Path, request: CohortRequest) -> tuple[list[Row], list[RowProblem]]:
     try:
         table = read_table(sheet, COLUMNS)
     except BadTable as err:
@@ -107,7 +107,7 @@ def _from_csv(sheet: Path, request: CohortRequest) -> tuple[list[Row], list[Prob
     _check_columns(sheet, table.columns)
     if not table.lines:
         raise ConfigError(f"{sheet} has no rows; add one line for each slide")
-    problems: list[Problem] = []
+    problems: list[RowProblem] = []
     rows = [_row(line, sheet, request, problems) for line in table.lines]
     return rows, problems
 
@@ -127,13 +127,13 @@ def _check_columns(sheet: Path, columns: tuple[str, ...]) -> None:
         )
 
 
-def _row(line: Line, sheet: Path, request: CohortRequest, problems: list[Problem]) -> Row:
+def _row(line: Line, sheet: Path, request: CohortRequest, problems: list[RowProblem]) -> Row:
     values = {name: line.values.get(name, "") for name in COLUMNS}
     if line.is_too_long:
-        problems.append(Problem(line.number, values["slide"], "has more values than the header has columns"))
+        problems.append(RowProblem(line.number, values["slide"], "has more values than the header has columns"))
     slide = sheet.parent / values["slide"] if values["slide"] else Path()
     if not values["slide"]:
-        problems.append(Problem(line.number, "", "the column 'slide' is empty"))
+        problems.append(RowProblem(line.number, "", "the column 'slide' is empty"))
     mask = values["mask"] or request.mask
     if values["mask"] and mask not in ("auto", "none"):
         mask = str((sheet.parent / mask).absolute())
@@ -142,7 +142,7 @@ def _row(line: Line, sheet: Path, request: CohortRequest, problems: list[Problem
         mpp = _mpp(values["mpp"])
         if mpp is None:
             rule = f"it must be a number between {MIN_MPP} and {MAX_MPP:g}, for example 0.25"
-            problems.append(Problem(line.number, values["slide"], f"mpp is {values['mpp']!r}: {rule}"))
+            problems.append(RowProblem(line.number, values["slide"], f"mpp is {values['mpp']!r}: {rule}"))
     model = values["model"] or request.model
     if values["model"]:
         parts = (part.strip() for part in model.split(BETWEEN))
@@ -151,7 +151,7 @@ def _row(line: Line, sheet: Path, request: CohortRequest, problems: list[Problem
     for name in NUMBERS:
         if values[name] and numbers[name] is None:
             message = f"{name} is {values[name]!r}: it must be a whole number from 0"
-            problems.append(Problem(line.number, values["slide"], message))
+            problems.append(RowProblem(line.number, values["slide"], message))
     extra = tuple((name, value) for name, value in line.values.items() if name not in COLUMNS)
     return Row(
         line.number,
@@ -174,16 +174,16 @@ def _mpp(text: str) -> float | None:
     return value if MIN_MPP <= value <= MAX_MPP else None
 
 
-def _double_ids(rows: list[Row]) -> Iterator[Problem]:
+def _double_ids(rows: list[Row]) -> Iterator[RowProblem]:
     """Problems of ids that are invalid in file names or duplicate; some file systems ignore case."""
     first: dict[str, Row] = {}
     for row in rows:
         name = str(row.slide)
         if not re.fullmatch(r"[\w\-+=@,()#~][\w\-+=@,()#~. ]*", row.slide_id) or len(row.slide_id) > LONGEST_ID:
             rule = f"at most {LONGEST_ID} letters, digits, - _ . + = @ , ( ) # ~ or spaces"
-            yield Problem(row.line, name, f"slide_id is {row.slide_id!r}: it names files and may contain {rule}")
+            yield RowProblem(row.line, name, f"slide_id is {row.slide_id!r}: it names files and may contain {rule}")
         earlier = first.setdefault(row.slide_id.casefold(), row)
         if earlier is not row:
-            yield Problem(
+            yield RowProblem(
                 row.line, name, f"slide_id {row.slide_id!r} is also used in line {earlier.line}; ids must differ"
             )

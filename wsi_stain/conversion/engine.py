@@ -51,7 +51,7 @@ from wsi_stain.output import ometiff
 from wsi_stain.output.canvas import Canvas
 from wsi_stain.tiling.grid import Block, painting_order
 from wsi_stain.tissue.mask import to_geojson
-from wsi_stain.trust.verdict import Verdict
+from wsi_stain.trust.verdict import InputVerdict
 
 __all__ = ["ConversionResult", "ConvertRequest", "Progress", "convert"]
 
@@ -129,7 +129,7 @@ class _Run:
         self._stages: dict[str, float] = {"stain": 0.0}
         self._done_blocks = self._done_tiles = self._generated = self._repeats = self._painted = 0
         self._device = job.device
-        self.verdict: Verdict | None = None
+        self.verdict: InputVerdict | None = None
 
     def begin(self, canvas: Canvas) -> None:
         """Start or resume; write the mask next to the output for users."""

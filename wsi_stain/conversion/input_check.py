@@ -10,14 +10,14 @@ from wsi_stain.measure.deconvolution import HE_BACKGROUND
 from wsi_stain.measure.stains import background_of
 from wsi_stain.trust.portrait import portrait
 from wsi_stain.trust.sample import tissue_tiles
-from wsi_stain.trust.verdict import Verdict, judge
+from wsi_stain.trust.verdict import InputVerdict, judge
 
 THUMBNAIL_PX = 1024
 
 log = logging.getLogger(__name__)
 
 
-def check_input(survey: Survey) -> Verdict | None:
+def check_input(survey: Survey) -> InputVerdict | None:
     """Judge the slide on a few tiles of its tissue; a verdict that is not `ok` is logged.
 
     Returns:
@@ -38,12 +38,12 @@ def check_input(survey: Survey) -> Verdict | None:
     return verdict
 
 
-def facts_of(verdict: Verdict | None) -> dict[str, str]:
+def facts_of(verdict: InputVerdict | None) -> dict[str, str]:
     """The verdict as texts for the metadata of an output; none if the slide was not looked at."""
     return {} if verdict is None else verdict.in_words()
 
 
-def examine(survey: Survey) -> Verdict:
+def examine(survey: Survey) -> InputVerdict:
     """The verdict on the slide of a survey."""
     view, trust = survey.view.open(), survey.bundle.trust
     with view.slide:

@@ -10,7 +10,7 @@ import numpy as np
 from wsi_stain.evaluate.figures import BINS, BLOCKS_UM, CLEAR_UM, FIELD, MOST_OD, Figures
 from wsi_stain.measure.deconvolution import POSITIVE_OD
 from wsi_stain.measure.metrics import (
-    Estimate,
+    IntervalEstimate,
     bootstrap,
     dice,
     divergence,
@@ -43,7 +43,7 @@ class Metric:
     """Sums over fields (…, k) → the figure (…)."""
 
 
-def summary(figures: Sequence[Figures], groups: Sequence[str]) -> dict[str, Estimate]:
+def summary(figures: Sequence[Figures], groups: Sequence[str]) -> dict[str, IntervalEstimate]:
     """Figures of one row's fields → every metric with its interval."""
     return {m.name: bootstrap(np.stack([m.sums(f) for f in figures]), m.finish, groups) for m in METRICS}
 

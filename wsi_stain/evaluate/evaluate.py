@@ -14,7 +14,7 @@ import numpy as np
 from wsi_stain.evaluate.columns import SCALES, summary
 from wsi_stain.evaluate.contenders import Contender
 from wsi_stain.evaluate.figures import FIELD, FieldPixels, Figures, MeasureSettings, Target
-from wsi_stain.measure.metrics import Agreement, Estimate, agreement
+from wsi_stain.measure.metrics import BlandAltman, IntervalEstimate, agreement
 
 LEAST_PATIENTS = 3
 """Patients from which on each of them is left out once."""
@@ -49,7 +49,7 @@ class EvaluationResult:
     fields: Sequence[Field]
     figures: Mapping[str, Sequence[Figures]]
     """Row name → figures of each field."""
-    rows: Mapping[str, Mapping[str, Estimate]]
+    rows: Mapping[str, Mapping[str, IntervalEstimate]]
     """Row name → metric name → estimate with a 95 % interval."""
 
     def shares(self, row: str, scale: str) -> tuple[np.ndarray, np.ndarray]:
@@ -58,7 +58,7 @@ class EvaluationResult:
         generated, real = ([getattr(f, side).shares[scale] for f in figures] for side in ("generated", "real"))
         return np.concatenate(generated), np.concatenate(real)
 
-    def parts(self) -> dict[str, Mapping[str, Mapping[str, Estimate]]]:
+    def parts(self) -> dict[str, Mapping[str, Mapping[str, IntervalEstimate]]]:
         """The rows of parts of the fields: each stratum, and all but one patient, where there are at least three.
 
         Leaving out a patient shows how much one of them decides the figure; the model itself is not trained again.
@@ -70,14 +70,14 @@ class EvaluationResult:
             parts |= {f"without patient {name}": [f.patient != name for f in self.fields] for name in patients}
         return {name: self._rows_of(chosen) for name, chosen in parts.items()}
 
-    def _rows_of(self, chosen: Sequence[bool]) -> Mapping[str, Mapping[str, Estimate]]:
+    def _rows_of(self, chosen: Sequence[bool]) -> Mapping[str, Mapping[str, IntervalEstimate]]:
         groups = [f.group for f, is_in in zip(self.fields, chosen, strict=True) if is_in]
         return {
             row: summary([f for f, is_in in zip(figures, chosen, strict=True) if is_in], groups)
             for row, figures in self.figures.items()
         }
 
-    def agreement(self, row: str, scale: str) -> Agreement:
+    def agreement(self, row: str, scale: str) -> BlandAltman:
         """Bland–Altman of the positive share in blocks of one scale."""
         return agreement(*self.shares(row, scale))
 
@@ -121,11 +121,11 @@ def evaluate(
     return EvaluationResult(contenders, fields, figures, rows)
 
 
-def _distances(generated: Sequence[np.ndarray], real: Sequence[np.ndarray]) -> dict[str, Estimate]:
+def _distances(generated: Sequence[np.ndarray], real: Sequence[np.ndarray]) -> dict[str, IntervalEstimate]:
     from wsi_stain.evaluate.fid import distances
 
     values = distances(np.stack(generated), np.stack(real)) if generated else (float("nan"), float("nan"))
-    return dict(zip(("FID", "KID"), map(Estimate, values), strict=True))
+    return dict(zip(("FID", "KID"), map(IntervalEstimate, values), strict=True))
 
 
 def error(figures: Figures) -> float:

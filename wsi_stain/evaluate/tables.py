@@ -10,13 +10,13 @@ from typing import Any
 from wsi_stain.evaluate.columns import SCALES
 from wsi_stain.evaluate.evaluate import EvaluationResult
 from wsi_stain.evaluate.figures import Amounts
-from wsi_stain.measure.metrics import Estimate
+from wsi_stain.measure.metrics import IntervalEstimate
 
 DIGITS = {"DAB+ error": 3, "DAB+ TNR": 3, "DAB histogram": 3, "SSIM": 3, "FID": 1, "KID": 4}
 """Decimals of a metric, by the beginning of its name; 2 for all others."""
 
 
-def table(rows: Mapping[str, Mapping[str, Estimate]]) -> str:
+def table(rows: Mapping[str, Mapping[str, IntervalEstimate]]) -> str:
     """The result as a Markdown table: value [low, high]; a dash where a figure is undefined."""
     metrics = list(next(iter(rows.values())))
     lines = ["| | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
@@ -26,7 +26,7 @@ def table(rows: Mapping[str, Mapping[str, Estimate]]) -> str:
     return "\n".join(lines)
 
 
-def texts(metric: str, estimate: Estimate) -> Iterator[str]:
+def texts(metric: str, estimate: IntervalEstimate) -> Iterator[str]:
     """The figure and its interval, if it has one, with the metric's decimals."""
     digits = next((n for start, n in DIGITS.items() if metric.startswith(start)), 2)
     yield "–" if math.isnan(estimate.value) else f"{estimate.value:.{digits}f}"

@@ -20,7 +20,7 @@ ROUNDS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class IntervalEstimate:
     """A figure with its 95 % interval; NaN bounds where there is none."""
 
     value: float
@@ -29,7 +29,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class BlandAltman:
     """Bland & Altman, "Statistical methods for assessing agreement between two methods", Lancet 1986."""
 
     bias: float
@@ -141,13 +141,13 @@ def _entropy(p: np.ndarray) -> np.ndarray:
     return -xlogy(p, p).sum(-1) / np.log(2)
 
 
-def agreement(generated: np.ndarray, real: np.ndarray) -> Agreement:
+def agreement(generated: np.ndarray, real: np.ndarray) -> BlandAltman:
     """Bias and limits of agreement of two samples; NaN limits below two values."""
     difference = generated - real
     if difference.size < 2:
-        return Agreement(*([float("nan")] * 3))
+        return BlandAltman(*([float("nan")] * 3))
     bias, half = float(difference.mean()), 1.96 * float(difference.std(ddof=1))
-    return Agreement(bias, bias - half, bias + half)
+    return BlandAltman(bias, bias - half, bias + half)
 
 
 def bootstrap(
@@ -158,7 +158,7 @@ def bootstrap(
     rounds: int = ROUNDS,
     seed: int = 0,
     level: float = 95,
-) -> Estimate:
+) -> IntervalEstimate:
     """A figure with its percentile interval, resampling whole groups of fields with replacement.
 
     Args:
@@ -177,11 +177,11 @@ def bootstrap(
     np.add.at(by_group, members, sums)
     value = float(finish(by_group.sum(0)))
     if len(labels) < 2 or np.isnan(value):
-        return Estimate(value)
+        return IntervalEstimate(value)
     chosen = np.random.default_rng(seed).integers(len(labels), size=(rounds, len(labels)))
     draws = finish(np.stack([by_group[some].sum(0) for some in chosen]))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="All-NaN slice", category=RuntimeWarning)  # an undefined figure
         tails = [50 - level / 2, 50 + level / 2]
         low, high = np.nanpercentile(draws, tails, method="inverted_cdf")  # no interpolation: PSNR may be infinite
-    return Estimate(value, float(low), float(high))
+    return IntervalEstimate(value, float(low), float(high))

@@ -34,7 +34,7 @@ WHITE = (255, 255, 255)
 
 
 @dataclass(frozen=True, slots=True)
-class Structure:
+class TileStructure:
     """The structure that two stains of a field share."""
 
     field: np.ndarray
@@ -65,7 +65,7 @@ class Match:
 NO_MATCH = Match(math.nan, math.nan, math.nan, math.nan)
 
 
-def structure(image: np.ndarray) -> Structure:
+def structure(image: np.ndarray) -> TileStructure:
     """The structure of a tile, uint8 (H, W, 3), in either stain."""
     h, w = image.shape[:2]
     px = max(1.0, min(h, w) / WORK_PX)
@@ -73,10 +73,10 @@ def structure(image: np.ndarray) -> Structure:
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     # The square root keeps a few dark nuclei or brown cells from outweighing the rest.
     density = np.sqrt(stain_densities(small, WHITE)[..., 0])
-    return Structure(_blurred(density, FINE * min(size)) - _blurred(density, COARSE * min(size)), px)
+    return TileStructure(_blurred(density, FINE * min(size)) - _blurred(density, COARSE * min(size)), px)
 
 
-def match(first: Structure, second: Structure) -> Match:
+def match(first: TileStructure, second: TileStructure) -> Match:
     """Find the displacement of the second structure against the first, up to `REACH`.
 
     Fields of different sizes are compared in their common centre.

@@ -29,7 +29,7 @@ class Resnet(nn.Module):
         for c in (w, 2 * w):
             layers += _conv(config, c, 2 * c, padding=1, stride=1 if blurs_down else 2)
             layers += [BlurDown(2 * c)] if blurs_down else []
-        layers += [Block(config, 4 * w) for _ in range(blocks)]
+        layers += [ResidualBlock(config, 4 * w) for _ in range(blocks)]
         for c in (4 * w, 2 * w):
             if blurs_up:
                 layers += [BlurUp(c), *_conv(config, c, c // 2, padding=1)]
@@ -44,7 +44,7 @@ class Resnet(nn.Module):
         return self.model(x)
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two reflect-padded 3×3 convolutions with norms around an identity.
 
     Args:

@@ -31,7 +31,7 @@ class SkipUNet(nn.Module):
         widths = [w, 2 * w, 4 * w, 8 * w, *[8 * w] * (scales - 4)]
         scale: nn.Module | None = None
         for outer, inner in reversed(list(pairwise(widths))):
-            scale = Scale(config, outer, inner, scale)
+            scale = UNetScale(config, outer, inner, scale)
         self.model = Outermost(config, w, scale)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class Outermost(nn.Module):
         return self.model(x)
 
 
-class Scale(nn.Module):
+class UNetScale(nn.Module):
     """Halves its input, applies the inner scales, doubles, and appends the result to its input.
 
     Args:

@@ -39,7 +39,7 @@ WORK = "tiles.part"
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
+class PairTile:
     """One pair that is kept."""
 
     row: int
@@ -56,7 +56,7 @@ class Tile:
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class CutJob:
     """What all rows of one case share."""
 
     request: PairsRequest
@@ -73,15 +73,15 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TileRow:
     """The account of one row of tiles."""
 
-    tiles: tuple[Tile, ...]
+    tiles: tuple[PairTile, ...]
     left_out: dict[str, int]
     """Reason → number of tiles."""
 
 
-def cut(job: Job, progress: Callable[[int, int], None]) -> tuple[list[Tile], Counter[str]]:
+def cut(job: CutJob, progress: Callable[[int, int], None]) -> tuple[list[PairTile], Counter[str]]:
     """Cut all rows that are missing; returns all tiles that were kept, in reading order, and why others were not."""
     for name in ("he", "ihc", WORK):
         (job.request.output / name).mkdir(parents=True, exist_ok=True)
@@ -103,19 +103,19 @@ def cut(job: Job, progress: Callable[[int, int], None]) -> tuple[list[Tile], Cou
     return [tile for account in accounts for tile in account.tiles], left_out
 
 
-def _path(job: Job, row: int) -> Path:
+def _path(job: CutJob, row: int) -> Path:
     return job.request.output / WORK / f"row_{row}.json"
 
 
-def _account(job: Job, row: int) -> Row | None:
+def _account(job: CutJob, row: int) -> TileRow | None:
     try:
         content = json.loads(_path(job, row).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return Row(tuple(Tile(**tile) for tile in content["tiles"]), content["left_out"])
+    return TileRow(tuple(PairTile(**tile) for tile in content["tiles"]), content["left_out"])
 
 
-def _row(job: Job, row: int) -> None:
+def _row(job: CutJob, row: int) -> None:
     cv2.setNumThreads(1)  # rows run in parallel
     tiles, left_out = [], Counter[str]()
     for column in range(job.grid.w):
@@ -123,7 +123,7 @@ def _row(job: Job, row: int) -> None:
             result = _tile(job, row, column)
         except UnreadableRegion:
             result = "cannot be decoded"
-        if isinstance(result, Tile):
+        if isinstance(result, PairTile):
             tiles.append(result)
         else:
             left_out[result] += 1
@@ -131,7 +131,7 @@ def _row(job: Job, row: int) -> None:
     atomic_write(_path(job, row), json.dumps(content))
 
 
-def _tile(job: Job, row: int, column: int) -> Tile | str:
+def _tile(job: CutJob, row: int, column: int) -> PairTile | str:
     """Cut one tile, or say why not."""
     request, side, mpp = job.request, job.request.tile, job.request.mpp
     box = Box.at(row * side, column * side, Size(side, side))
@@ -150,7 +150,7 @@ def _tile(job: Job, row: int, column: int) -> Tile | str:
     ihc, inside = job.warped.read(box)
     if (blank(ihc, mpp, job.backgrounds[1]) | ~inside)[is_tissue].mean() > MOST_BLANK:
         return "no IHC"
-    tile = Tile(
+    tile = PairTile(
         row, column, round(off_um, 3), round(confidence, 3),
         round(float((dab(ihc, job.backgrounds[1]) > POSITIVE_OD).mean()), 4), round(float(is_tissue.mean()), 4),
     )  # fmt: skip

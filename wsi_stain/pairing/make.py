@@ -29,7 +29,7 @@ from wsi_stain.files.lock import locked
 from wsi_stain.files.paths import without_home
 from wsi_stain.pairing import report
 from wsi_stain.pairing.case import JSON, TRANSFORM
-from wsi_stain.pairing.cut import WORK, Job, Tile, cut
+from wsi_stain.pairing.cut import WORK, CutJob, PairTile, cut
 from wsi_stain.pairing.exports import landmarks, qupath_affine
 from wsi_stain.pairing.request import PairsRequest
 from wsi_stain.pairing.resample import Warped
@@ -52,7 +52,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class PairsResult:
     """The finished case."""
 
     folder: Path
@@ -73,7 +73,7 @@ class Result:
         return f"no tile is left: {reasons or 'the slide is smaller than a tile'}; see {self.folder / HTML}"
 
 
-def make(request: PairsRequest, progress: Progress = lambda stage, done, total: None) -> Result:
+def make(request: PairsRequest, progress: Progress = lambda stage, done, total: None) -> PairsResult:
     """Make the pairs of one case, or finish a case that was begun.
 
     Raises:
@@ -94,7 +94,7 @@ def make(request: PairsRequest, progress: Progress = lambda stage, done, total: 
         check_origin(he, ihc, facts["he"]["sha256"] == facts["ihc"]["sha256"])
         existing = _existing(request, facts)
         if existing is not None:
-            return Result(request.output, existing)
+            return PairsResult(request.output, existing)
         check_order(request, he, ihc)
         return _make(request, he, ihc, facts, progress)
 
@@ -114,7 +114,7 @@ def _refuse_foreign(folder: Path) -> None:
         raise OutputError(f"{folder} already contains {foreign[0]}, of another origin; choose another folder")
 
 
-def _make(request: PairsRequest, he: Slide, ihc: Slide, facts: dict[str, Any], progress: Progress) -> Result:
+def _make(request: PairsRequest, he: Slide, ihc: Slide, facts: dict[str, Any], progress: Progress) -> PairsResult:
     start = time.perf_counter()
     um = working_um(he, ihc)
     progress("reading the slides", 0, 0)
@@ -123,11 +123,11 @@ def _make(request: PairsRequest, he: Slide, ihc: Slide, facts: dict[str, Any], p
         if not shown.tissue.any():
             raise SlideError(f"{slide.path.name} shows no tissue; pass another slide")
     outcome, transform = _registered(request, *pictures, facts, progress)
-    tiles, left_out, off = list[Tile](), Counter[str](), None
+    tiles, left_out, off = list[PairTile](), Counter[str](), None
     if outcome["verdict"] != "refuse":
         progress("measuring what is left", 0, 0)
         off = residuals(*pictures, transform)
-        job = Job(
+        job = CutJob(
             request,
             he.at(request.mpp),
             Warped(ihc.at(request.mpp), transform, request.mpp, drifts=True),
@@ -164,7 +164,7 @@ def _make(request: PairsRequest, he: Slide, ihc: Slide, facts: dict[str, Any], p
     atomic_write(request.output / HTML, page)
     shutil.rmtree(request.output / WORK, ignore_errors=True)
     record.write(request.output / JSON, content)
-    return Result(request.output, content)
+    return PairsResult(request.output, content)
 
 
 def _registered(
@@ -271,7 +271,7 @@ def _figures(off: Residuals | None) -> dict[str, float]:
     }
 
 
-def _clean(request: PairsRequest, kept: Sequence[Tile]) -> None:
+def _clean(request: PairsRequest, kept: Sequence[PairTile]) -> None:
     """Remove the tiles of buffers, and of a run with other settings, and what killed runs left half written."""
     names = {tile.name for tile in kept}
     for folder in (request.output, request.output / "he", request.output / "ihc"):

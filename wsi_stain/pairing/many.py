@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CaseOutcome:
     """How one case ended."""
 
     case: str
@@ -44,7 +44,7 @@ def make_all(
     folder: Path,
     progress: Callable[[str], Progress],
     cluster: ClusterConfig | None = None,
-) -> list[Outcome]:
+) -> list[CaseOutcome]:
     """Make the pairs of all cases, then `pairs.csv` of all of them in `folder`.
 
     Args:
@@ -92,27 +92,29 @@ def _silent(stage: str, done: int, total: int) -> None:
     """The progress of a case on another machine is not shown."""
 
 
-def _outcome(case: PairsRequest, progress: Progress = _silent) -> Outcome:
+def _outcome(case: PairsRequest, progress: Progress = _silent) -> CaseOutcome:
     try:
         result = make(case, progress)
     except (WsiStainError, OSError) as err:
-        return Outcome(case.case, "failed", 0, str(err))
+        return CaseOutcome(case.case, "failed", 0, str(err))
     except Exception as err:  # a fault of ours, or of a library: it is recorded, and the other cases continue
         log.exception("case %s", case.case)
-        return Outcome(case.case, "failed", 0, f"an unexpected error, {type(err).__name__}: {err}; please report it")
+        return CaseOutcome(
+            case.case, "failed", 0, f"an unexpected error, {type(err).__name__}: {err}; please report it"
+        )
     if result.emptiness:
-        return Outcome(case.case, "failed", 0, result.emptiness)
+        return CaseOutcome(case.case, "failed", 0, result.emptiness)
     reasons = "; ".join(result.content["registration"]["reasons"])
-    return Outcome(case.case, result.verdict, result.content["tiles"], reasons)
+    return CaseOutcome(case.case, result.verdict, result.content["tiles"], reasons)
 
 
 def _on_workers(
     cluster: ClusterConfig, cases: Sequence[PairsRequest], progress: Callable[[str], Progress]
-) -> list[Outcome]:
+) -> list[CaseOutcome]:
     """One Dask task per case: only requests and outcomes travel, so workers must see the same files."""
     from distributed import as_completed
 
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, CaseOutcome] = {}
     with open_cluster(cluster, lambda: len(cases) - len(outcomes)) as client:
         futures = {client.submit(_outcome, _absolute(case), pure=False): case for case in cases}
         for future in as_completed(list(futures), loop=client.loop):
@@ -129,7 +131,7 @@ def _absolute(case: PairsRequest) -> PairsRequest:
     return replace(case, **paths, strata=strata, workers=case.workers or 0)
 
 
-def _settled(future: Any, case: PairsRequest, cluster: ClusterConfig) -> Outcome:
+def _settled(future: Any, case: PairsRequest, cluster: ClusterConfig) -> CaseOutcome:
     """The outcome of a task; if its workers died, the case has failed.
 
     Raises:
@@ -145,7 +147,7 @@ def _settled(future: Any, case: PairsRequest, cluster: ClusterConfig) -> Outcome
             f"{err.allowed_failures + 1} workers died while they had this case, the last one at "
             f"{err.last_worker.address}: their memory may be too small, see their logs"
         )
-        return Outcome(case.case, "failed", 0, reason)
+        return CaseOutcome(case.case, "failed", 0, reason)
     except FutureCancelledError as err:
         raise WorkersLost(
             f"the scheduler no longer has the tasks ({err.reason}); re-run the same command to resume"

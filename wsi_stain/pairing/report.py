@@ -17,7 +17,7 @@ from wsi_stain.config.ranges import MAX_MPP
 from wsi_stain.files.notice import RESEARCH_USE
 from wsi_stain.files.page import embedded, jpeg, template
 from wsi_stain.geometry import Box
-from wsi_stain.pairing.cut import Tile
+from wsi_stain.pairing.cut import PairTile
 from wsi_stain.registration.residuals import HOLDS_PX, Residuals
 from wsi_stain.registration.structure import places
 from wsi_stain.registration.transform import Transform
@@ -37,7 +37,7 @@ def html(
     ihc: Slide,
     transform: Transform,
     off: Residuals | None,
-    tiles: Sequence[tuple[str, Tile]],
+    tiles: Sequence[tuple[str, PairTile]],
     folder: Path,
 ) -> str:
     """The whole page, without links to other files."""
@@ -136,7 +136,7 @@ def _over(he: Slide) -> Figure:
     return figure
 
 
-def _samples(tiles: Sequence[tuple[str, Tile]], folder: Path) -> list[dict[str, Any]]:
+def _samples(tiles: Sequence[tuple[str, PairTile]], folder: Path) -> list[dict[str, Any]]:
     """Pairs from the best, the middle and the worst of the order by confidence and misalignment."""
     order = sorted(tiles, key=lambda item: (-item[1].confidence, item[1].misalignment_um))
     middle = max(0, (len(order) - SAMPLES) // 2)

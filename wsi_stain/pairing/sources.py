@@ -12,7 +12,7 @@ from wsi_stain.slide.slide import MAX_GROWTH, Slide
 from wsi_stain.tissue.detect import find_tissue
 from wsi_stain.trust.portrait import portrait
 from wsi_stain.trust.sample import tissue_tiles
-from wsi_stain.trust.verdict import Verdict, judge
+from wsi_stain.trust.verdict import InputVerdict, judge
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def check_order(request: PairsRequest, he: Slide, ihc: Slide) -> None:
     log.warning("%s; look at the pairs before you train on them", reason)
 
 
-def _looks(slide: Slide, mpp: float) -> Verdict:
+def _looks(slide: Slide, mpp: float) -> InputVerdict:
     """Whether a slide is H&E, from a few tiles."""
     background = background_in(slide.thumbnail(1024))
     tiles = [tile for _, tile in tissue_tiles(slide.at(mpp), find_tissue(slide), background)]

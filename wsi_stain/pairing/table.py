@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
-from wsi_stain.pairing.cut import Tile
+from wsi_stain.pairing.cut import PairTile
 from wsi_stain.pairing.request import PairsRequest
 from wsi_stain.pairing.strata import strata_of, stratum
 from wsi_stain.slide.slide import Slide
@@ -18,7 +18,7 @@ COLUMNS = (
 )
 
 
-def table(request: PairsRequest, tiles: Sequence[Tile], splits: Mapping[int, str], he: Slide) -> str:
+def table(request: PairsRequest, tiles: Sequence[PairTile], splits: Mapping[int, str], he: Slide) -> str:
     """The CSV that training reads; x, y and side are level-0 px of the H&E."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")

@@ -21,8 +21,8 @@ import numpy as np
 
 from wsi_stain.cluster.threads import thread_count
 from wsi_stain.errors import TrainingError
-from wsi_stain.measure.registration import NO_MATCH, Match, Structure, match, structure
-from wsi_stain.pairs.leaks import Tile, adjacent_splits, same_images, shared_slides
+from wsi_stain.measure.registration import NO_MATCH, Match, TileStructure, match, structure
+from wsi_stain.pairs.leaks import PlacedTile, adjacent_splits, same_images, shared_slides
 from wsi_stain.pairs.pair import Pair, read_pair
 
 CHANCE = 0.05
@@ -40,7 +40,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class PairFigures:
     """Results for one pair."""
 
     pair: Pair
@@ -48,7 +48,7 @@ class Figures:
     """Why it cannot be read; the fields below are then empty."""
     height: int = 0
     width: int = 0
-    tile: Tile | None = None
+    tile: PlacedTile | None = None
     """Properties of the H&E for leak detection."""
     match: Match = NO_MATCH
     chance: float = math.nan
@@ -79,7 +79,7 @@ class Figures:
 class Check:
     """Results for a set of pairs."""
 
-    figures: tuple[Figures, ...]
+    figures: tuple[PairFigures, ...]
     shuffled: np.ndarray
     """float64 (N,), sorted: agreement of the shuffled pairs."""
     flagged: tuple[str, ...]
@@ -113,7 +113,7 @@ def check(
         progress: called with the number of pairs done and the total.
     """
     order = np.random.default_rng(seed).permutation(len(pairs))
-    figures: dict[int, Figures] = {}
+    figures: dict[int, PairFigures] = {}
     shuffled: list[float] = []
     with ThreadPoolExecutor(thread_count()) as pool:
         for chunk in np.array_split(order, max(1, math.ceil(len(pairs) / CHUNK))):
@@ -128,7 +128,7 @@ def check(
     return Check(judged, null, (*_problems(judged, crop), *suspects, *_disagreements(judged)))
 
 
-def agreeing(figures: Iterable[Figures]) -> float:
+def agreeing(figures: Iterable[PairFigures]) -> float:
     """Share of the judged pairs that agree; NaN where none is judged."""
     agree = [f.agrees for f in figures if f.is_judged]
     return float(np.mean(agree)) if agree else math.nan
@@ -143,15 +143,15 @@ def separation(check: Check) -> float:
     return float((below + upto).mean() / 2 / len(check.shuffled))
 
 
-def _read(pair: Pair) -> tuple[Figures, tuple[np.ndarray, np.ndarray] | None]:
+def _read(pair: Pair) -> tuple[PairFigures, tuple[np.ndarray, np.ndarray] | None]:
     try:
         he, ihc = read_pair(pair)
     except TrainingError as err:
-        return Figures(pair, problem=str(err)), None
-    return Figures(pair, height=he.shape[0], width=he.shape[1], tile=Tile.of(pair, he)), (he, ihc)
+        return PairFigures(pair, problem=str(err)), None
+    return PairFigures(pair, height=he.shape[0], width=he.shape[1], tile=PlacedTile.of(pair, he)), (he, ihc)
 
 
-def _matched(pair: Pair) -> tuple[Figures, tuple[Structure, Structure] | None]:
+def _matched(pair: Pair) -> tuple[PairFigures, tuple[TileStructure, TileStructure] | None]:
     figures, images = _read(pair)
     if images is None:
         return figures, None
@@ -159,7 +159,9 @@ def _matched(pair: Pair) -> tuple[Figures, tuple[Structure, Structure] | None]:
     return replace(figures, match=match(he, ihc)), (he, ihc)
 
 
-def _partners(structures: Sequence[tuple[Structure, Structure]], each: int) -> Iterator[tuple[Structure, Structure]]:
+def _partners(
+    structures: Sequence[tuple[TileStructure, TileStructure]], each: int
+) -> Iterator[tuple[TileStructure, TileStructure]]:
     """Every H&E with the partners of the next `each` pairs, at least one; the pairs come in random order."""
     for step in range(1, min(max(each, 1), len(structures) - 1) + 1):
         for i, (he, _) in enumerate(structures):
@@ -172,7 +174,7 @@ def _chance(agreement: float, null: np.ndarray) -> float:
     return float(1 + len(null) - np.searchsorted(null, agreement)) / (1 + len(null))
 
 
-def _disagreements(figures: Sequence[Figures]) -> list[str]:
+def _disagreements(figures: Sequence[PairFigures]) -> list[str]:
     """A sentence if the set disagrees, or else one for each split that does."""
     if sentence := _disagreement(figures, ""):
         return [sentence]
@@ -180,7 +182,7 @@ def _disagreements(figures: Sequence[Figures]) -> list[str]:
     return [text for split, part in parts.items() if (text := _disagreement(part, f" of the split {split!r}"))]
 
 
-def _disagreement(figures: Sequence[Figures], where: str) -> str:
+def _disagreement(figures: Sequence[PairFigures], where: str) -> str:
     judged = sum(f.is_judged for f in figures)
     if judged < LEAST_PAIRS or agreeing(figures) >= LEAST_SHARE:
         return ""
@@ -191,7 +193,7 @@ def _disagreement(figures: Sequence[Figures], where: str) -> str:
     )
 
 
-def _problems(figures: Sequence[Figures], crop: int) -> list[str]:
+def _problems(figures: Sequence[PairFigures], crop: int) -> list[str]:
     small = [
         f"{f.pair.he} is {f.width} × {f.height} px: smaller than the crop of {crop} px; choose a smaller crop"
         for f in figures

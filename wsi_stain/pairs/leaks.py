@@ -39,7 +39,7 @@ ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
+class PlacedTile:
     """Properties of an H&E tile for leak detection."""
 
     pair: Pair
@@ -51,7 +51,7 @@ class Tile:
     """float32 (4, `EDGE_PX`), of `edges`."""
 
     @classmethod
-    def of(cls, pair: Pair, he: np.ndarray) -> Tile:
+    def of(cls, pair: Pair, he: np.ndarray) -> PlacedTile:
         """The tile of a pair whose H&E is uint8 (H, W, 3)."""
         return cls(pair, max(he.shape), hashlib.blake2b(he.tobytes(), digest_size=16).digest(), edges(he))
 
@@ -66,7 +66,7 @@ def edges(image: np.ndarray) -> np.ndarray:
     return np.stack([_detail(line.mean(axis=1, dtype=np.float32)) for line in lines])
 
 
-def same_images(tiles: Sequence[Tile]) -> list[str]:
+def same_images(tiles: Sequence[PlacedTile]) -> list[str]:
     """One sentence for each H&E that occurs in two splits, whatever its name."""
     first_with: dict[bytes, Pair] = {}
     twins = [(first_with.setdefault(t.digest, t.pair), t.pair) for t in tiles]
@@ -77,19 +77,19 @@ def same_images(tiles: Sequence[Tile]) -> list[str]:
     ]
 
 
-def shared_slides(tiles: Sequence[Tile]) -> list[str]:
+def shared_slides(tiles: Sequence[PlacedTile]) -> list[str]:
     """One sentence for each known slide that is in two splits without a gap between their tiles.
 
     A slide in two splits is not a leak if all its tiles have coordinates and no tile touches one of another split.
     """
-    slides: dict[str, list[Tile]] = {}
+    slides: dict[str, list[PlacedTile]] = {}
     for tile in tiles:
         if tile.pair.slide_id:
             slides.setdefault(tile.pair.slide_id, []).append(tile)
     return [sentence for slide, its in sorted(slides.items()) for sentence in _shared(slide, its)]
 
 
-def adjacent_splits(tiles: Sequence[Tile]) -> list[str]:
+def adjacent_splits(tiles: Sequence[PlacedTile]) -> list[str]:
     """One sentence for each two splits with adjacent tiles, detected from the images alone.
 
     Slides that `shared_slides` covers are skipped.
@@ -110,7 +110,7 @@ def _detail(line: np.ndarray) -> np.ndarray:
     return detail
 
 
-def _shared(slide: str, tiles: Sequence[Tile]) -> Iterator[str]:
+def _shared(slide: str, tiles: Sequence[PlacedTile]) -> Iterator[str]:
     splits = sorted({t.pair.split for t in tiles})
     if len(splits) > 1 and not all(_is_placed(t) for t in tiles):
         yield (
@@ -130,15 +130,15 @@ def _shared(slide: str, tiles: Sequence[Tile]) -> Iterator[str]:
             )
 
 
-def _is_placed(tile: Tile) -> bool:
+def _is_placed(tile: PlacedTile) -> bool:
     return tile.pair.x is not None and tile.pair.y is not None
 
 
-def _parted(tiles: Sequence[Tile], one: str, other: str) -> tuple[list[Tile], list[Tile]]:
+def _parted(tiles: Sequence[PlacedTile], one: str, other: str) -> tuple[list[PlacedTile], list[PlacedTile]]:
     return [t for t in tiles if t.pair.split == one], [t for t in tiles if t.pair.split == other]
 
 
-def _extent(tiles: Sequence[Tile]) -> int:
+def _extent(tiles: Sequence[PlacedTile]) -> int:
     """Side of a slide's tiles in level-0 px: the value in the table, or else the larger of image and grid.
 
     Without a value in the table the scale is unknown. Tiles that were scaled down are further apart than their pixels.
@@ -153,7 +153,7 @@ def _extent(tiles: Sequence[Tile]) -> int:
     return max(int(pitch) if n >= max(4, len(tiles) / 2) else 0, *(t.extent for t in tiles))
 
 
-def _touching(first: Sequence[Tile], second: Sequence[Tile], extent: int) -> list[tuple[Pair, Pair]]:
+def _touching(first: Sequence[PlacedTile], second: Sequence[PlacedTile], extent: int) -> list[tuple[Pair, Pair]]:
     """The tiles of the first split that touch or overlap one of the second, each with its nearest."""
     tree = KDTree([(t.pair.x, t.pair.y) for t in second])
     distance, nearest = tree.query([(t.pair.x, t.pair.y) for t in first], p=np.inf)
@@ -161,7 +161,7 @@ def _touching(first: Sequence[Tile], second: Sequence[Tile], extent: int) -> lis
     return [(t.pair, second[int(j)].pair) for t, d, j in near if d <= extent]
 
 
-def _adjacent(tiles: Sequence[Tile], one: str, other: str) -> Iterator[str]:
+def _adjacent(tiles: Sequence[PlacedTile], one: str, other: str) -> Iterator[str]:
     first, second = _parted(tiles, one, other)
     pairs = [(first[i].pair, second[j].pair) for i, j in _continued(first, second)]
     adjacent = [(a, b) for a, b in pairs if not a.slide_id or a.slide_id != b.slide_id]
@@ -174,7 +174,7 @@ def _adjacent(tiles: Sequence[Tile], one: str, other: str) -> Iterator[str]:
         )
 
 
-def _continued(first: Sequence[Tile], second: Sequence[Tile]) -> list[tuple[int, int]]:
+def _continued(first: Sequence[PlacedTile], second: Sequence[PlacedTile]) -> list[tuple[int, int]]:
     """Indices of tiles that continue each other."""
     theirs = np.stack([t.edges for t in second])
     candidates: list[tuple[int, int, float]] = []

@@ -15,7 +15,7 @@ import numpy as np
 from wsi_stain.errors import OutputError
 from wsi_stain.files.atomic import new_folder
 from wsi_stain.measure.registration import REACH
-from wsi_stain.pairs.check import CHANCE, LEAST_PAIRS, LEAST_SHARE, Check, Figures, agreeing, separation
+from wsi_stain.pairs.check import CHANCE, LEAST_PAIRS, LEAST_SHARE, Check, PairFigures, agreeing, separation
 
 PICTURE, SUMMARY, TABLE = "misalignment.png", "pairs_check.json", "pairs_check.csv"
 MOST_NAMES = 10
@@ -82,7 +82,7 @@ def as_json(check: Check) -> str:
     return json.dumps(summary(check), indent=1, ensure_ascii=False)
 
 
-def _part(figures: Sequence[Figures]) -> dict[str, Any]:
+def _part(figures: Sequence[PairFigures]) -> dict[str, Any]:
     shifts = [f.misalignment_px for f in figures if not math.isnan(f.misalignment_px)]
     sizes = Counter(f"{f.width}×{f.height}" for f in figures if not f.problem)
     return {
@@ -106,12 +106,12 @@ def _quantile(values: Sequence[float], share: float) -> float | None:
     return round(float(np.quantile(values, share)), 2) if values else None
 
 
-def _drift(figures: Sequence[Figures]) -> list[float] | None:
+def _drift(figures: Sequence[PairFigures]) -> list[float] | None:
     shifts = [(f.match.dy, f.match.dx) for f in figures if not math.isnan(f.misalignment_px)]
     return [round(float(v), 2) for v in np.median(shifts, axis=0)] if len(shifts) >= LEAST_PAIRS else None
 
 
-def _disagreeing(figures: Sequence[Figures]) -> list[Figures]:
+def _disagreeing(figures: Sequence[PairFigures]) -> list[PairFigures]:
     return sorted((f for f in figures if f.disagrees), key=lambda f: f.match.agreement)
 
 
@@ -151,7 +151,7 @@ def _stains(total: Part, shuffled: int, auc: float | None) -> str:
     )
 
 
-def _line(f: Figures) -> dict[str, Any]:
+def _line(f: PairFigures) -> dict[str, Any]:
     verdict = "unreadable" if f.problem else "not judged" if not f.is_judged else "unclear"
     return {
         "he": f.pair.he,

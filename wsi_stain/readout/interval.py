@@ -8,7 +8,7 @@ import numpy as np
 
 from wsi_stain.config.trust import ErrorScale, HeldOut
 from wsi_stain.errors import counted
-from wsi_stain.readout.survey import Survey
+from wsi_stain.readout.survey import ReadoutSurvey
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Interval:
         return bounds_of(share, scale)
 
 
-def interval_of(survey: Survey) -> Interval:
+def interval_of(survey: ReadoutSurvey) -> Interval:
     """The interval that the model of a virtual stain allows; a physical stain is a measurement and has none."""
     if not survey.origin and survey.bundle is None:
         return Interval(None, "No interval: this is not a virtual stain of wsi-stain.")

@@ -22,7 +22,7 @@ from wsi_stain.readout import maps, page, tables
 from wsi_stain.readout.blocks import SCALES_UM
 from wsi_stain.readout.interval import Interval, interval_of
 from wsi_stain.readout.request import MeasureRequest
-from wsi_stain.readout.survey import Survey
+from wsi_stain.readout.survey import ReadoutSurvey
 from wsi_stain.readout.work import ROW, Sums, TaskReport, measure_task
 
 JSON, HTML, GEOJSON, MAP, REGIONS = "measure.json", "report.html", "heatmap.geojson", "map.ome.tiff", "regions"
@@ -31,7 +31,7 @@ MAP_UM, HEAT_UM = 64, 128
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class ReadoutResult:
     """Result of a read-out."""
 
     folder: Path
@@ -62,7 +62,7 @@ class _Total:
         return rows[np.lexsort((rows["x0"], rows["y0"]))]
 
 
-def measure(request: MeasureRequest, progress: Callable[[int, int], None] = lambda done, total: None) -> Result:
+def measure(request: MeasureRequest, progress: Callable[[int, int], None] = lambda done, total: None) -> ReadoutResult:
     """Measure the DAB and the hematoxylin of a slide of any size, real or virtual.
 
     Memory bound: a few blocks of pixels per thread, and about 1 kB per block of 256 µm with tissue.
@@ -79,7 +79,7 @@ def measure(request: MeasureRequest, progress: Callable[[int, int], None] = lamb
     folder = request.output or Path(f"{request.slide.name}.measure")
     if (folder / JSON).exists():
         raise OutputError(f"{folder} already has a read-out ({JSON}); choose another folder with -o, or remove it")
-    survey = Survey.of(request)
+    survey = ReadoutSurvey.of(request)
     try:
         total = _run(survey, progress)
     finally:
@@ -89,10 +89,10 @@ def measure(request: MeasureRequest, progress: Callable[[int, int], None] = lamb
     content["seconds"] = round(time.perf_counter() - start, 2)
     content["peak_memory_bytes"] = record.peak_memory_bytes()
     record.write(folder / JSON, content)  # last: the mark of a complete read-out
-    return Result(folder, content)
+    return ReadoutResult(folder, content)
 
 
-def _run(survey: Survey, progress: Callable[[int, int], None]) -> _Total:
+def _run(survey: ReadoutSurvey, progress: Callable[[int, int], None]) -> _Total:
     job = survey.job
     total, tasks, done = _Total(len(job.regions)), list(job.grid.tasks()), 0
 
@@ -110,7 +110,7 @@ def _run(survey: Survey, progress: Callable[[int, int], None]) -> _Total:
 class _Task:
     """`measure_task` with its job bound: named for Dask's keys."""
 
-    def __init__(self, survey: Survey) -> None:
+    def __init__(self, survey: ReadoutSurvey) -> None:
         self._job = survey.job
         self.__name__ = measure_task.__name__
 
@@ -118,7 +118,7 @@ class _Task:
         return measure_task(self._job, box)
 
 
-def _write(folder: Path, survey: Survey, total: _Total, interval: Interval) -> dict[str, Any]:
+def _write(folder: Path, survey: ReadoutSurvey, total: _Total, interval: Interval) -> dict[str, Any]:
     job = survey.job
     assert job.view.mpp, "a read-out has a pixel size"
     scale, mpp = float(job.view.scale), job.view.mpp
@@ -151,7 +151,7 @@ def _bounds(sums: Sums, interval: Interval, blocks: tables.Columns) -> dict[str,
 
 
 def _content(
-    survey: Survey, total: _Total, areas: Mapping[str, Mapping[str, float]], interval: Interval
+    survey: ReadoutSurvey, total: _Total, areas: Mapping[str, Mapping[str, float]], interval: Interval
 ) -> dict[str, Any]:
     """Content of `measure.json`: the figures, and every setting that they depend on."""
     stains, view = survey.job.stains, survey.job.view

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from wsi_stain.errors import MaskError
-from wsi_stain.readout.work import Region
+from wsi_stain.readout.work import RegionOfInterest
 from wsi_stain.tissue.outline import Polygons
 
 
-def read_regions(path: Path) -> tuple[Region, ...]:
+def read_regions(path: Path) -> tuple[RegionOfInterest, ...]:
     """The areas of a QuPath export, in the order of the file.
 
     An area without a name is named after its class, or `area`; equal names get numbers.
@@ -29,14 +29,14 @@ def read_regions(path: Path) -> tuple[Region, ...]:
         raise MaskError(f"cannot read the regions {path}: {err.strerror}; check the path") from err
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as err:
         raise MaskError(f"the regions {path} are not GeoJSON ({err}); export them from QuPath as GeoJSON") from err
-    regions: dict[str, Region] = {}
+    regions: dict[str, RegionOfInterest] = {}
     for name, polygons in areas:
         if polygons:
             unique, number = name, 1
             while unique in regions:
                 number += 1
                 unique = f"{name} ({number})"
-            regions[unique] = Region(unique, Polygons.of(polygons))
+            regions[unique] = RegionOfInterest(unique, Polygons.of(polygons))
     if not regions:
         raise MaskError(f"{path} has no area; draw one in QuPath and export it again")
     return tuple(regions.values())

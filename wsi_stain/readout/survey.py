@@ -20,7 +20,7 @@ from wsi_stain.output.virtual import virtual_stain
 from wsi_stain.readout.blocks import BlockGrid
 from wsi_stain.readout.regions import read_regions
 from wsi_stain.readout.request import MeasureRequest
-from wsi_stain.readout.work import Job
+from wsi_stain.readout.work import MeasureJob
 from wsi_stain.slide.slide import Slide, View
 from wsi_stain.tissue.detect import find_tissue
 from wsi_stain.tissue.mask import TissueMask, from_geojson
@@ -35,11 +35,11 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Survey:
+class ReadoutSurvey:
     """What a read-out starts from; its slide stays open until `close`."""
 
     request: MeasureRequest
-    job: Job
+    job: MeasureJob
     thumbnail: np.ndarray
     """uint8 (h, w, 3)."""
     origin: Mapping[str, str]
@@ -52,7 +52,7 @@ class Survey:
     """How background, vectors and tissue were chosen, for `measure.json`."""
 
     @classmethod
-    def of(cls, request: MeasureRequest) -> Survey:
+    def of(cls, request: MeasureRequest) -> ReadoutSurvey:
         """Open the slide and choose everything that the request leaves open.
 
         Raises:
@@ -66,7 +66,7 @@ class Survey:
             raise
 
     @classmethod
-    def _of(cls, request: MeasureRequest, slide: Slide) -> Survey:
+    def _of(cls, request: MeasureRequest, slide: Slide) -> ReadoutSurvey:
         view = slide.at(slide.mpp if request.at is None else request.at)
         assert view.mpp, "a view of a given scale has a pixel size"
         grid = BlockGrid(view.size, view.mpp)
@@ -79,7 +79,7 @@ class Survey:
         regions = () if request.roi is None else read_regions(request.roi)
         if regions and slide.stretch != (1, 1):
             raise MaskError(f"the pixels of {slide.path.name} are not square, so regions drawn on them do not fit")
-        job = Job(view, grid, stains, request.thresholds, mask, tissue_from.startswith("detected"), regions)
+        job = MeasureJob(view, grid, stains, request.thresholds, mask, tissue_from.startswith("detected"), regions)
         facts = {"tissue": tissue_from, "background": background_from, "vectors": vectors_from}
         is_virtual = bool(origin) or virtual_stain(request.slide) is not None
         return cls(request, job, thumbnail, origin, is_virtual, bundle, facts)

@@ -29,7 +29,7 @@ ROW = np.dtype(
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class RegionOfInterest:
     """An area that is measured."""
 
     name: str
@@ -38,7 +38,7 @@ class Region:
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class MeasureJob:
     """Everything that the tasks of one read-out share."""
 
     view: View
@@ -49,7 +49,7 @@ class Job:
     """None measures every pixel."""
     is_detected: bool
     """Whether the mask was detected: then its empty cells are left out."""
-    regions: tuple[Region, ...] = ()
+    regions: tuple[RegionOfInterest, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ class TaskReport:
     """In view px."""
 
 
-def measure_task(job: Job, box: Box) -> TaskReport:
+def measure_task(job: MeasureJob, box: Box) -> TaskReport:
     """Measure one box of the view; the function of a task."""
     cv2.setNumThreads(1)  # tasks run in parallel: a pool of threads in every call would only make them wait
     in_mask = _in_mask(job, box)
@@ -170,7 +170,7 @@ def _blocks(
     )
 
 
-def _rows(job: Job, box: Box, blocks: _Blocks) -> Iterator[tuple[int, np.ndarray]]:
+def _rows(job: MeasureJob, box: Box, blocks: _Blocks) -> Iterator[tuple[int, np.ndarray]]:
     """The blocks of every scale: sums of the smallest, added up for the larger ones."""
     for side in SCALES_UM:
         if side != SCALES_UM[0]:
@@ -195,7 +195,7 @@ def _merged(values: np.ndarray, each: int) -> np.ndarray:
     return padded.reshape(-(-h // each), each, -(-w // each), each, -1).sum((1, 3), dtype=values.dtype)
 
 
-def _in_mask(job: Job, box: Box) -> np.ndarray:
+def _in_mask(job: MeasureJob, box: Box) -> np.ndarray:
     """bool (h, w): the pixels of a box inside the outline of the mask, or, without one, in its cells with tissue."""
     if job.mask is None:
         return np.ones(box.size, bool)
@@ -208,7 +208,7 @@ def _in_mask(job: Job, box: Box) -> np.ndarray:
     return job.mask.array[np.minimum(y, h - 1)][:, np.minimum(x, w - 1)]
 
 
-def _not_empty(job: Job, box: Box, pixels: np.ndarray) -> np.ndarray:
+def _not_empty(job: MeasureJob, box: Box, pixels: np.ndarray) -> np.ndarray:
     """bool (h, w): the pixels in cells whose mean optical density shows tissue."""
     edges = job.grid.within(box, CELL_UM)
     density = job.stains.mean_density(pixels)
@@ -218,7 +218,7 @@ def _not_empty(job: Job, box: Box, pixels: np.ndarray) -> np.ndarray:
     return np.repeat(np.repeat(has_tissue, heights, axis=0), widths, axis=1)
 
 
-def _read(job: Job, box: Box) -> tuple[np.ndarray, np.ndarray, tuple[Box, ...]]:
+def _read(job: MeasureJob, box: Box) -> tuple[np.ndarray, np.ndarray, tuple[Box, ...]]:
     """The pixels, where they can be read, and the blocks of 256 µm that cannot."""
     try:
         return job.view.read(box), np.ones(box.size, bool), ()
@@ -237,12 +237,12 @@ def _read(job: Job, box: Box) -> tuple[np.ndarray, np.ndarray, tuple[Box, ...]]:
     return pixels, readable, tuple(lost)
 
 
-def _is_near(region: Region, job: Job, box: Box) -> bool:
+def _is_near(region: RegionOfInterest, job: MeasureJob, box: Box) -> bool:
     (left, top), (right, bottom) = _extent(region)
     scale = float(job.view.scale)
     return left < box.x1 * scale and right > box.x0 * scale and top < box.y1 * scale and bottom > box.y0 * scale
 
 
 @functools.lru_cache(maxsize=4096)
-def _extent(region: Region) -> tuple[list[float], list[float]]:
+def _extent(region: RegionOfInterest) -> tuple[list[float], list[float]]:
     return region.area.points.min(0).tolist(), region.area.points.max(0).tolist()

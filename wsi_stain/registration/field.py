@@ -28,7 +28,7 @@ LEAST_JACOBIAN = 0.2
 
 
 @dataclass(frozen=True, eq=False)
-class Field:
+class Deformation:
     """Displacements on a regular grid of the fixed slide.
 
     The point p corresponds to `affine(p + displacement(p))` of the other slide. Beyond the grid, the displacement of
@@ -59,13 +59,13 @@ class Field:
         return (1 + dy[..., 0]) * (1 + dx[..., 1]) - dy[..., 1] * dx[..., 0]
 
     @classmethod
-    def still(cls) -> Field:
+    def still(cls) -> Deformation:
         """A field without displacement."""
         return cls(np.zeros((2, 2, 2), np.float32), 1.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class FieldStage:
     """One scale of the search."""
 
     um: float
@@ -77,31 +77,31 @@ class Stage:
     """Px between the windows."""
 
 
-STAGES = (Stage(32, 12, 8, 6), Stage(16, 12, 8, 8), Stage(8, 14, 6, 8), Stage(4, 14, 5, 12))
+STAGES = (FieldStage(32, 12, 8, 6), FieldStage(16, 12, 8, 8), FieldStage(8, 14, 6, 8), FieldStage(4, 14, 5, 12))
 
 
-def nonrigid(fixed: Picture, moving: Picture, affine: Affine) -> Field:
+def nonrigid(fixed: Picture, moving: Picture, affine: Affine) -> Deformation:
     """The displacements that remain after an affine map, from about 32 µm per px to the scale of the pictures."""
-    field = Field.still()
+    field = Deformation.still()
     for factor, stage in stages(fixed.um).items():
         reduced = fixed.at(factor * fixed.um)
         field = _improved(reduced, moving.at(reduced.um), affine, field, stage)
     return field
 
 
-def stages(um: float) -> dict[int, Stage]:
+def stages(um: float) -> dict[int, FieldStage]:
     """The stages for pictures of `um` µm per px, by the whole factor to which each reduces them; the last is 1.
 
     Slides may have any scale: without the last stage, the field of one at 9 µm per px would end at 18.
     """
-    factors: dict[int, Stage] = {}
+    factors: dict[int, FieldStage] = {}
     for stage in STAGES:
         if factor := round(stage.um / um):
             factors.setdefault(factor, stage)
     return factors
 
 
-def _improved(fixed: Picture, moving: Picture, affine: Affine, before: Field, stage: Stage) -> Field:
+def _improved(fixed: Picture, moving: Picture, affine: Affine, before: Deformation, stage: FieldStage) -> Deformation:
     first = structure(fixed)
     warped = laid_over(structure(moving), first, affine, before)
     pixels = points_in(first.tissue, step=stage.step, half=stage.half)
@@ -109,13 +109,13 @@ def _improved(fixed: Picture, moving: Picture, affine: Affine, before: Field, st
         return before
     scores = surfaces(first, warped, pixels, half=stage.half, radius=stage.radius)
     shape = tuple(max(2, -(-n // stage.step)) for n in first.tissue.shape)
-    update = Field(_coupled(scores, pixels // stage.step, shape), stage.step * first.um, first.origin)
+    update = Deformation(_coupled(scores, pixels // stage.step, shape), stage.step * first.um, first.origin)
     nodes = places(shape, update.um, update.origin)
     moved = nodes + update(nodes)
-    return unfolded(Field(moved + before(moved) - nodes, update.um, update.origin))
+    return unfolded(Deformation(moved + before(moved) - nodes, update.um, update.origin))
 
 
-def laid_over(moving: Structure, fixed: Structure, affine: Affine, field: Field) -> Structure:
+def laid_over(moving: Structure, fixed: Structure, affine: Affine, field: Deformation) -> Structure:
     """The moving structure in the frame of the fixed one, through a field and an affine map."""
     points = places(fixed.tissue.shape, fixed.um, fixed.origin)
     for row in range(0, len(points), 256):  # in rows, since points in float64 take twice the memory
@@ -163,7 +163,7 @@ def _spread(
     return out
 
 
-def unfolded(field: Field) -> Field:
+def unfolded(field: Deformation) -> Deformation:
     """The field, smoothed as little as necessary for no part of it to fold or shrink below `LEAST_JACOBIAN`."""
     sigma = 1.0
     values = field.values

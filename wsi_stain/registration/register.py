@@ -13,7 +13,7 @@ import numpy as np
 from wsi_stain.registration.affine import Affine
 from wsi_stain.registration.coarse import Hypothesis, hypotheses
 from wsi_stain.registration.evidence import Evidence, evidence
-from wsi_stain.registration.field import Field, nonrigid
+from wsi_stain.registration.field import Deformation, nonrigid
 from wsi_stain.registration.fragments import Fragments, fragments, merged
 from wsi_stain.registration.images import Picture
 from wsi_stain.registration.refine import refined
@@ -83,7 +83,7 @@ def register(
     pieces = tuple(
         Piece(
             affine,
-            Field.still() if verdict.word == "refuse" else nonrigid(he.only(labels.mask(i, he)), ihc, affine),
+            Deformation.still() if verdict.word == "refuse" else nonrigid(he.only(labels.mask(i, he)), ihc, affine),
         )
         for i, affine in enumerate(affines)
     )

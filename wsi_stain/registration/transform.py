@@ -18,7 +18,7 @@ import numpy as np
 from wsi_stain.errors import OutputError
 from wsi_stain.files.atomic import atomic_write
 from wsi_stain.registration.affine import Affine
-from wsi_stain.registration.field import Field
+from wsi_stain.registration.field import Deformation
 from wsi_stain.registration.fragments import Fragments
 
 FORMAT = "wsi-stain registration 1"
@@ -31,7 +31,7 @@ class Piece:
     """The map of one fragment: the point p corresponds to `affine(p + field(p))`."""
 
     affine: Affine
-    field: Field
+    field: Deformation
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Points of the H&E, float (…, 2) in µm → points of the other slide, float64 (…, 2)."""
@@ -117,7 +117,7 @@ class Transform:
                 pieces = tuple(
                     Piece(
                         Affine(np.array(piece["affine"])),
-                        Field(file[f"field{i}"], piece["field_um"], tuple(piece["field_origin"])),
+                        Deformation(file[f"field{i}"], piece["field_um"], tuple(piece["field_origin"])),
                     )
                     for i, piece in enumerate(meta["pieces"])
                 )

@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 
 from wsi_stain.errors import TrainingError
 from wsi_stain.files.atomic import atomic_write
-from wsi_stain.measure.metrics import Estimate
+from wsi_stain.measure.metrics import IntervalEstimate
 from wsi_stain.nn.pixels import to_tensor
 from wsi_stain.pairs.neighbours import Neighbours
 from wsi_stain.pairs.pair import Pair, load_pair
@@ -40,8 +40,8 @@ class Discrimination:
         negatives: cosine similarities with the stain of other tiles that are not neighbours.
     """
 
-    auc: Estimate
-    accuracy: Estimate
+    auc: IntervalEstimate
+    accuracy: IntervalEstimate
     threshold: float
     pairs: np.ndarray
     negatives: np.ndarray
@@ -111,14 +111,14 @@ def discriminate(encoders: Encoders, pairs: Sequence[Pair], side: int, device: t
     )
 
 
-def _over_tiles(statistic: Callable[[np.ndarray], float], tiles: np.ndarray) -> Estimate:
+def _over_tiles(statistic: Callable[[np.ndarray], float], tiles: np.ndarray) -> IntervalEstimate:
     """A statistic of crops with its 95 % bootstrap interval, resampling whole tiles."""
     members = [np.flatnonzero(tiles == tile) for tile in np.unique(tiles)]
     rng = np.random.default_rng(0)
     rounds = (rng.integers(len(members), size=len(members)) for _ in range(ROUNDS))
     # A round that draws a single tile has no negatives.
     draws = [statistic(np.concatenate([members[i] for i in drawn])) for drawn in rounds if len(set(drawn)) > 1]
-    return Estimate(statistic(np.arange(len(tiles))), *map(float, np.percentile(draws, [2.5, 97.5])))
+    return IntervalEstimate(statistic(np.arange(len(tiles))), *map(float, np.percentile(draws, [2.5, 97.5])))
 
 
 def save(result: Discrimination, folder: Path, split: str) -> None:

@@ -36,7 +36,7 @@ UNLIKE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class InputVerdict:
     """What a slide looks like to a model."""
 
     level: Level
@@ -55,7 +55,7 @@ class Verdict:
         return {"verdict": self.level, "reasons": list(self.reasons), "figures": dict(self.figures)}
 
 
-def judge(portrait: Mapping[str, float], trained: Sequence[Figure] | None, *, growth: float = 1.0) -> Verdict:
+def judge(portrait: Mapping[str, float], trained: Sequence[Figure] | None, *, growth: float = 1.0) -> InputVerdict:
     """Judge the portrait of a slide.
 
     Args:
@@ -64,11 +64,11 @@ def judge(portrait: Mapping[str, float], trained: Sequence[Figure] | None, *, gr
         growth: factor by which the slide is enlarged to the µm/px of the model; at most 1 = it is not.
     """
     if not portrait:
-        return Verdict("unlike", ("shows too little stained tissue to judge whether it is H&E",))
+        return InputVerdict("unlike", ("shows too little stained tissue to judge whether it is H&E",))
     if faults := tuple(_faults(portrait)):
-        return Verdict("bad", faults, portrait)
+        return InputVerdict("bad", faults, portrait)
     differences = tuple(_enlarged(growth) + _differences(portrait, trained or ()))
-    return Verdict("unlike" if differences else "ok", differences, portrait)
+    return InputVerdict("unlike" if differences else "ok", differences, portrait)
 
 
 def _faults(portrait: Mapping[str, float]) -> list[str]:

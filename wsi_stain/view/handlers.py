@@ -145,7 +145,7 @@ class Describe(OfScenes):
         asyncio.get_running_loop().run_in_executor(self._executor, scene.check_source)
 
 
-class Tile(OfScenes):
+class TileHandler(OfScenes):
     """A tile of a layer."""
 
     async def get(self, number: str, name: str, level: str, row: str, column: str) -> None:

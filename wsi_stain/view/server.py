@@ -105,7 +105,7 @@ def application(access: Access, scenes: Scenes, executor: ThreadPoolExecutor) ->
             (r"/page/([a-z.]+)", handlers.Asset, own),
             ("/slides", handlers.Slides, parts),
             (slide, handlers.Describe, parts),
-            (f"{slide}/(he|stain|dab)/{NUMBER}/{NUMBER}/{NUMBER}", handlers.Tile, parts),
+            (f"{slide}/(he|stain|dab)/{NUMBER}/{NUMBER}/{NUMBER}", handlers.TileHandler, parts),
             (f"{slide}/thumbnail", handlers.Thumbnail, parts),
             (f"{slide}/outlines/(tissue|unreadable)", handlers.Outlines, parts),
             (f"{slide}/look", handlers.Look, parts),

@@ -21,7 +21,7 @@ COARSER = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class ImageCandidate:
     """One image of a file."""
 
     number: int
@@ -53,7 +53,7 @@ class Plane:
     notes: tuple[str, ...] = ()
 
 
-def of_slide_scale(images: Sequence[Candidate]) -> list[Candidate]:
+def of_slide_scale(images: Sequence[ImageCandidate]) -> list[ImageCandidate]:
     """The images that can be the slide; without any, the first image, which is refused where its pixels are checked."""
     colours = [image for image in images if image.is_colour and not image.is_other]
     known = [max(image.mpp) for image in colours if image.mpp]
@@ -62,8 +62,8 @@ def of_slide_scale(images: Sequence[Candidate]) -> list[Candidate]:
 
 
 def choose_image(
-    name: str, images: Sequence[Candidate], slides: Sequence[Candidate], number: int | None
-) -> tuple[Candidate, tuple[str, ...]]:
+    name: str, images: Sequence[ImageCandidate], slides: Sequence[ImageCandidate], number: int | None
+) -> tuple[ImageCandidate, tuple[str, ...]]:
     """The image to read, and what to tell the user of it.
 
     Args:

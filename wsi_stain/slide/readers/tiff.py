@@ -25,7 +25,7 @@ from wsi_stain.slide.lengths import number
 from wsi_stain.slide.pixel_size import exact_downsample
 from wsi_stain.slide.readers.base import DecodedTileCache, DecodeError, PerThread, SlideMetadata, UnsupportedFormat
 from wsi_stain.slide.readers.tiff_images import Choice, choose
-from wsi_stain.slide.readers.tiff_samples import Plane, planes, to_rgb
+from wsi_stain.slide.readers.tiff_samples import SamplePlane, planes, to_rgb
 from wsi_stain.slide.readers.tiff_scale import tiff_magnification, tiff_mpp
 from wsi_stain.slide.readers.turned import TAG
 from wsi_stain.slide.resample import Axis, resampled
@@ -47,7 +47,7 @@ class TiffLevel:
 
     size: Size
     segment: Size
-    planes: tuple[Plane, ...]
+    planes: tuple[SamplePlane, ...]
     """One of interleaved colours, or one of each colour."""
     to_rgb: Callable[[np.ndarray], np.ndarray]
 

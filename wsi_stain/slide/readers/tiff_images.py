@@ -12,14 +12,14 @@ from tifffile import TiffFile
 from wsi_stain.geometry import Size
 from wsi_stain.slide.lengths import in_um
 from wsi_stain.slide.pixel_size import can_be_level
-from wsi_stain.slide.readers.select import Candidate, Plane, choose_image, choose_plane, of_slide_scale
+from wsi_stain.slide.readers.select import ImageCandidate, Plane, choose_image, choose_plane, of_slide_scale
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
     """One image of a file."""
 
-    what: Candidate
+    what: ImageCandidate
     series: Any
     """tifffile's series."""
     ome: ElementTree.Element | None
@@ -75,7 +75,7 @@ def _images(tiff: TiffFile) -> Iterator[Image]:
         size = Size(series.keyframe.imagelength, series.keyframe.imagewidth)
         ome = next((image for image in described if _is_size_of(image, size)), None)
         mpp = None if ome is None else ome_mpp(ome.find("{*}Pixels"))
-        yield Image(Candidate(number, str(series.name), size, mpp, _is_colour(series)), series, ome)
+        yield Image(ImageCandidate(number, str(series.name), size, mpp, _is_colour(series)), series, ome)
 
 
 def _is_size_of(image: ElementTree.Element, size: Size) -> bool:
@@ -88,7 +88,7 @@ def _is_colour(series: Any) -> bool:
     return lengths.get("S", lengths.get("C", 1)) in (3, 4)
 
 
-def _without_levels(images: list[Image], slides: list[Candidate]) -> list[Candidate]:
+def _without_levels(images: list[Image], slides: list[ImageCandidate]) -> list[ImageCandidate]:
     """The candidates without levels of the largest that tifffile does not link; OME-XML tells levels from images."""
     largest = max(slides, key=lambda i: i.size.h * i.size.w)
     if any(image.ome is not None for image in images):

@@ -44,7 +44,7 @@ Decode = Callable[[bytes, int], np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
-class Plane:
+class SamplePlane:
     """Segments that hold all colours of a level, or one of three."""
 
     offsets: tuple[int, ...]
@@ -53,8 +53,8 @@ class Plane:
     """The bytes and the index of a segment to uint8 (h, w, samples)."""
 
 
-def planes(series: Any, plane: int = 0) -> tuple[Plane, ...]:
-    """The segments of one plane of a level: one `Plane` of interleaved colours, or three.
+def planes(series: Any, plane: int = 0) -> tuple[SamplePlane, ...]:
+    """The segments of one plane of a level: one `SamplePlane` of interleaved colours, or three.
 
     Args:
         series: tifffile's series of the level.
@@ -140,12 +140,12 @@ def _page(series: Any, index: int) -> Any:
     return page
 
 
-def _interleaved(page: Any) -> Plane:
+def _interleaved(page: Any) -> SamplePlane:
     """All segments of a page."""
-    return Plane(tuple(page.dataoffsets), tuple(page.databytecounts), _decoder(page.keyframe))
+    return SamplePlane(tuple(page.dataoffsets), tuple(page.databytecounts), _decoder(page.keyframe))
 
 
-def _separate(page: Any) -> tuple[Plane, ...]:
+def _separate(page: Any) -> tuple[SamplePlane, ...]:
     """A page that stores all segments of red, then those of green, then those of blue."""
     n = len(page.dataoffsets) // 3
     decode = _decoder(page.keyframe)
@@ -154,7 +154,7 @@ def _separate(page: Any) -> tuple[Plane, ...]:
         return lambda data, index: decode(data, index + first)
 
     return tuple(
-        Plane(tuple(page.dataoffsets[at : at + n]), tuple(page.databytecounts[at : at + n]), of_plane(at))
+        SamplePlane(tuple(page.dataoffsets[at : at + n]), tuple(page.databytecounts[at : at + n]), of_plane(at))
         for at in (0, n, 2 * n)
     )
 

@@ -17,7 +17,7 @@ from wsi_stain.errors import SlideError
 from wsi_stain.geometry import Box, Size
 from wsi_stain.slide.lengths import in_um, number
 from wsi_stain.slide.readers.base import DecodedTileCache, DecodeError, SlideMetadata, UnsupportedFormat
-from wsi_stain.slide.readers.select import Candidate, choose_image, choose_plane, of_slide_scale
+from wsi_stain.slide.readers.select import ImageCandidate, choose_image, choose_plane, of_slide_scale
 from wsi_stain.slide.readers.tiff_images import ome_images, ome_mpp
 
 DAMAGED = (OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, AttributeError)
@@ -25,7 +25,7 @@ DAMAGED = (OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, A
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ZarrImage:
     """One multiscale image."""
 
     group: Any
@@ -35,7 +35,7 @@ class Picture:
     arrays: tuple[Any, ...]
     axes: str
     """Upper-case letters of the axes, such as TCZYX."""
-    what: Candidate
+    what: ImageCandidate
 
 
 class ZarrBackend:
@@ -109,7 +109,7 @@ class ZarrBackend:
         self._cache.clear()
 
 
-def _pictures(root: Any, path: Path) -> Iterator[Picture]:
+def _pictures(root: Any, path: Path) -> Iterator[ZarrImage]:
     """The image in `root`, or those in its numbered groups."""
     if _attributes(root).get("multiscales"):
         yield _picture(root, 0, None)
@@ -121,7 +121,7 @@ def _pictures(root: Any, path: Path) -> Iterator[Picture]:
             yield _picture(group, n, described[n] if n < len(described) else None)
 
 
-def _picture(group: Any, n: int, described: Any) -> Picture:
+def _picture(group: Any, n: int, described: Any) -> ZarrImage:
     scales = _attributes(group)["multiscales"][0]
     arrays = tuple(group[dataset["path"]] for dataset in scales["datasets"])
     axes = "".join(axis if isinstance(axis, str) else axis["name"] for axis in scales.get("axes", "tczyx")).upper()
@@ -130,7 +130,9 @@ def _picture(group: Any, n: int, described: Any) -> Picture:
     name = str(scales.get("name") or ("" if described is None else described.get("Name", "")))
     mpp = _mpp(scales, axes) or (None if described is None else ome_mpp(described.find("{*}Pixels")))
     channels = arrays[0].shape[axes.index("C")] if "C" in axes else 1
-    return Picture(group, scales, arrays, axes, Candidate(n, name, _size(axes, arrays[0].shape), mpp, channels == 3))
+    return ZarrImage(
+        group, scales, arrays, axes, ImageCandidate(n, name, _size(axes, arrays[0].shape), mpp, channels == 3)
+    )
 
 
 def _attributes(group: Any) -> Mapping[str, Any]:
@@ -152,7 +154,7 @@ def _mpp(scales: Mapping[str, Any], axes: str) -> tuple[float, float] | None:
     return None if x is None or y is None else (x, y)
 
 
-def _check_pixels(name: str, picture: Picture) -> None:
+def _check_pixels(name: str, picture: ZarrImage) -> None:
     first, what = picture.arrays[0], picture.what
     if not what.is_colour:
         raise SlideError(
@@ -167,7 +169,7 @@ def _size(axes: str, shape: tuple[int, ...]) -> Size:
     return Size(shape[axes.index("Y")], shape[axes.index("X")])
 
 
-def _version(picture: Picture) -> str:
+def _version(picture: ZarrImage) -> str:
     return str(_attributes(picture.group).get("version") or picture.scales.get("version") or "")
 
 
