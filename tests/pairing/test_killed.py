@@ -92,13 +92,6 @@ def kill_at(moments: Iterable[str], slides: tuple[Path, Path], folder: Path, unb
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_in_the_same_files(
-    slides: tuple[Path, Path], tmp_path: Path, unbroken: dict[str, str]
-) -> None:
-    kill_at(("coarse", "middle of a row", "report"), slides, tmp_path / "case", unbroken)
-
-
-@pytest.mark.slow
 def test_a_run_that_is_killed_at_ten_moments_ends_in_the_same_files(
     slides: tuple[Path, Path], tmp_path: Path, unbroken: dict[str, str]
 ) -> None:
