@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from wsi_stain import phantom
 from wsi_stain.cli import group
+from wsi_stain.conversion import examine as module
 from wsi_stain.conversion.examine import examine
 from wsi_stain.conversion.grid_search import LUMA, PIECE, Lines, at_grid, search
 from wsi_stain.conversion.seams import REACH, SHIFTS, TileBoundary, sharpness, steps
@@ -146,6 +147,8 @@ def test_the_command_names_the_grid_and_draws_it(slides, tmp_path):
     assert rows.startswith("rows: no seams")
     assert verdict == "seams.tif: SEAMS"
     assert cv2.imread(str(picture)).shape[1] > 800
+    again = run(group, [*arguments, "-o", str(picture)], standalone_mode=False)
+    assert "already exists" in str(again.exception)
     result = run(group, [*arguments, "--tile", "512", "--overlap", "64", "--json"], standalone_mode=False)
     assert (result.return_value, json.loads(result.output)["axes"][0]["virtual"]["period"]) == (1, 448)
     clean = run(group, ["seams", str(slides["clean"]), "--he", str(slides["he"])], standalone_mode=False)
@@ -170,13 +173,17 @@ def test_boxes_at_the_edge_of_a_slide_may_be_narrow(field, tmp_path, cut):
         examine(small, small)
 
 
-def test_what_cannot_be_judged_is_refused(slides, tmp_path, field):
+def test_what_cannot_be_judged_is_refused(slides, tmp_path, field, monkeypatch):
     with pytest.raises(ConfigError, match="--overlap needs --tile"):
         examine(slides["seams"], slides["he"], overlap=3)
     with pytest.raises(ConfigError, match="must be at least 0 and smaller"):
         examine(slides["seams"], slides["he"], tile=64, overlap=64)
     with pytest.raises(SlideError, match="no line of a grid with --tile 4096"):
         examine(slides["seams"], slides["he"], tile=4096)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "provenance", lambda path: {"region": "100,100,1792,1792"})
+        with pytest.raises(SlideError, match=r"was made from a region that lies outside of he\.tif"):
+            examine(slides["seams"], slides["he"])
     with pytest.raises(SlideError, match="has another shape"):
         examine(slides["seams"], write(tmp_path / "cut.tif", field[:1000]))
     glass = write(tmp_path / "glass.tif", np.full_like(field, 240))

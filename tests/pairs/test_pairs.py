@@ -22,7 +22,7 @@ from wsi_stain.measure import registration
 from wsi_stain.measure.registration import match, structure
 from wsi_stain.pairs.check import Check, agreeing, check, problems, separation
 from wsi_stain.pairs.leaks import edges
-from wsi_stain.pairs.pair import Pair, find_pairs, load_pair, scan
+from wsi_stain.pairs.pair import Pair, evenly_spread, find_pairs, load_pair, scan
 from wsi_stain.pairs.report import summary, text
 
 SIDE = 160
@@ -597,3 +597,12 @@ def test_real_neighbours_in_two_splits_are_seen_without_knowing_the_slide(data: 
     )
     (sentence,) = check(mixed).flagged
     assert 0.8 * true <= int(sentence.split()[0]) <= true
+
+
+def test_a_sample_of_pairs_is_spread_over_all_slides() -> None:
+    pairs = [Pair(Path(f"{n}"), Path(f"{n}"), f"slide {n // 100}", "train") for n in range(2000)]
+    sample = evenly_spread(pairs, 500)
+    assert len(sample) == 500
+    assert {pair.slide_id for pair in sample} == {f"slide {n}" for n in range(20)}
+    assert evenly_spread(pairs[:3], 500) == pairs[:3]
+    assert evenly_spread([], 500) == []

@@ -100,7 +100,7 @@ class RegionType(click.ParamType[Any]):
 @click.option("--dry-run", is_flag=True, help="Print the plan (tiles, disk, memory, time) and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run record as JSON instead of the output's name.")
 def command(slide: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
-    """Convert SLIDE to a virtual stain, an OME-TIFF, OME-Zarr or DICOM series that opens in QuPath.
+    """Convert SLIDE to a virtual stain: an OME-TIFF or OME-Zarr that opens in QuPath, or a DICOM series.
 
     Without options, the default model runs on the best device and writes SLIDE.STAIN.ome.tiff to the current folder.
     Re-run the same command to resume. Several --model make one output for each.

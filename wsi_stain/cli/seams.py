@@ -27,6 +27,8 @@ def command(file: Path, he: Path, tile: int | None, overlap: int, output: Path |
 
     if output is not None and output.suffix.lower() != ".png":
         raise ConfigError(f"-o is {output}: the picture is a PNG; choose a name that ends in .png")
+    if output is not None and output.exists():
+        raise ConfigError(f"{output} already exists; choose another name with -o, or remove it first")
     result = examine(file, he, tile=tile, overlap=overlap)
     if output is not None:
         from wsi_stain.conversion.examine_picture import draw

@@ -13,7 +13,7 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--privacy", is_flag=True, help="List instead what the file may tell about a patient or a user.")
 def command(file: Path, as_json: bool, privacy: bool) -> int:
-    """Check an OME-TIFF or a DICOM series from any tool against the rules for files that open correctly in QuPath.
+    """Check an OME-TIFF from any tool against the rules for files that open correctly in QuPath, or a DICOM series.
 
     The exit code is 1 if there are errors, and 0 if there are only warnings. With --privacy, it is 1 if there is
     anything to look at: texts, dates, home folders, label and macro images. Writing inside the picture is not found.

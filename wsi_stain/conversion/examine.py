@@ -132,6 +132,11 @@ def _aligned(stain: Slide, he: Slide, path: Path) -> tuple[_Picture, _Picture]:
     """Both slides in px of level 0 of the virtual one: by its region if it states one, else as wide as the H&E."""
     region = provenance(path).get("region")
     x, y, w, h = map(int, region.split(",")) if region else (0, 0, he.size.w, he.size.h)
+    if x + w > he.size.w or y + h > he.size.h:
+        raise SlideError(
+            f"{path.name} was made from a region that lies outside of {he.path.name}; pass the H&E slide from which it "
+            "was made"
+        )
     scale = Fraction(w, stain.size.w)
     if abs(h / (stain.size.h * float(scale)) - 1) > DEVIATION and abs(h - stain.size.h * float(scale)) > 2 * scale:
         raise SlideError(

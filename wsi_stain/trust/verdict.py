@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from wsi_stain.config.trust import Figure
+from wsi_stain.slide.slide import MAX_GROWTH
 
 Level = Literal["ok", "unlike", "bad"]
 """`unlike`: H&E, but not like the training slides, so the model may be wrong. `bad`: must not be stained."""
@@ -21,8 +22,6 @@ MOST_BLUE_PINK, LEAST_GREEN = 0.06, 0.62
 """Direction of the pinkest pixels: red minus blue, and green; eosin is at -0.04 and 0.99."""
 LEAST_SHARPNESS = 1.6
 """In focus it is 2.0 to 4.5 at 1 µm/px; blurred by a Gaussian of σ = 2 µm, 1.5 or less."""
-MOST_GROWTH = 1.1
-"""As `slide.MAX_GROWTH`: a slide that is enlarged by less has the detail that the model expects."""
 SLACK = 0.1
 """A figure may be outside the range of the training tiles by this share of the range."""
 UNLIKE = {
@@ -89,7 +88,7 @@ def _faults(portrait: Mapping[str, float]) -> list[str]:
 
 
 def _enlarged(growth: float) -> list[str]:
-    if growth <= MOST_GROWTH:
+    if growth <= float(MAX_GROWTH):
         return []
     return [f"is enlarged {growth:.2g}-fold, so it lacks the detail of the training slides"]
 
